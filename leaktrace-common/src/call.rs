@@ -1,0 +1,238 @@
+//! Which allocator call a probe belongs to, and how its arguments and result are read.
+//!
+//! The kernel side never looks a function up: everything it needs is packed into the attach cookie, so
+//! a new allocator is a row in a userspace table and no change here or in the kernel side. Must not
+//! know symbol names or ELF.
+
+/// Number of the call in reports. User space owns the meaning (a row of its table); the kernel side
+/// only carries it from the probe into the site.
+pub type CallId = u16;
+
+/// What a probed function does to a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Op {
+    /// Hands out a new block: `malloc`, `posix_memalign`, `operator new`.
+    Alloc = 0,
+    /// Takes a block (or NULL) and hands out another or the same: `realloc`.
+    Realloc = 1,
+    /// Takes a block back: `free`, `operator delete`.
+    Free = 2,
+}
+
+/// Where the address of the new block is found when the call returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum ResultIn {
+    /// In the return value; NULL is failure.
+    ReturnValue = 0,
+    /// Written through the pointer argument; a return value of 0 is success (`posix_memalign`).
+    OutPointer = 1,
+}
+
+/// Kinds of memory that may carry the same number at the same time and must never be summed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Space {
+    /// Blocks of a heap allocator.
+    Heap = 0,
+}
+
+impl Space {
+    /// The name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Heap => "heap",
+        }
+    }
+}
+
+/// An integer argument register, or none.
+///
+/// System V on x86-64: rdi, rsi, rdx, rcx, r8, r9.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Arg(u8);
+
+impl Arg {
+    /// This call has no such argument.
+    pub const NONE: Self = Self(0xf);
+
+    /// Argument `index`, counted from 0.
+    ///
+    /// # Panics
+    /// When `index` is above 5: further arguments are passed on the stack, which no probe reads.
+    pub const fn new(index: u8) -> Self {
+        assert!(index < 6, "only the six register arguments can be read");
+        Self(index)
+    }
+
+    /// The argument's index, or `None`.
+    pub const fn index(self) -> Option<u8> {
+        if self.0 == Self::NONE.0 {
+            None
+        } else {
+            Some(self.0)
+        }
+    }
+}
+
+/// How one probed function is read. Packed into the 64-bit attach cookie by [`Shape::cookie`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Shape {
+    /// What the call does.
+    pub op: Op,
+    /// The size in bytes.
+    pub size: Arg,
+    /// A count that multiplies the size (`calloc`, `reallocarray`).
+    pub count: Arg,
+    /// The block taken (free, realloc), or the out-pointer of [`ResultIn::OutPointer`].
+    pub pointer: Arg,
+    /// Where the result is.
+    pub result: ResultIn,
+    /// A failed realloc frees the old block all the same (`reallocf`).
+    pub frees_on_failure: bool,
+    /// A free that may pass its block on to another probed free (`free_sized` calling `free`): the
+    /// inner one must not count as a free of an unknown block.
+    pub delegates: bool,
+    /// Which memory.
+    pub space: Space,
+}
+
+/// The cookie: what the kernel side gets with every hit of a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cookie(pub u64);
+
+const OP_SHIFT: u32 = 16;
+const SIZE_SHIFT: u32 = 20;
+const COUNT_SHIFT: u32 = 24;
+const POINTER_SHIFT: u32 = 28;
+const RESULT_SHIFT: u32 = 32;
+const FREES_ON_FAILURE_BIT: u64 = 1 << 36;
+const DELEGATES_BIT: u64 = 1 << 37;
+const SPACE_SHIFT: u32 = 40;
+
+impl Shape {
+    /// Packs the shape and the number of its call.
+    pub const fn cookie(self, call: CallId) -> Cookie {
+        let mut bits = call as u64
+            | (self.op as u64) << OP_SHIFT
+            | (self.size.0 as u64) << SIZE_SHIFT
+            | (self.count.0 as u64) << COUNT_SHIFT
+            | (self.pointer.0 as u64) << POINTER_SHIFT
+            | (self.result as u64) << RESULT_SHIFT
+            | (self.space as u64) << SPACE_SHIFT;
+        if self.frees_on_failure {
+            bits |= FREES_ON_FAILURE_BIT;
+        }
+        if self.delegates {
+            bits |= DELEGATES_BIT;
+        }
+        Cookie(bits)
+    }
+}
+
+impl Cookie {
+    /// The call's number.
+    #[inline(always)]
+    pub const fn call(self) -> CallId {
+        self.0 as CallId
+    }
+
+    /// Whether the call is an [`Op::Realloc`].
+    #[inline(always)]
+    pub const fn is_realloc(self) -> bool {
+        (self.0 >> OP_SHIFT) & 0xf == Op::Realloc as u64
+    }
+
+    /// Whether the call is an [`Op::Free`].
+    #[inline(always)]
+    pub const fn is_free(self) -> bool {
+        (self.0 >> OP_SHIFT) & 0xf == Op::Free as u64
+    }
+
+    /// Register index of the size; 15 for none.
+    #[inline(always)]
+    pub const fn size_arg(self) -> u64 {
+        (self.0 >> SIZE_SHIFT) & 0xf
+    }
+
+    /// Register index of the count; 15 for none.
+    #[inline(always)]
+    pub const fn count_arg(self) -> u64 {
+        (self.0 >> COUNT_SHIFT) & 0xf
+    }
+
+    /// Register index of the pointer; 15 for none.
+    #[inline(always)]
+    pub const fn pointer_arg(self) -> u64 {
+        (self.0 >> POINTER_SHIFT) & 0xf
+    }
+
+    /// Whether the result is behind the pointer argument.
+    #[inline(always)]
+    pub const fn result_in_out_pointer(self) -> bool {
+        (self.0 >> RESULT_SHIFT) & 0xf == ResultIn::OutPointer as u64
+    }
+
+    /// See [`Shape::frees_on_failure`].
+    #[inline(always)]
+    pub const fn frees_on_failure(self) -> bool {
+        self.0 & FREES_ON_FAILURE_BIT != 0
+    }
+
+    /// See [`Shape::delegates`].
+    #[inline(always)]
+    pub const fn delegates(self) -> bool {
+        self.0 & DELEGATES_BIT != 0
+    }
+
+    /// The space, as stored in keys.
+    #[inline(always)]
+    pub const fn space(self) -> u8 {
+        (self.0 >> SPACE_SHIFT) as u8
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cookie_keeps_every_field() {
+        let realloc = Shape {
+            op: Op::Realloc,
+            size: Arg::new(2),
+            count: Arg::new(1),
+            pointer: Arg::new(0),
+            result: ResultIn::ReturnValue,
+            frees_on_failure: true,
+            delegates: false,
+            space: Space::Heap,
+        };
+        let cookie = realloc.cookie(0xabcd);
+        assert_eq!(cookie.call(), 0xabcd);
+        assert!(cookie.is_realloc() && !cookie.is_free());
+        assert_eq!(
+            (cookie.size_arg(), cookie.count_arg(), cookie.pointer_arg()),
+            (2, 1, 0)
+        );
+        assert!(cookie.frees_on_failure() && !cookie.delegates() && !cookie.result_in_out_pointer());
+
+        let free = Shape {
+            op: Op::Free,
+            size: Arg::NONE,
+            count: Arg::NONE,
+            pointer: Arg::new(5),
+            result: ResultIn::OutPointer,
+            frees_on_failure: false,
+            delegates: true,
+            space: Space::Heap,
+        };
+        let cookie = free.cookie(1);
+        assert!(cookie.is_free() && cookie.delegates() && cookie.result_in_out_pointer());
+        assert_eq!(
+            (cookie.size_arg(), cookie.count_arg(), cookie.pointer_arg()),
+            (15, 15, 5)
+        );
+    }
+}

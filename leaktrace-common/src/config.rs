@@ -1,0 +1,38 @@
+//! The block of constants that user space writes into the kernel side's `.rodata` before it is loaded.
+//! The verifier then removes the branches that a run does not need.
+
+/// Configuration of the kernel side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Config {
+    /// Smaller allocations are not recorded.
+    pub min_size_bytes: u64,
+    /// Larger allocations are not recorded.
+    pub max_size_bytes: u64,
+}
+
+impl Config {
+    /// Every allocation is recorded.
+    pub const ALL: Self = Self {
+        min_size_bytes: 0,
+        max_size_bytes: u64::MAX,
+    };
+}
+
+/// The live table is made of tiers, each larger than the one before and created only when the one
+/// before fills: a hash map's bucket array is paid for in full when the map is created (16 bytes a
+/// bucket), so one map of 10 million blocks would cost 268 MB before the first of them.
+pub const LIVE_TIERS_MAX: u32 = 6;
+
+/// Blocks the first tier holds.
+pub const LIVE_TIER_FIRST: u32 = 1 << 16;
+
+/// Which tier new blocks go to, and how many exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct LiveTiers {
+    /// Index of the tier that is being filled.
+    pub current: u32,
+    /// Tiers that exist.
+    pub count: u32,
+}

@@ -1,0 +1,88 @@
+//! The ledger: everything that was not seen, not kept or not matched, one counter a cause.
+//!
+//! Append only: a name is part of the report format.
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $variant:ident => $name:literal, $loss:literal;)+) => {
+        /// A counter of the ledger; its number is the index in the kernel's map.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u32)]
+        pub enum Counter {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Counter {
+            /// All counters, in the order of the report.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The name in reports.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// What it counts, in a sentence.
+            pub const fn help(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
+            }
+
+            /// Whether a number above zero means that the report misses something it should have.
+            pub const fn is_loss(self) -> bool {
+                match self { $(Self::$variant => $loss,)+ }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Allocations not recorded because the live table was full (raise --max-live).
+    LiveFull => "live_full", true;
+    /// Bytes of the allocations that live_full counts.
+    LiveFullBytes => "live_full_bytes", true;
+    /// Allocations not recorded because the kernel had no memory at hand for the record.
+    LiveNoMemory => "live_no_memory", true;
+    /// Allocations whose stack was not kept because the stack table was full; they are reported without one.
+    StacksFull => "stacks_full", true;
+    /// Allocations not recorded because the site table was full.
+    SitesFull => "sites_full", true;
+    /// Calls not seen because the table of threads was full.
+    ThreadsFull => "threads_full", true;
+    /// Calls whose return was not seen: left by a longjmp or an exception, or the thread was killed inside.
+    Abandoned => "abandoned", false;
+    /// Calls made inside another traced call, which owns the record.
+    Nested => "nested", false;
+    /// Allocations that failed.
+    Failed => "failed", false;
+    /// Allocations of a size that --min-size or --max-size leaves out.
+    FilteredSize => "filtered_size", false;
+    /// Frees of blocks that are not in the live table: allocated before the attach or filtered out.
+    FreeUnknown => "free_unknown", false;
+    /// Reallocations of blocks that are not in the live table.
+    ReallocUnknown => "realloc_unknown", false;
+    /// Addresses handed out again while still recorded: their free was not seen, and is taken as done.
+    FreeMissed => "free_missed", false;
+    /// Results that could not be read from the target's memory.
+    ResultUnreadable => "result_unreadable", true;
+    /// Stacks with more frames than a report can hold.
+    StacksTruncated => "stacks_truncated", false;
+    /// Events dropped because the event ring was full.
+    EventsLost => "events_lost", true;
+    /// Calls of a process that is not a target, sharing memory with one (a vfork child).
+    Untracked => "untracked", false;
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn counters_are_numbered_and_named_once() {
+        let names: HashSet<_> = Counter::ALL.iter().map(|counter| counter.name()).collect();
+        assert_eq!(names.len(), Counter::ALL.len());
+        for (index, counter) in Counter::ALL.iter().enumerate() {
+            assert_eq!(*counter as usize, index);
+            assert!(counter.help().ends_with('.'), "{}", counter.name());
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! What the kernel side tells user space at once: rare things only, never an allocation.
+
+/// Kinds of [`Event`].
+pub mod kind {
+    /// A target called `exec`; `value` is the number of its new image.
+    pub const EXEC: u32 = 1;
+    /// A live block did not fit the current tier any more; `value` is the tier it went to, or the
+    /// number of tiers when it fitted nowhere.
+    pub const TIER_FULL: u32 = 2;
+}
+
+/// One event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Event {
+    /// One of [`kind`].
+    pub kind: u32,
+    /// The process.
+    pub tgid: u32,
+    /// Depends on the kind.
+    pub value: u64,
+    /// When, nanoseconds of `CLOCK_BOOTTIME`.
+    pub time_ns: u64,
+}
+
+const _: () = assert!(size_of::<Event>() == 24);

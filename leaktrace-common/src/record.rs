@@ -1,0 +1,110 @@
+//! Values of the kernel's maps.
+
+use crate::{key::Process, stack::Stack};
+
+/// A live block, written when its allocation returned successfully.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Live {
+    /// Bytes asked for.
+    pub size_bytes: u64,
+    /// When the allocation returned, nanoseconds of `CLOCK_BOOTTIME`.
+    pub time_ns: u64,
+    /// Together with `call` and the key's process: the site.
+    pub stack_id: u64,
+    /// The call.
+    pub call: u32,
+    /// Always 0.
+    pub pad: u32,
+}
+
+/// Lifetimes are counted in powers of two: bucket `k` holds those of at least 2^k ns.
+pub const LIFETIME_BUCKETS: usize = 48;
+
+/// Totals of a site. They only grow; what is outstanding is a difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Site {
+    /// Blocks handed out.
+    pub allocs: u64,
+    /// Bytes handed out.
+    pub alloc_bytes: u64,
+    /// Blocks of this site taken back, wherever that happened.
+    pub frees: u64,
+    /// Their bytes.
+    pub freed_bytes: u64,
+    /// Lifetimes of the freed blocks by log2 of nanoseconds.
+    pub lifetimes: [u32; LIFETIME_BUCKETS],
+}
+
+impl Site {
+    /// Nothing seen yet.
+    pub const EMPTY: Self = Self {
+        allocs: 0,
+        alloc_bytes: 0,
+        frees: 0,
+        freed_bytes: 0,
+        lifetimes: [0; LIFETIME_BUCKETS],
+    };
+}
+
+/// A call that has been entered and has not returned.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Pending {
+    /// Stack pointer at the function's entry; 0 when nothing is pending.
+    pub sp: u64,
+    /// The function's cookie.
+    pub cookie: u64,
+    /// Bytes asked for.
+    pub size_bytes: u64,
+    /// The out-pointer, for calls that have one.
+    pub out_pointer: u64,
+    /// Stack at entry.
+    pub stack_id: u64,
+    /// Realloc: the block handed in; 0 for none.
+    pub old_address: u64,
+    /// Realloc: the record taken out of the live table; meaningful if `old_known` is not 0.
+    pub old: Live,
+    /// Whether `old` was in the live table.
+    pub old_known: u32,
+    /// Whether the new block must not be recorded (its size is filtered out).
+    pub filtered: u32,
+}
+
+/// What the kernel side keeps per thread.
+///
+/// Per thread and not per CPU: a uprobe program can be preempted by another task's on the same CPU, so
+/// a per-CPU buffer would be written by two threads at once.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Thread {
+    /// The thread's process image; read once, when the thread is first seen.
+    pub process: Process,
+    /// The block last taken back by a free that may pass it on to another probed free; 0 for none.
+    pub delegated_address: u64,
+    /// One call in flight per space: the outermost one owns the record, those inside it are silent.
+    pub pending: [Pending; SPACES_MAX],
+    /// Scratch for the stack walk.
+    pub stack: Stack,
+}
+
+/// Spaces that can have a call in flight at the same time in one thread. A power of two.
+pub const SPACES_MAX: usize = 4;
+
+/// A traced process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Tracked {
+    /// See [`Process::image`].
+    pub image: u32,
+    /// Always 0.
+    pub pad: u32,
+}
+
+const _: () = assert!(size_of::<Live>() == 32);
+const _: () = assert!(size_of::<Site>() == 32 + 4 * LIFETIME_BUCKETS);
+const _: () = assert!(size_of::<Pending>() == 88);
+const _: () = assert!(SPACES_MAX.is_power_of_two());
+// 2 KiB is the size class of the kernel's BPF allocator that this must fit, with ~56 bytes of header.
+const _: () = assert!(size_of::<Thread>() <= 1980);

@@ -1,0 +1,262 @@
+//! The report: plain data, already symbolized, filtered and sorted. It is what the JSON format shows,
+//! field by field (docs/report-format.md); the other formats show less of it.
+//!
+//! Must not know where any of it came from: no kernel, no clock, no symbolizer. Addresses are text.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// Version of the format. A new field does not change it; a changed or removed one does.
+pub const SCHEMA: &str = "leaktrace.report/1";
+
+/// One report, frozen.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: &'static str,
+    /// Number of this report in its run, from 1.
+    pub sequence: u64,
+    /// Whether it is the last of the run.
+    pub last: bool,
+    /// Seconds since the probes were in place.
+    pub elapsed_s: f64,
+    /// Seconds that rates and growth refer to: since the report before, or since the attach.
+    pub interval_s: f64,
+    /// What was traced.
+    pub target: Target,
+    /// How.
+    pub tracing: Tracing,
+    /// Sums over all processes and all sites, those not shown included.
+    pub totals: Totals,
+    /// The sites with outstanding blocks, first the one that matters most.
+    pub survivors: Vec<Survivor>,
+    /// What the filters and `--top` left out.
+    pub omitted: Omitted,
+    /// Everything not seen, not kept or not matched; zeros included.
+    pub ledger: BTreeMap<&'static str, u64>,
+    /// Sentences for the reader: what went wrong and which option mends it.
+    pub warnings: Vec<String>,
+}
+
+/// What was traced.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Target {
+    /// The command line of `leaktrace -- CMD ARGS`, if that is how it was started.
+    pub command: Option<Vec<String>>,
+    /// The processes, in order of pid.
+    pub processes: Vec<Process>,
+}
+
+/// A traced process.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Process {
+    /// Process id.
+    pub pid: u32,
+    /// Its name.
+    pub comm: String,
+    /// Path of its executable.
+    pub exe: Option<String>,
+    /// Whether it still runs.
+    pub state: State,
+    /// Resident memory in bytes; the last known value if it has exited.
+    pub rss_bytes: Option<u64>,
+    /// Bytes of its blocks that are outstanding.
+    pub live_bytes: u64,
+    /// Number of its blocks that are outstanding.
+    pub live_blocks: u64,
+    /// How it ended, if it did and leaktrace started it.
+    pub exit: Option<Exit>,
+}
+
+/// State of a process or of the program image that a survivor belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Running.
+    Running,
+    /// It has exited; what it held was live at exit.
+    Exited,
+    /// It has replaced its image by `exec`; what the old one held was live at that moment.
+    Replaced,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Exit {
+    /// Exit code, if it exited.
+    pub code: Option<i32>,
+    /// Signal, if one ended it.
+    pub signal: Option<i32>,
+}
+
+/// How it was traced.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Tracing {
+    /// `session`, `multi` or `perf`: which of the kernel's mechanisms.
+    pub attach: String,
+    /// The running kernel's release.
+    pub kernel: String,
+    /// The probes.
+    pub sites: Vec<ProbeSite>,
+    /// Functions that were found and not probed, with the reason.
+    pub skipped: Vec<SkippedSite>,
+    /// The filters in force.
+    pub filters: Filters,
+}
+
+/// One probe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ProbeSite {
+    /// Path of the object, as the process sees it.
+    pub object: String,
+    /// Symbol.
+    pub function: String,
+    /// What it counts as: the allocator interface's name for it.
+    pub call: String,
+    /// File offset of the instruction, hexadecimal.
+    pub offset: String,
+    /// `entry`, `entry+return` or `entry+ret-instructions`.
+    pub kind: String,
+    /// Processes it is attached to.
+    pub pids: Vec<u32>,
+}
+
+/// A function that was found and not probed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SkippedSite {
+    /// Path of the object.
+    pub object: String,
+    /// Symbol.
+    pub function: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// The filters in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Filters {
+    /// Only blocks at least this old are survivors.
+    pub older_than_ms: u64,
+    /// Smaller blocks were not recorded.
+    pub min_size_bytes: u64,
+    /// Larger blocks were not recorded.
+    pub max_size_bytes: Option<u64>,
+    /// At most so many survivors are listed.
+    pub top: usize,
+    /// What they are sorted by.
+    pub sort: String,
+}
+
+/// Sums over everything recorded. `allocs - frees = live_blocks`, exactly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Totals {
+    /// Outstanding bytes.
+    pub live_bytes: u64,
+    /// Outstanding blocks.
+    pub live_blocks: u64,
+    /// Bytes handed out since the attach.
+    pub alloc_bytes: u64,
+    /// Blocks handed out since the attach.
+    pub allocs: u64,
+    /// Of those, blocks taken back.
+    pub frees: u64,
+    /// Their bytes.
+    pub freed_bytes: u64,
+    /// Bytes handed out per second, over the interval.
+    pub alloc_bytes_per_s: f64,
+    /// Blocks handed out per second, over the interval.
+    pub allocs_per_s: f64,
+    /// Change of the outstanding bytes per second, over the interval.
+    pub live_bytes_per_s: f64,
+    /// Resident memory of the running processes, in bytes.
+    pub rss_bytes: u64,
+}
+
+/// A site with outstanding blocks.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Survivor {
+    /// Process id.
+    pub pid: u32,
+    /// The process's name.
+    pub comm: String,
+    /// Whether its image still runs.
+    pub state: State,
+    /// The allocator call.
+    pub call: String,
+    /// Which memory.
+    pub space: String,
+    /// Outstanding bytes that pass the filters.
+    pub bytes: u64,
+    /// Outstanding blocks that pass the filters.
+    pub blocks: u64,
+    /// Their mean size.
+    pub mean_bytes: f64,
+    /// Growth of the site's outstanding bytes per second, over the interval.
+    pub bytes_per_s: f64,
+    /// Blocks the site has handed out since the attach.
+    pub allocs: u64,
+    /// Of those, blocks taken back.
+    pub frees: u64,
+    /// Ages of the outstanding blocks.
+    pub age_ms: Age,
+    /// The stack, from the allocator call outwards. Inlined functions are frames of their own.
+    pub frames: Vec<Frame>,
+    /// The blocks themselves, oldest first, with `--show-blocks`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block_list: Option<Vec<Block>>,
+}
+
+/// Ages in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Age {
+    /// The youngest.
+    pub min: u64,
+    /// The median.
+    pub p50: u64,
+    /// The oldest.
+    pub max: u64,
+}
+
+/// One frame.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+pub struct Frame {
+    /// Address in the process, hexadecimal. For callers it is the return address.
+    pub address: String,
+    /// Path of the mapped object, if the address lies in one.
+    pub object: Option<String>,
+    /// Offset in the object's file, hexadecimal.
+    pub offset: Option<String>,
+    /// Build id of the object, hexadecimal.
+    pub build_id: Option<String>,
+    /// Function, demangled.
+    pub symbol: Option<String>,
+    /// Source file.
+    pub file: Option<String>,
+    /// Line in it.
+    pub line: Option<u32>,
+    /// Whether the function was inlined into the next frame that is not.
+    pub inlined: bool,
+}
+
+/// An outstanding block.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Block {
+    /// Address, hexadecimal.
+    pub address: String,
+    /// Bytes asked for.
+    pub bytes: u64,
+    /// Age.
+    pub age_ms: u64,
+}
+
+/// What is not in the list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Omitted {
+    /// Sites.
+    pub sites: u64,
+    /// Their outstanding blocks.
+    pub blocks: u64,
+    /// Their outstanding bytes.
+    pub bytes: u64,
+}
