@@ -36,6 +36,8 @@ pub enum ResultIn {
 pub enum Space {
     /// Blocks of a heap allocator.
     Heap = 0,
+    /// Blocks of a custom pair: a pool's first block has the address of the heap block it is cut from.
+    Custom = 1,
 }
 
 impl Space {
@@ -43,6 +45,16 @@ impl Space {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Heap => "heap",
+            Self::Custom => "custom",
+        }
+    }
+
+    /// The space that a key carries; `None` for a number that no space has.
+    pub const fn of(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::Heap),
+            1 => Some(Self::Custom),
+            _ => None,
         }
     }
 }
@@ -109,6 +121,7 @@ const POINTER_SHIFT: u32 = 28;
 const RESULT_SHIFT: u32 = 32;
 const FREES_ON_FAILURE_BIT: u64 = 1 << 36;
 const DELEGATES_BIT: u64 = 1 << 37;
+const RET_INSTRUCTIONS_BIT: u64 = 1 << 38;
 const SPACE_SHIFT: u32 = 40;
 
 impl Shape {
@@ -132,6 +145,20 @@ impl Shape {
 }
 
 impl Cookie {
+    /// The same for a function whose return is seen at its `ret` instructions: its return address is not
+    /// replaced by a return probe's, so the kernel side can tell from it whether the call is still under
+    /// way. Such functions are those that can be left by an exception.
+    #[must_use]
+    pub const fn with_ret_instructions(self) -> Self {
+        Self(self.0 | RET_INSTRUCTIONS_BIT)
+    }
+
+    /// See [`Self::with_ret_instructions`].
+    #[inline(always)]
+    pub const fn has_ret_instructions(self) -> bool {
+        self.0 & RET_INSTRUCTIONS_BIT != 0
+    }
+
     /// The call's number.
     #[inline(always)]
     pub const fn call(self) -> CallId {
@@ -191,6 +218,18 @@ impl Cookie {
     pub const fn space(self) -> u8 {
         (self.0 >> SPACE_SHIFT) as u8
     }
+
+    /// Which calls may be inside one another: those of one layer are one call to the program, of which the
+    /// outermost owns the block. A custom allocator stands on the heap's, so both are one layer.
+    #[inline(always)]
+    pub const fn layer(self) -> u8 {
+        let space = self.space();
+        if space == Space::Custom as u8 {
+            Space::Heap as u8
+        } else {
+            space
+        }
+    }
 }
 
 #[cfg(test)]
@@ -216,6 +255,7 @@ mod tests {
             (cookie.size_arg(), cookie.count_arg(), cookie.pointer_arg()),
             (2, 1, 0)
         );
+        assert_eq!((cookie.space(), cookie.layer()), (0, 0));
         assert!(cookie.frees_on_failure() && !cookie.delegates() && !cookie.result_in_out_pointer());
 
         let free = Shape {
@@ -226,13 +266,16 @@ mod tests {
             result: ResultIn::OutPointer,
             frees_on_failure: false,
             delegates: true,
-            space: Space::Heap,
+            space: Space::Custom,
         };
         let cookie = free.cookie(1);
+        assert!(!cookie.has_ret_instructions() && cookie.with_ret_instructions().has_ret_instructions());
         assert!(cookie.is_free() && cookie.delegates() && cookie.result_in_out_pointer());
         assert_eq!(
             (cookie.size_arg(), cookie.count_arg(), cookie.pointer_arg()),
             (15, 15, 5)
         );
+        assert_eq!((cookie.space(), cookie.layer()), (1, 0));
+        assert_eq!(Space::of(cookie.space()), Some(Space::Custom));
     }
 }

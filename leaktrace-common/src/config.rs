@@ -27,6 +27,9 @@ pub const LIVE_TIERS_MAX: u32 = 6;
 /// Blocks the first tier holds.
 pub const LIVE_TIER_FIRST: u32 = 1 << 16;
 
+const _: () = assert!(size_of::<Config>() == 16);
+const _: () = assert!(size_of::<LiveTiers>() == 16);
+
 /// Which tier new blocks go to, and how many exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -35,4 +38,8 @@ pub struct LiveTiers {
     pub current: u32,
     /// Tiers that exist.
     pub count: u32,
+    /// The last tier that user space was told of by the kernel side.
+    pub announced: u32,
+    /// Always 0.
+    pub pad: u32,
 }

@@ -36,15 +36,15 @@ macro_rules! counters {
 counters! {
     /// Allocations not recorded because the live table was full (raise --max-live).
     LiveFull => "live_full", true;
-    /// Bytes of the allocations that live_full counts.
+    /// Bytes of the allocations that `live_full` counts.
     LiveFullBytes => "live_full_bytes", true;
     /// Allocations not recorded because the kernel had no memory at hand for the record.
     LiveNoMemory => "live_no_memory", true;
-    /// Allocations whose stack was not kept because the stack table was full; they are reported without one.
+    /// Allocations whose stack was not kept because the stack table was full or there was no memory at hand; they are reported without one.
     StacksFull => "stacks_full", true;
-    /// Allocations not recorded because the site table was full.
+    /// Allocations not recorded because the site table was full or there was no memory at hand.
     SitesFull => "sites_full", true;
-    /// Calls not seen because the table of threads was full.
+    /// Calls not seen because the table of threads was full or there was no memory at hand.
     ThreadsFull => "threads_full", true;
     /// Calls whose return was not seen: left by a longjmp or an exception, or the thread was killed inside.
     Abandoned => "abandoned", false;

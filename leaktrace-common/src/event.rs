@@ -2,10 +2,12 @@
 
 /// Kinds of [`Event`].
 pub mod kind {
-    /// A target called `exec`; `value` is the number of its new image.
+    /// A target called `exec` from its first thread; `value` is the number of its new image.
     pub const EXEC: u32 = 1;
-    /// A live block did not fit the current tier any more; `value` is the tier it went to, or the
-    /// number of tiers when it fitted nowhere.
+    /// The same from another thread: the kernel's record of the process, which probes are scoped by, is
+    /// another from now on, and they are gone.
+    pub const EXEC_BY_THREAD: u32 = 3;
+    /// A live block did not fit the current tier any more; `value` is the tier it went to.
     pub const TIER_FULL: u32 = 2;
 }
 

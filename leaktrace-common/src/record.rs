@@ -34,7 +34,7 @@ pub struct Site {
     /// Their bytes.
     pub freed_bytes: u64,
     /// Lifetimes of the freed blocks by log2 of nanoseconds.
-    pub lifetimes: [u32; LIFETIME_BUCKETS],
+    pub lifetimes: [u64; LIFETIME_BUCKETS],
 }
 
 impl Site {
@@ -54,6 +54,12 @@ impl Site {
 pub struct Pending {
     /// Stack pointer at the function's entry; 0 when nothing is pending.
     pub sp: u64,
+    /// Address of the probed instruction: with `sp` it tells a tail call from a call that never returned.
+    pub instruction: u64,
+    /// Its return address, as the caller pushed it; 0 if it could not be read.
+    pub return_address: u64,
+    /// What stood in its place while a call inside this one was entered; 0 for none so far.
+    pub slot_seen: u64,
     /// The function's cookie.
     pub cookie: u64,
     /// Bytes asked for.
@@ -83,14 +89,19 @@ pub struct Thread {
     pub process: Process,
     /// The block last taken back by a free that may pass it on to another probed free; 0 for none.
     pub delegated_address: u64,
-    /// One call in flight per space: the outermost one owns the record, those inside it are silent.
-    pub pending: [Pending; SPACES_MAX],
+    /// Stack pointer at the entry of that free.
+    pub delegated_sp: u64,
+    /// Address that the kernel's return probes put in the place of a return address, once it is known.
+    pub trampoline: u64,
+    /// One call in flight per layer: the outermost one owns the record, those inside it are silent.
+    pub pending: [Pending; LAYERS_MAX],
     /// Scratch for the stack walk.
     pub stack: Stack,
 }
 
-/// Spaces that can have a call in flight at the same time in one thread. A power of two.
-pub const SPACES_MAX: usize = 4;
+/// Layers ([`crate::call::Cookie::layer`]) that can have a call in flight at the same time in one thread. A
+/// power of two.
+pub const LAYERS_MAX: usize = 4;
 
 /// A traced process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,8 +114,9 @@ pub struct Tracked {
 }
 
 const _: () = assert!(size_of::<Live>() == 32);
-const _: () = assert!(size_of::<Site>() == 32 + 4 * LIFETIME_BUCKETS);
-const _: () = assert!(size_of::<Pending>() == 88);
-const _: () = assert!(SPACES_MAX.is_power_of_two());
+const _: () = assert!(size_of::<Tracked>() == 8);
+const _: () = assert!(size_of::<Site>() == 32 + 8 * LIFETIME_BUCKETS);
+const _: () = assert!(size_of::<Pending>() == 112);
+const _: () = assert!(LAYERS_MAX.is_power_of_two());
 // 2 KiB is the size class of the kernel's BPF allocator that this must fit, with ~56 bytes of header.
 const _: () = assert!(size_of::<Thread>() <= 1980);

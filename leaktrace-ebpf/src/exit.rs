@@ -1,0 +1,119 @@
+//! The moment an allocation call returns: pair it with its entry and record the block.
+
+use aya_ebpf::{EbpfContext as _, helpers::bpf_get_attach_cookie, programs::ProbeContext};
+use leaktrace_common::{
+    call::Cookie,
+    counter::Counter,
+    key::{LiveKey, Process, SiteKey},
+    record::{Live, Pending},
+};
+
+use crate::{KEEP_RETURN, counter::bump, live, registers, site, thread};
+
+/// Always 0: a session's return run has no further say.
+#[inline(always)]
+pub fn exit(ctx: &ProbeContext) -> u32 {
+    let Some(state) = thread::known() else {
+        return KEEP_RETURN;
+    };
+    // SAFETY: the helper takes the context of this program.
+    let layer = Cookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) }).layer();
+    let process = state.process;
+    let pending = thread::pending(state, layer);
+    let sp = registers::stack_pointer(ctx);
+    // At a `ret` instruction the stack pointer is what it was at entry; a return probe runs one word
+    // further. Any other value is the return of a call inside this one.
+    if pending.sp == 0 || (pending.sp != sp && pending.sp + 8 != sp) {
+        return KEEP_RETURN;
+    }
+    pending.sp = 0;
+    let learnt = pending.slot_seen;
+    // The call may have been handed on to another function, whose return this is: the entry's cookie says
+    // what it is.
+    let space = Cookie(pending.cookie).space();
+    settle(pending, Process { space, ..process }, registers::result(ctx));
+    if learnt != 0 {
+        state.trampoline = learnt;
+    }
+    KEEP_RETURN
+}
+
+/// What became of the call, by its result.
+#[inline(always)]
+fn settle(pending: &Pending, process: Process, result: u64) {
+    let cookie = Cookie(pending.cookie);
+    let address = if cookie.result_in_out_pointer() {
+        // The C `int` result: 0 is success. On failure the out-pointer means nothing and is not read.
+        if result as u32 != 0 {
+            0
+        } else if let Some(address) = registers::read_word(pending.out_pointer) {
+            address
+        } else {
+            bump(Counter::ResultUnreadable);
+            return;
+        }
+    } else {
+        result
+    };
+    if cookie.is_realloc() {
+        settle_old(pending, process, cookie, address);
+    }
+    if address == 0 {
+        // realloc(p, 0) answers NULL for "freed", which is no failure.
+        if !(cookie.is_realloc() && pending.size_bytes == 0) {
+            bump(Counter::Failed);
+        }
+        return;
+    }
+    if pending.filtered != 0 {
+        bump(Counter::FilteredSize);
+        return;
+    }
+    record(pending, process, cookie, address);
+}
+
+/// The block that realloc was given: freed if the call succeeded, still the caller's if it failed.
+#[inline(always)]
+fn settle_old(pending: &Pending, process: Process, cookie: Cookie, address: u64) {
+    if pending.old_known == 0 {
+        return;
+    }
+    if address == 0 && pending.size_bytes != 0 && !cookie.frees_on_failure() {
+        live::put_back(
+            &LiveKey {
+                address: pending.old_address,
+                process,
+            },
+            &pending.old,
+        );
+    } else {
+        site::freed(&process, &pending.old);
+    }
+}
+
+#[inline(always)]
+fn record(pending: &Pending, process: Process, cookie: Cookie, address: u64) {
+    let call = u32::from(cookie.call());
+    let site_key = SiteKey {
+        stack_id: pending.stack_id,
+        process,
+        call,
+        pad: 0,
+    };
+    let Some(site) = site::find_or_add(&site_key) else {
+        bump(Counter::SitesFull);
+        return;
+    };
+    let block = Live {
+        size_bytes: pending.size_bytes,
+        time_ns: live::now_ns(),
+        stack_id: pending.stack_id,
+        call,
+        pad: 0,
+    };
+    // First the block, then the totals: a block that could not be recorded must not be counted, since its
+    // free could not be matched.
+    if live::insert(&LiveKey { address, process }, &block) {
+        site::allocated(site, block.size_bytes);
+    }
+}

@@ -1,0 +1,88 @@
+//! Ends and beginnings: `exec`, the end of a thread, and the rare events user space must hear of at once.
+
+use aya_ebpf::{helpers::bpf_get_current_pid_tgid, programs::RawTracePointContext};
+use aya_log_ebpf::debug;
+use leaktrace_common::{
+    counter::Counter,
+    event::{Event, kind},
+    record::LAYERS_MAX,
+};
+
+use crate::{
+    counter::bump,
+    enter, live,
+    maps::{EVENTS, PROCESSES, THREADS},
+    thread,
+};
+
+/// Index of `old_pid` among the arguments of sched_process_exec: the thread id before the exec, which is
+/// another than the process id when a thread that is not the first calls it
+/// (include/trace/events/sched.h: `TP_PROTO(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`,
+/// unchanged since kernel 3.4).
+const EXEC_OLD_PID: usize = 1;
+
+/// A process has replaced its image. Its memory is gone, so what follows belongs to a new image.
+///
+/// Runs after the new image is mapped and before its first instruction
+/// (fs/exec.c: `exec_binprm` calls `trace_sched_process_exec` last).
+#[inline(always)]
+pub fn exec(ctx: &RawTracePointContext) -> i32 {
+    let tgid = live::current_tgid();
+    let Some(process) = PROCESSES.get_ptr_mut(tgid) else {
+        return 0;
+    };
+    let old_tid: i32 = ctx.arg(EXEC_OLD_PID);
+    let _absent: Result<(), i32> = THREADS.remove(old_tid as u32);
+    let _absent: Result<(), i32> = THREADS.remove(tgid);
+    // SAFETY: the other threads are gone, and user space writes the entry only before the process runs.
+    let image = unsafe {
+        (*process).image += 1;
+        (*process).image
+    };
+    debug!(
+        ctx,
+        "process {} has replaced its image; the new one is its {}.", tgid, image
+    );
+    let kind = if old_tid as u32 == tgid {
+        kind::EXEC
+    } else {
+        kind::EXEC_BY_THREAD
+    };
+    announce(kind, tgid, u64::from(image));
+    0
+}
+
+/// A thread ends: its state goes, and with it a call it was killed in.
+#[inline(always)]
+pub fn thread_exit(ctx: &RawTracePointContext) -> i32 {
+    let Some(state) = thread::known() else { return 0 };
+    let process = state.process;
+    for layer in 0..LAYERS_MAX as u8 {
+        let pending = thread::pending(state, layer);
+        if pending.sp != 0 {
+            debug!(ctx, "a thread of process {} ends inside a call", process.tgid);
+            enter::abandon(pending, process);
+        }
+    }
+    let _gone: Result<(), i32> = THREADS.remove(bpf_get_current_pid_tgid() as u32);
+    0
+}
+
+/// Tells user space that blocks now go to tier `next`.
+#[inline(always)]
+pub fn announce_full_tier(next: u32) {
+    announce(kind::TIER_FULL, live::current_tgid(), u64::from(next));
+}
+
+#[inline(always)]
+fn announce(kind: u32, tgid: u32, value: u64) {
+    let event = Event {
+        kind,
+        tgid,
+        value,
+        time_ns: live::now_ns(),
+    };
+    if EVENTS.output(event, 0).is_err() {
+        bump(Counter::EventsLost);
+    }
+}

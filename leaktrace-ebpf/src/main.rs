@@ -1,0 +1,91 @@
+//! The kernel side of leaktrace: entry points only. What happens at each moment of an allocation's life
+//! is in the module of that name.
+//!
+//! It never decides what a leak is: it matches, counts and keeps.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+
+mod atomic;
+mod config;
+mod counter;
+mod enter;
+mod exit;
+mod free;
+mod lifecycle;
+mod live;
+mod maps;
+mod registers;
+mod site;
+mod stack;
+mod thread;
+
+use aya_ebpf::{
+    macros::raw_tracepoint,
+    programs::{ProbeContext, RawTracePointContext},
+};
+use core::ffi::c_void;
+
+/// Value of a uprobe.session program that keeps the return probe; other kinds ignore it.
+const KEEP_RETURN: u32 = 0;
+/// Value of a uprobe.session program's entry run that skips the return probe and its trap
+/// (kernel 6.13, kernel/trace/bpf_trace.c: `uprobe_multi_link_handler`).
+const SKIP_RETURN: u32 = 1;
+
+/// A uprobe program that returns its own value: aya's `#[uprobe]` always returns 0, which would keep the
+/// return probe of a session.
+macro_rules! uprobe {
+    ($(#[doc = $doc:literal])+ $name:ident => $body:expr) => {
+        $(#[doc = $doc])+
+        #[unsafe(no_mangle)]
+        #[unsafe(link_section = "uprobe")]
+        extern "C" fn $name(ctx: *mut c_void) -> u32 {
+            let body: fn(&ProbeContext) -> u32 = $body;
+            body(&ProbeContext::new(ctx))
+        }
+    };
+}
+
+uprobe! {
+    /// An allocation call is entered.
+    alloc_enter => |ctx| enter::enter(ctx)
+}
+
+uprobe! {
+    /// An allocation call returns, by return probe or at one of its `ret` instructions.
+    alloc_exit => |ctx| exit::exit(ctx)
+}
+
+uprobe! {
+    /// Both of the above as one session.
+    alloc_session => |ctx| if registers::at_entry(ctx) { enter::enter(ctx) } else { exit::exit(ctx) }
+}
+
+uprobe! {
+    /// A block is handed back.
+    free_enter => |ctx| free::free(ctx)
+}
+
+/// A process replaces its image. Raw, as is the next: that needs no tracefs, which containers and small
+/// machines do without.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+fn process_exec(ctx: RawTracePointContext) -> i32 {
+    lifecycle::exec(&ctx)
+}
+
+/// A thread ends.
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+fn thread_exit(ctx: RawTracePointContext) -> i32 {
+    lifecycle::thread_exit(&ctx)
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // Unreachable in what the verifier accepts; the linker wants it.
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

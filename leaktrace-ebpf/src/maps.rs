@@ -1,0 +1,64 @@
+//! Every map, with its bound and its lifetime. All hash maps allocate as they grow
+//! (`BPF_F_NO_PREALLOC`), which is safe in uprobes since the BPF memory allocator of kernel 6.1
+//! (commit fba1a1c6c912, "bpf: Convert hash map to bpf_mem_alloc").
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, RingBuf},
+    macros::btf_map,
+};
+use leaktrace_common::{
+    config::{LIVE_TIER_FIRST, LIVE_TIERS_MAX, LiveTiers},
+    counter::Counter,
+    key::{LiveKey, SiteKey},
+    record::{Live, Site, Thread, Tracked},
+    stack::Stack,
+};
+
+const GROWS: usize = BPF_F_NO_PREALLOC as usize;
+
+/// Traced processes by tgid. User space adds and removes them; `exec` counts the image up.
+#[btf_map]
+pub static PROCESSES: HashMap<u32, Tracked, 65_536, GROWS> = HashMap::new();
+
+/// Per-thread state by tid, from a thread's first traced call to its end.
+#[btf_map]
+pub static THREADS: HashMap<u32, Thread, 262_144, GROWS> = HashMap::new();
+
+/// One thread state of zeros: what new entries of THREADS are copied from, since 2 KiB do not fit the
+/// 512 bytes of a BPF stack.
+#[btf_map]
+pub static THREAD_ZERO: Array<Thread, 1> = Array::new();
+
+/// One tier of the live table. See [`LIVE_TIER_FIRST`].
+pub type LiveTier = HashMap<LiveKey, Live, { LIVE_TIER_FIRST as usize }, GROWS>;
+
+/// The live blocks: from the return of their allocation to the entry of their free. Tiers are created by
+/// user space; a slot that has none yet is empty.
+#[btf_map]
+pub static LIVE: ArrayOfMaps<LiveTier, { LIVE_TIERS_MAX as usize }> = ArrayOfMaps::new();
+
+/// Which tier is being filled; written by user space.
+#[btf_map]
+pub static LIVE_TIERS: Array<LiveTiers, 1> = Array::new();
+
+/// Totals by site; kept until user space removes a finished process. Twice as many as stacks, so that the
+/// table of stacks is full first: that loses names, this one would lose blocks.
+#[btf_map]
+pub static SITES: HashMap<SiteKey, Site, 524_288, GROWS> = HashMap::new();
+
+/// One site of zeros, for the same reason as [`THREAD_ZERO`].
+#[btf_map]
+pub static SITE_ZERO: Array<Site, 1> = Array::new();
+
+/// Frames by stack id. Not `BPF_MAP_TYPE_STACK_TRACE`: its 32-bit buckets collide and mix stacks.
+#[btf_map]
+pub static STACKS: HashMap<u64, Stack, 262_144, GROWS> = HashMap::new();
+
+/// The ledger.
+#[btf_map]
+pub static COUNTERS: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArray::new();
+
+/// Rare events for user space. Never an allocation.
+#[btf_map]
+pub static EVENTS: RingBuf<leaktrace_common::event::Event, 65_536> = RingBuf::new();

@@ -1,0 +1,92 @@
+//! Reading the target's registers at a probe.
+
+use aya_ebpf::{
+    bindings::pt_regs,
+    helpers::{bpf_get_func_ip, bpf_probe_read_user},
+    programs::ProbeContext,
+};
+
+/// What `Cookie::*_arg` yields for "no such argument".
+const NO_ARG: u64 = 0xf;
+
+macro_rules! register {
+    ($ctx:expr, $field:ident) => {
+        // SAFETY: the context of a uprobe program is a `pt_regs`. Volatile, so that the compiler keeps the
+        // load at its constant offset: the verifier refuses a computed one into the context.
+        unsafe { core::ptr::read_volatile(&raw const (*($ctx.regs as *const pt_regs)).$field) }
+    };
+}
+
+/// Whether a session program runs for the entry of the function, and not for its return.
+///
+/// Both runs see the function's address in `bpf_get_func_ip`; only at entry it is also the instruction
+/// pointer. (`bpf_session_is_return` is a kfunc, which aya 0.14 cannot call.)
+#[inline(always)]
+pub fn at_entry(ctx: &ProbeContext) -> bool {
+    // SAFETY: the helper takes the context of this program.
+    instruction(ctx) == unsafe { bpf_get_func_ip(ctx.regs.cast()) }
+}
+
+/// Address of the probed instruction; at a return, where the function returns to.
+#[inline(always)]
+pub fn instruction(ctx: &ProbeContext) -> u64 {
+    register!(ctx, rip)
+}
+
+/// Stack pointer.
+#[inline(always)]
+pub fn stack_pointer(ctx: &ProbeContext) -> u64 {
+    register!(ctx, rsp)
+}
+
+/// Frame pointer, if the code keeps one.
+#[inline(always)]
+pub fn frame_pointer(ctx: &ProbeContext) -> u64 {
+    register!(ctx, rbp)
+}
+
+/// Return value.
+#[inline(always)]
+pub fn result(ctx: &ProbeContext) -> u64 {
+    register!(ctx, rax)
+}
+
+/// The six integer arguments of the System V call.
+pub struct Arguments([u64; 6]);
+
+impl Arguments {
+    /// Reads all six: straight-line loads cost less than the branches that would avoid them.
+    #[inline(always)]
+    pub fn read(ctx: &ProbeContext) -> Self {
+        Self([
+            register!(ctx, rdi),
+            register!(ctx, rsi),
+            register!(ctx, rdx),
+            register!(ctx, rcx),
+            register!(ctx, r8),
+            register!(ctx, r9),
+        ])
+    }
+
+    /// Argument `index`, or `default` if the call has none.
+    #[inline(always)]
+    pub fn get(&self, index: u64, default: u64) -> u64 {
+        match index {
+            0 => self.0[0],
+            1 => self.0[1],
+            2 => self.0[2],
+            3 => self.0[3],
+            4 => self.0[4],
+            5 => self.0[5],
+            NO_ARG => default,
+            _ => default,
+        }
+    }
+}
+
+/// Reads a word of the target's memory.
+#[inline(always)]
+pub fn read_word(address: u64) -> Option<u64> {
+    // SAFETY: the helper checks the address and fails on what is not mapped.
+    unsafe { bpf_probe_read_user(address as *const u64) }.ok()
+}

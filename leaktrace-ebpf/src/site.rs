@@ -1,0 +1,69 @@
+//! Totals by site.
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use leaktrace_common::{
+    key::{Process, SiteKey},
+    record::{LIFETIME_BUCKETS, Live, Site},
+};
+
+use crate::{
+    atomic::add,
+    live,
+    maps::{SITE_ZERO, SITES},
+};
+
+/// The site's totals, made if this is its first block; `None` when the table is full.
+#[inline(always)]
+pub fn find_or_add(key: &SiteKey) -> Option<*mut Site> {
+    if let Some(site) = SITES.get_ptr_mut(key) {
+        return Some(site);
+    }
+    // Another thread may add it at the same moment: whoever is second finds it.
+    let zero = SITE_ZERO.get(0)?;
+    let _exists_or_full: Result<(), i32> = SITES.insert(key, zero, u64::from(BPF_NOEXIST));
+    SITES.get_ptr_mut(key)
+}
+
+/// Counts a block handed out.
+#[inline(always)]
+pub fn allocated(site: *mut Site, size_bytes: u64) {
+    // SAFETY: `site` comes from the map and stays mapped until the program ends; all writers are atomic.
+    unsafe {
+        add(&raw mut (*site).allocs, 1);
+        add(&raw mut (*site).alloc_bytes, size_bytes);
+    }
+}
+
+/// Counts a block of `process` as taken back, now.
+#[inline(never)]
+pub fn freed(process: &Process, block: &Live) {
+    let key = SiteKey {
+        stack_id: block.stack_id,
+        process: *process,
+        call: block.call,
+        pad: 0,
+    };
+    // Gone only if user space has purged the process meanwhile.
+    let Some(site) = SITES.get_ptr_mut(key) else {
+        return;
+    };
+    let lifetime_ns = live::now_ns().wrapping_sub(block.time_ns);
+    // SAFETY: as in `allocated`; the bucket is below the array's length.
+    unsafe {
+        add(&raw mut (*site).frees, 1);
+        add(&raw mut (*site).freed_bytes, block.size_bytes);
+        let buckets = (&raw mut (*site).lifetimes).cast::<u64>();
+        add(buckets.add(log2(lifetime_ns)), 1);
+    }
+}
+
+/// Bucket of a lifetime: the position of its highest bit, at most the last bucket.
+#[inline(always)]
+fn log2(ns: u64) -> usize {
+    let bit = 63 - (ns | 1).leading_zeros() as usize;
+    if bit < LIFETIME_BUCKETS {
+        bit
+    } else {
+        LIFETIME_BUCKETS - 1
+    }
+}
