@@ -1,0 +1,260 @@
+//! The compiled kernel side: embedded, its maps made by aya, its uprobe programs loaded for the chosen
+//! mechanism.
+//!
+//! aya's own uprobe programs are not used: see [`super::sys`].
+
+use std::{
+    collections::HashSet,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Map, MapData},
+    programs::RawTracePoint,
+};
+use aya_obj::Object;
+use leaktrace_common::config::Config;
+
+use super::{
+    caps::AttachKind,
+    sys::{self, PodConfig, ProgramImage},
+};
+
+/// The object, checked in and embedded; aligned as the parser needs it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../leaktrace-ebpf/prebuilt/leaktrace.bpf.o");
+
+/// Why the kernel side could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// aya refused the object or the kernel one of its maps.
+    #[error(
+        "cannot load leaktrace's maps into the kernel: {0}; `leaktrace doctor` tells what this kernel lacks"
+    )]
+    Maps(String),
+    /// The kernel refused a program.
+    #[error(
+        "the kernel refused the program {program}: {source}; please report this with the output of `leaktrace doctor` and of the run with -v"
+    )]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// The errno of bpf(2).
+        source: std::io::Error,
+        /// The verifier's words.
+        log: String,
+    },
+    /// A raw tracepoint could not be attached.
+    #[error("cannot attach to the tracepoint {name}: {reason}; run as root or with CAP_BPF and CAP_PERFMON")]
+    Tracepoint {
+        /// Its name.
+        name: &'static str,
+        /// aya's words.
+        reason: String,
+    },
+}
+
+/// The uprobe programs, loaded for one mechanism.
+#[derive(Debug)]
+pub struct Programs {
+    /// Mechanism they are loaded for.
+    pub kind: AttachKind,
+    /// Entry of an allocation call.
+    pub alloc_enter: OwnedFd,
+    /// Its return.
+    pub alloc_exit: OwnedFd,
+    /// Both in one; only for [`AttachKind::Session`].
+    pub alloc_session: Option<OwnedFd>,
+    /// Entry of a free.
+    pub free_enter: OwnedFd,
+}
+
+/// What every tier of the live table is made after.
+///
+/// Made from the same definition and BTF as the table's template: up to some kernel after 6.1 a map of
+/// maps refuses one that has no BTF where its template has (`kernel/bpf/map_in_map.c`, 6.1:
+/// `bpf_map_meta_equal` compares `timer_off`, which comes from the BTF).
+#[derive(Debug)]
+pub struct TierTemplate {
+    definition: aya_obj::Map,
+    btf: Option<OwnedFd>,
+}
+
+impl TierTemplate {
+    /// Makes a tier for `max_blocks`.
+    ///
+    /// # Errors
+    /// [`LoadError::Maps`].
+    pub fn create(&self, max_blocks: u32) -> Result<MapData, LoadError> {
+        let mut definition = self.definition.clone();
+        definition.set_max_entries(max_blocks);
+        MapData::create(definition, "LIVE_TIER", self.btf.as_ref().map(OwnedFd::as_fd))
+            .map_err(|error| LoadError::Maps(chain(&error)))
+    }
+}
+
+/// The loaded kernel side. Dropping it removes everything from the kernel.
+#[derive(Debug)]
+pub struct KernelSide {
+    /// Maps and tracepoints.
+    pub ebpf: Ebpf,
+    /// Uprobe programs.
+    pub programs: Programs,
+}
+
+/// Loads maps and programs. Nothing is attached yet.
+///
+/// # Errors
+/// [`LoadError`].
+pub fn load(config: Config, kind: AttachKind) -> Result<(KernelSide, TierTemplate), LoadError> {
+    let config = PodConfig(config);
+    let log_level: u8 = if tracing::enabled!(tracing::Level::DEBUG) {
+        0xff
+    } else {
+        0
+    };
+    let ebpf = EbpfLoader::new()
+        .override_global("CONFIG", &config, true)
+        .override_global("AYA_LOG_LEVEL", &log_level, false)
+        .load(OBJECT)
+        .map_err(|error| LoadError::Maps(chain(&error)))?;
+    let (programs, tier) = load_programs(&ebpf, kind)?;
+    Ok((KernelSide { ebpf, programs }, tier))
+}
+
+fn load_programs(ebpf: &Ebpf, kind: AttachKind) -> Result<(Programs, TierTemplate), LoadError> {
+    let fail = |error: &dyn std::fmt::Display| LoadError::Maps(error.to_string());
+    let mut object = Object::parse(OBJECT).map_err(|error| fail(&error))?;
+    let btf = match aya::features().btf() {
+        Some(features) => object
+            .fixup_and_sanitize_btf(features)
+            .map_err(|error| fail(&error))?
+            .map(|btf| sys::load_btf(&btf.to_bytes()))
+            .transpose()
+            .map_err(|error| fail(&error))?,
+        None => None,
+    };
+    let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
+    let definitions = std::mem::take(&mut object.maps);
+    let maps = definitions.iter().filter_map(|(name, definition)| {
+        let data = ebpf.map(name).and_then(map_data)?;
+        Some((name.as_str(), data.fd().as_fd().as_raw_fd(), definition))
+    });
+    object.relocate_maps(maps, &text).map_err(|error| fail(&error))?;
+    object.relocate_calls(&text).map_err(|error| fail(&error))?;
+    object.sanitize_functions(aya::features());
+
+    let load = |name: &'static str, attach_type: u32| {
+        let program = object
+            .programs
+            .get(name)
+            .ok_or(LoadError::Maps(format!("no program {name}")))?;
+        let function = &object.functions[&program.function_key()];
+        sys::load_program(&ProgramImage {
+            name,
+            instructions: &function.instructions,
+            attach_type,
+            btf: btf.as_ref().map(OwnedFd::as_fd),
+            functions: &function.func_info.func_info,
+            lines: &function.line_info.line_info,
+        })
+        .map_err(|(source, log)| {
+            tracing::info!("verifier log of {name}:\n{log}");
+            LoadError::Program {
+                program: name,
+                source,
+                log,
+            }
+        })
+    };
+    let multi = kind.attach_type_of_multi();
+    let programs = Programs {
+        kind,
+        alloc_enter: load("alloc_enter", multi)?,
+        alloc_exit: load("alloc_exit", multi)?,
+        alloc_session: (kind == AttachKind::Session)
+            .then(|| load("alloc_session", AttachKind::SESSION_ATTACH_TYPE))
+            .transpose()?,
+        free_enter: load("free_enter", multi)?,
+    };
+    let definition = definitions
+        .get("LIVE")
+        .and_then(aya_obj::Map::inner)
+        .ok_or_else(|| LoadError::Maps("no definition of the live table's tiers".to_owned()))?;
+    Ok((programs, TierTemplate { definition, btf }))
+}
+
+/// The data of those kinds of map that the object has.
+const fn map_data(map: &Map) -> Option<&MapData> {
+    match map {
+        Map::Array(data)
+        | Map::ArrayOfMaps(data)
+        | Map::HashMap(data)
+        | Map::PerCpuArray(data)
+        | Map::RingBuf(data) => Some(data),
+        _ => None,
+    }
+}
+
+impl KernelSide {
+    /// Descriptor of a map by its name.
+    ///
+    /// # Errors
+    /// [`LoadError::Maps`] when the object has none of that name.
+    pub fn map(&self, name: &'static str) -> Result<OwnedFd, LoadError> {
+        self.ebpf
+            .map(name)
+            .and_then(map_data)
+            .ok_or_else(|| LoadError::Maps(format!("no map {name}")))?
+            .fd()
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|error| LoadError::Maps(error.to_string()))
+    }
+
+    /// Attaches the tracepoints: from here on exec and thread ends of targets are followed.
+    ///
+    /// # Errors
+    /// [`LoadError::Tracepoint`].
+    pub fn attach_tracepoints(&mut self) -> Result<(), LoadError> {
+        for (program, name) in [
+            ("process_exec", "sched_process_exec"),
+            ("thread_exit", "sched_process_exit"),
+        ] {
+            let attached = self
+                .ebpf
+                .program_mut(program)
+                .ok_or_else(|| format!("no program {program}"))
+                .and_then(|program| <&mut RawTracePoint>::try_from(program).map_err(|error| chain(&error)))
+                .and_then(|program| {
+                    program.load().map_err(|error| chain(&error))?;
+                    program.attach(name).map_err(|error| chain(&error))
+                });
+            attached.map_err(|reason| LoadError::Tracepoint { name, reason })?;
+        }
+        Ok(())
+    }
+}
+
+impl Programs {
+    /// The session program, or the entry program where there are no sessions.
+    pub fn alloc_entry(&self) -> BorrowedFd<'_> {
+        self.alloc_session.as_ref().unwrap_or(&self.alloc_enter).as_fd()
+    }
+}
+
+/// An error with its causes, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    // The kernel's verifier speaks in many lines; the first is enough for a sentence.
+    text.lines().next().unwrap_or_default().to_owned()
+}
