@@ -1,5 +1,12 @@
-//! Which objects of a process carry which allocator functions, and where each is probed.
+//! Which objects of a process carry which allocator functions, where each is probed, and putting the
+//! probes there.
 
 pub mod allocators;
+pub mod attach;
+pub mod closure;
+pub mod custom;
 pub mod elf;
+mod image;
 pub mod process;
+pub mod refuse;
+mod returns;

@@ -1,0 +1,200 @@
+//! Putting the probes of one object into one process, and taking them out.
+//!
+//! Every link is scoped to its process: breakpoints are placed in that process alone. (A child that it forks
+//! has them in its copy of the memory until the link goes; they trap there and nothing runs.) Links are
+//! descriptors, so however leaktrace ends, the kernel removes the probes.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use super::elf::{Function, Returns};
+use crate::kernel::{
+    caps::AttachKind,
+    object::Programs,
+    sys::{self, PerfLink, PerfUprobe, Point},
+};
+
+/// Links that hold the probes of one object in one process.
+///
+/// Fields are dropped in this order: first no new call is seen, then no return, and frees last, so that
+/// a block that was recorded is not missed when it goes.
+#[derive(Debug, Default)]
+pub struct Links {
+    entries: Vec<Link>,
+    returns: Vec<Link>,
+    frees: Vec<Link>,
+}
+
+#[derive(Debug)]
+enum Link {
+    Multi { _link: OwnedFd },
+    Perf { _link: PerfLink },
+}
+
+/// A probe could not be placed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot probe {object} in process {pid}: {source}; {}", way_out(source))]
+pub struct AttachError {
+    object: String,
+    pid: u32,
+    source: io::Error,
+}
+
+fn way_out(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => "run as root or with CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE",
+        Some(libc::ESRCH) => "the process has ended",
+        Some(libc::EMFILE | libc::ENFILE) => "raise the limit of open files (ulimit -n)",
+        Some(libc::ENOTSUP) => {
+            "the kernel cannot probe one of these instructions; please report this with the output of -v"
+        }
+        _ => "`leaktrace doctor` tells what this kernel can do",
+    }
+}
+
+/// Attaches with the programs of one mechanism.
+#[derive(Debug)]
+pub struct Attacher {
+    programs: Programs,
+    pmu: Option<PerfUprobe>,
+}
+
+/// Where a program goes.
+struct Placement<'a> {
+    program: BorrowedFd<'a>,
+    attach_type: u32,
+    on_return: bool,
+}
+
+impl Attacher {
+    /// `pmu` is needed for [`AttachKind::Perf`].
+    pub const fn new(programs: Programs, pmu: Option<PerfUprobe>) -> Self {
+        Self { programs, pmu }
+    }
+
+    /// The mechanism in use.
+    pub const fn kind(&self) -> AttachKind {
+        self.programs.kind
+    }
+
+    /// Probes `functions` of the file at `path` in process `pid`. All of them or, on an error, none.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn attach(&self, path: &Path, pid: u32, functions: &[Function]) -> Result<Links, AttachError> {
+        self.place_all(path, pid, functions)
+            .map_err(|source| AttachError {
+                object: path.display().to_string(),
+                pid,
+                source,
+            })
+    }
+
+    /// Frees first: a block recorded before its free is watched would look like a leak. Then returns:
+    /// one without its entry is ignored, an entry without its return would count as abandoned.
+    fn place_all(&self, path: &Path, pid: u32, functions: &[Function]) -> io::Result<Links> {
+        let programs = &self.programs;
+        let session = programs.alloc_session.is_some();
+        let at_entry = |wanted: &dyn Fn(&Returns) -> bool| -> Vec<Point> {
+            let points = functions.iter().filter(|function| wanted(&function.returns));
+            points
+                .map(|function| Point {
+                    offset: function.offset,
+                    cookie: function.cookie.0,
+                })
+                .collect()
+        };
+        let multi = programs.kind.attach_type_of_multi();
+        let place = |points: &[Point], program: BorrowedFd<'_>, attach_type: u32, on_return: bool| {
+            self.place(
+                path,
+                pid,
+                points,
+                &Placement {
+                    program,
+                    attach_type,
+                    on_return,
+                },
+            )
+        };
+
+        let mut links = Links::default();
+        let frees = at_entry(&|returns| matches!(returns, Returns::None));
+        links.frees = place(&frees, programs.free_enter.as_fd(), multi, false)?;
+
+        let by_instruction = ret_instructions(functions);
+        links.returns = place(&by_instruction, programs.alloc_exit.as_fd(), multi, false)?;
+        let by_probe = at_entry(&|returns| matches!(returns, Returns::Probe));
+        let throwing = at_entry(&|returns| matches!(returns, Returns::Instructions(_)));
+        if session {
+            links.entries = place(
+                &by_probe,
+                programs.alloc_entry(),
+                AttachKind::SESSION_ATTACH_TYPE,
+                false,
+            )?;
+        } else {
+            links
+                .returns
+                .extend(place(&by_probe, programs.alloc_exit.as_fd(), multi, true)?);
+            links.entries = place(&by_probe, programs.alloc_enter.as_fd(), multi, false)?;
+        }
+        links
+            .entries
+            .extend(place(&throwing, programs.alloc_enter.as_fd(), multi, false)?);
+        Ok(links)
+    }
+
+    fn place(&self, path: &Path, pid: u32, points: &[Point], at: &Placement<'_>) -> io::Result<Vec<Link>> {
+        if points.is_empty() {
+            return Ok(Vec::new());
+        }
+        if self.programs.kind != AttachKind::Perf {
+            let link = sys::link_multi(at.program, at.attach_type, path, points, pid as i32, at.on_return)?;
+            return Ok(vec![Link::Multi { _link: link }]);
+        }
+        let pmu = self
+            .pmu
+            .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
+        points
+            .iter()
+            .map(|&point| {
+                let link = sys::link_perf(at.program, pmu, path, point, pid, at.on_return)?;
+                Ok(Link::Perf { _link: link })
+            })
+            .collect()
+    }
+}
+
+/// Links taken out at a time: the kernel waits for grace periods at each, and the waits overlap.
+const RELEASED_AT_ONCE: usize = 16;
+
+/// Takes probes out and returns when all are gone.
+pub fn release(mut links: Vec<Links>) {
+    std::thread::scope(|scope| {
+        let share = links.len().div_ceil(RELEASED_AT_ONCE).max(1);
+        while !links.is_empty() {
+            let part = links.split_off(links.len().saturating_sub(share));
+            scope.spawn(move || drop(part));
+        }
+    });
+}
+
+/// The `ret` instructions of functions that can throw. One shared by several functions is probed once: the
+/// kernel side pairs by stack pointer, so whichever cookie comes along is right.
+fn ret_instructions(functions: &[Function]) -> Vec<Point> {
+    let mut points: Vec<Point> = functions
+        .iter()
+        .filter_map(|function| match &function.returns {
+            Returns::Instructions(offsets) => Some((function.cookie.0, offsets)),
+            _ => None,
+        })
+        .flat_map(|(cookie, offsets)| offsets.iter().map(move |&offset| Point { offset, cookie }))
+        .collect();
+    points.sort_by_key(|point| point.offset);
+    points.dedup_by_key(|point| point.offset);
+    points
+}

@@ -1,0 +1,644 @@
+//! Which functions of one ELF file are probed, where, and how their returns are seen.
+//!
+//! Pure discovery: takes the bytes of a file and the table of [`super::allocators`], gives file offsets,
+//! cookies and reasons. Must not know processes or the kernel.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use leaktrace_common::call::{CallId, Cookie, Op, Shape};
+use object::{ReadCache, ReadRef};
+
+use super::allocators::{self, Taken};
+use super::custom::CustomFunction;
+use super::image::{Extent, FunctionSymbol, Image};
+use super::returns::{self, Handover, Taker};
+
+pub use super::image::Segment;
+
+/// `EM_X86_64`.
+const MACHINE_X86_64: u16 = 62;
+
+/// Why a file cannot be scanned.
+#[derive(Debug, thiserror::Error)]
+pub enum ElfError {
+    /// It could not be opened or read.
+    #[error("cannot read {path}: {source}; run as root, or check that the file is still there")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It has no ELF header.
+    #[error("{path} is not an ELF file; name a shared object or an executable")]
+    NotElf {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Its headers or tables are damaged.
+    #[error("{path} is damaged: {problem}; reinstall the file it came from")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// The ELF class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// 32-bit pointers (i386, x32).
+    Bits32,
+    /// 64-bit pointers.
+    Bits64,
+}
+
+/// What was found in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scan {
+    /// GNU build id.
+    pub build_id: Option<Vec<u8>>,
+    /// Pointer width.
+    pub class: Class,
+    /// `e_machine`.
+    pub machine: u16,
+    /// Functions to probe, in order of their offset; no two at one offset.
+    pub functions: Vec<Function>,
+    /// Functions of the table that are not probed here.
+    pub skipped: Vec<Skipped>,
+    /// Built by the Go compiler.
+    pub is_go: bool,
+    /// The dynamic loader it asks for.
+    pub interpreter: Option<PathBuf>,
+    /// Its name for the dynamic loader.
+    pub soname: Option<String>,
+    /// Loadable segments: the way between addresses and file offsets.
+    pub segments: Vec<Segment>,
+}
+
+impl Scan {
+    /// Whether leaktrace can trace code of this kind.
+    pub const fn is_supported(&self) -> bool {
+        matches!(self.class, Class::Bits64) && self.machine == MACHINE_X86_64
+    }
+
+    /// Functions whose calls will not be seen: a report must say so.
+    pub fn blind_spots(&self) -> impl Iterator<Item = &Skipped> {
+        self.skipped.iter().filter(|skipped| skipped.reason.is_blind())
+    }
+
+    /// The file offset of an address in the object's own numbering.
+    pub fn offset_of_address(&self, address: u64) -> Option<u64> {
+        self.segments.iter().find_map(|segment| {
+            let distance = address.checked_sub(segment.address)?;
+            (distance < segment.size_bytes).then(|| segment.offset.checked_add(distance))?
+        })
+    }
+}
+
+/// A function to probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Function {
+    /// Its symbol in this file; of several at one address the one that comes first in the table.
+    pub symbol: String,
+    /// Number of the call; see [`allocators::call_name`].
+    pub call: CallId,
+    /// How its arguments and result are read.
+    pub shape: Shape,
+    /// The same for the kernel side.
+    pub cookie: Cookie,
+    /// File offset of its first instruction.
+    pub offset: u64,
+    /// Its size in bytes; 0 if unknown.
+    pub size_bytes: u64,
+    /// Where its result can be read.
+    pub returns: Returns,
+}
+
+/// How the end of a call is seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Returns {
+    /// Not at all: a free is done with at its entry.
+    None,
+    /// By a return probe: nothing is thrown out of this function.
+    Probe,
+    /// By plain probes on these `ret` instructions (file offsets, ascending, at least one).
+    ///
+    /// The code is shared: functions of one file may have offsets in common, and other functions pass
+    /// them too. A hit belongs to the call whose stack pointer at entry equals the one at the `ret`. A
+    /// call that ends in a jump to another probed function passes none of them: that function's entry,
+    /// at the same stack pointer, takes the call over. Neither does one that is left by an exception: its
+    /// pending entry must be dropped at the next entry at or above its stack pointer, or a `ret` of some
+    /// later call could be taken for its own.
+    Instructions(Vec<u64>),
+}
+
+/// A function that is not probed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// Its symbol.
+    pub function: String,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why a function is not probed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Every call that succeeds passes through another function, which is probed.
+    Covered {
+        /// That function.
+        by: String,
+    },
+    /// Exceptions may leave it, so no return probe, and its `ret` instructions could not be proven.
+    ReturnsUnproven(String),
+    /// The symbol names a resolver that picks the function at run time.
+    Indirect,
+    /// The symbol lies outside the code of the file.
+    NotCode,
+    /// The loader's own allocator, in use until libc's takes over.
+    Loader,
+    /// The file has no such function.
+    NotFound,
+}
+
+impl Reason {
+    /// Whether calls of the function go unseen.
+    pub const fn is_blind(&self) -> bool {
+        !matches!(self, Self::Covered { .. } | Self::Loader)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Covered { by } => write!(f, "its calls are seen in {by}, which it hands them to"),
+            Self::ReturnsUnproven(why) => {
+                write!(
+                    f,
+                    "it may throw, so a return probe could kill the process, and {why}"
+                )
+            }
+            Self::Indirect => f.write_str("the symbol is a resolver (ifunc), the function itself has none"),
+            Self::NotCode => f.write_str("the symbol lies outside the file's code"),
+            Self::Loader => f.write_str("the dynamic loader's own allocator, replaced by libc's at start"),
+            Self::NotFound => {
+                f.write_str("the file defines no function of this name (nm and nm -D list them)")
+            }
+        }
+    }
+}
+
+/// Scans an open file; reads only the parts it needs.
+///
+/// # Errors
+/// [`ElfError`] when it is not an ELF file, damaged or unreadable. `path` only names it.
+pub fn scan_file(file: File, path: &Path, custom: &[CustomFunction]) -> Result<Scan, ElfError> {
+    let cache = ReadCache::new(file);
+    scan(&cache, path, custom)
+}
+
+/// Opens and scans a file.
+///
+/// # Errors
+/// As [`scan_file`].
+pub fn scan_path(path: &Path, custom: &[CustomFunction]) -> Result<Scan, ElfError> {
+    let file = File::open(path).map_err(|source| ElfError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    scan_file(file, path, custom)
+}
+
+/// Scans the bytes of a file. A file of a machine or class that is not traced gives a [`Scan`] without
+/// functions, for the refusal.
+///
+/// # Errors
+/// As [`scan_file`].
+pub fn scan<'d, R: ReadRef<'d>>(data: R, path: &Path, custom: &[CustomFunction]) -> Result<Scan, ElfError> {
+    let damaged = |problem: object::Error| ElfError::Damaged {
+        path: path.to_owned(),
+        problem: problem.to_string(),
+    };
+    let (class, little_endian, machine) = identify(data).ok_or_else(|| ElfError::NotElf {
+        path: path.to_owned(),
+    })?;
+    let mut scan = Scan {
+        build_id: None,
+        class,
+        machine,
+        functions: Vec::new(),
+        skipped: Vec::new(),
+        is_go: false,
+        interpreter: None,
+        soname: None,
+        segments: Vec::new(),
+    };
+    if class == Class::Bits32 || !little_endian {
+        return Ok(scan);
+    }
+    let image = Image::open(data).map_err(damaged)?;
+    scan.build_id = image.build_id();
+    scan.interpreter = image.interpreter();
+    scan.soname = image.soname();
+    scan.segments = image.segments().to_vec();
+    scan.is_go = [
+        ".go.buildinfo",
+        ".note.go.buildid",
+        ".gopclntab",
+        ".data.rel.ro.gopclntab",
+    ]
+    .iter()
+    .any(|name| image.has_section(name));
+    if image.machine() == MACHINE_X86_64 {
+        let finder = Finder {
+            image: &image,
+            custom,
+            is_loader: is_loader(scan.soname.as_deref(), path),
+        };
+        finder.run(&mut scan).map_err(damaged)?;
+    }
+    Ok(scan)
+}
+
+/// Class, byte order and machine, from the first bytes.
+fn identify<'d, R: ReadRef<'d>>(data: R) -> Option<(Class, bool, u16)> {
+    let head: [u8; 20] = data.read_bytes_at(0, 20).ok()?.try_into().ok()?;
+    if !head.starts_with(b"\x7fELF") {
+        return None;
+    }
+    let little_endian = head[5] != 2;
+    let machine = [head[18], head[19]];
+    let machine = if little_endian {
+        u16::from_le_bytes(machine)
+    } else {
+        u16::from_be_bytes(machine)
+    };
+    let class = if head[4] == 1 {
+        Class::Bits32
+    } else {
+        Class::Bits64
+    };
+    Some((class, little_endian, machine))
+}
+
+/// glibc's loader has an allocator of its own for the time before libc is relocated. musl's loader is
+/// its libc, so it is not meant.
+fn is_loader(soname: Option<&str>, path: &Path) -> bool {
+    let name = soname.or_else(|| path.file_name().and_then(|name| name.to_str()));
+    // `ld-2.31.so` is the file name that older distributions used.
+    name.is_some_and(|name| {
+        name.starts_with("ld-linux") || name.starts_with("ld64.so") || name.starts_with("ld-2.")
+    })
+}
+
+/// glibc and musl.
+fn is_libc(soname: Option<&str>) -> bool {
+    soname.is_some_and(|name| {
+        name.starts_with("libc.so") || name.starts_with("libc.musl") || name.starts_with("ld-musl")
+    })
+}
+
+/// A symbol that the table or the user names.
+#[derive(Clone, Debug)]
+struct Candidate {
+    symbol: String,
+    /// Lower wins where two share an address.
+    rank: usize,
+    call: CallId,
+    shape: Shape,
+    may_throw: bool,
+    /// `None` for a custom function.
+    taken: Option<Taken>,
+    address: u64,
+    size_bytes: u64,
+    offset: u64,
+}
+
+struct Finder<'a, 'd, R: ReadRef<'d>> {
+    image: &'a Image<'d, R>,
+    custom: &'a [CustomFunction],
+    is_loader: bool,
+}
+
+impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
+    fn run(&self, scan: &mut Scan) -> object::Result<()> {
+        let mut candidates = Vec::new();
+        self.image
+            .for_each_function(|symbol| self.consider(&symbol, &mut candidates, &mut scan.skipped))?;
+        self.note_missing(&candidates, &mut scan.skipped);
+        let mut names = HashMap::new();
+        for candidate in &candidates {
+            // The first of a name: the dynamic symbols come before the local ones.
+            names.entry(candidate.symbol.clone()).or_insert(candidate.address);
+        }
+        let candidates = settle(candidates);
+        self.judge(&candidates, &names, scan);
+        name_last_takers(&mut scan.skipped);
+        let mut seen = HashSet::new();
+        scan.skipped
+            .retain(|skipped| seen.insert(skipped.function.clone()));
+        scan.functions.sort_by_key(|function| function.offset);
+        Ok(())
+    }
+
+    /// Takes a symbol up if the user or the table names it.
+    fn consider(&self, symbol: &FunctionSymbol<'d>, found: &mut Vec<Candidate>, skipped: &mut Vec<Skipped>) {
+        let custom = self
+            .custom
+            .iter()
+            .position(|function| function.symbol.as_bytes() == symbol.name);
+        let mut candidate = if let Some(position) = custom
+            && let Some(function) = self.custom.get(position)
+        {
+            Candidate {
+                symbol: function.symbol.clone(),
+                rank: position,
+                call: allocators::custom_call_id(position),
+                shape: function.shape,
+                may_throw: false,
+                taken: None,
+                address: symbol.address,
+                size_bytes: symbol.size_bytes,
+                offset: 0,
+            }
+        } else if let Some((place, row)) = allocators::find_indexed(symbol.name) {
+            Candidate {
+                symbol: String::from_utf8_lossy(symbol.name).into_owned(),
+                rank: self.custom.len() + place,
+                call: allocators::call_id(row),
+                shape: row.shape,
+                may_throw: row.may_throw,
+                taken: Some(row.taken),
+                address: symbol.address,
+                size_bytes: symbol.size_bytes,
+                offset: 0,
+            }
+        } else {
+            return;
+        };
+        let reason = if self.is_loader && candidate.taken.is_some() {
+            Reason::Loader
+        } else if symbol.indirect {
+            Reason::Indirect
+        } else if let Some(offset) = self.image.code_offset(symbol.address) {
+            candidate.offset = offset;
+            found.push(candidate);
+            return;
+        } else {
+            Reason::NotCode
+        };
+        skipped.push(Skipped {
+            function: candidate.symbol,
+            reason,
+        });
+    }
+
+    fn note_missing(&self, found: &[Candidate], skipped: &mut Vec<Skipped>) {
+        for function in self.custom {
+            let known = found.iter().any(|candidate| candidate.symbol == function.symbol)
+                || skipped.iter().any(|other| other.function == function.symbol);
+            if !known {
+                skipped.push(Skipped {
+                    function: function.symbol.clone(),
+                    reason: Reason::NotFound,
+                });
+            }
+        }
+    }
+
+    /// Decides for each candidate how its returns are seen, or that it is not probed.
+    fn judge(&self, candidates: &[Candidate], names: &HashMap<String, u64>, scan: &mut Scan) {
+        // Who hands its calls to whom: a function whose taker is itself not probed is not covered.
+        let mut handed: HashMap<u64, u64> = HashMap::new();
+        for candidate in candidates {
+            let extent = self.extent_of(candidate);
+            let others = |address: u64| taker_at(candidates, candidate, &handed, address);
+            // A name may be bound to another object's function, but then that one is in the table too.
+            let imports = |name: &[u8]| match std::str::from_utf8(name).ok().and_then(|name| names.get(name))
+            {
+                Some(address) => others(*address),
+                None => imported_taker(candidate.shape.op, name),
+            };
+            let handover = Handover {
+                by_address: &others,
+                by_name: &imports,
+            };
+            if let Some(taker) = self.handed_to(candidates, candidate, extent, &handover) {
+                handed.extend(taker.address.map(|address| (candidate.address, address)));
+                scan.skipped.push(Skipped {
+                    function: candidate.symbol.clone(),
+                    reason: Reason::Covered { by: taker.name },
+                });
+                continue;
+            }
+            match self.returns_of(candidate, extent, &handover) {
+                Ok(returns) => {
+                    let in_libc = is_libc(scan.soname.as_deref());
+                    scan.functions.push(candidate.function(returns, in_libc));
+                }
+                Err(why) => scan.skipped.push(Skipped {
+                    function: candidate.symbol.clone(),
+                    reason: Reason::ReturnsUnproven(why),
+                }),
+            }
+        }
+    }
+
+    /// The probed function that sees all calls of a candidate. What the user named is probed as named.
+    fn handed_to(
+        &self,
+        all: &[Candidate],
+        candidate: &Candidate,
+        extent: Extent,
+        handover: &Handover<'_>,
+    ) -> Option<Taker> {
+        let taken = candidate.taken?;
+        // The rest is called by its own name often enough that the report should tell it.
+        if taken == Taken::WithOwnAllocator || candidate.may_throw {
+            let taker = returns::covered_by(self.image, extent, handover);
+            if taker.is_some() {
+                return taker;
+            }
+        }
+        returns::thunk_to(self.image, extent, handover, |taker| {
+            reads_alike(all, candidate, taker)
+        })
+    }
+
+    fn returns_of(
+        &self,
+        candidate: &Candidate,
+        extent: Extent,
+        handover: &Handover<'_>,
+    ) -> Result<Returns, String> {
+        if candidate.shape.op == Op::Free {
+            return Ok(Returns::None);
+        }
+        // What the user names is unknown code: nothing says that no exception leaves it.
+        if !candidate.may_throw && candidate.taken.is_some() {
+            return Ok(Returns::Probe);
+        }
+        returns::instructions(self.image, extent, handover)
+            .map(Returns::Instructions)
+            .map_err(|why| why.to_string())
+    }
+
+    fn extent_of(&self, candidate: &Candidate) -> Extent {
+        let by_size = candidate
+            .address
+            .checked_add(candidate.size_bytes)
+            .filter(|_| candidate.size_bytes > 0);
+        by_size.map_or_else(
+            || {
+                self.image
+                    .extent(candidate.address)
+                    .filter(|extent| extent.start == candidate.address)
+                    .unwrap_or(Extent {
+                        start: candidate.address,
+                        end: candidate.address,
+                    })
+            },
+            |end| Extent {
+                start: candidate.address,
+                end,
+            },
+        )
+    }
+}
+
+/// The probed function that takes a call of `from` over when it jumps to or calls `address`.
+fn taker_at(all: &[Candidate], from: &Candidate, handed: &HashMap<u64, u64>, address: u64) -> Option<Taker> {
+    let taker = all
+        .iter()
+        .find(|other| other.address == address && address != from.address)?;
+    let alike = (taker.shape.op == Op::Free) == (from.shape.op == Op::Free);
+    // Two that hand their calls to each other would both go unseen.
+    let mut last = address;
+    while let Some(next) = handed.get(&last) {
+        if *next == from.address {
+            return None;
+        }
+        last = *next;
+    }
+    alike.then(|| Taker {
+        name: taker.symbol.clone(),
+        address: Some(address),
+    })
+}
+
+/// Whether a taker reads its arguments and result as `from` does.
+fn reads_alike(all: &[Candidate], from: &Candidate, taker: &Taker) -> bool {
+    let here = taker
+        .address
+        .and_then(|address| all.iter().find(|other| other.address == address));
+    let shape = here
+        .map(|other| other.shape)
+        .or_else(|| allocators::find(&taker.name).map(|row| row.shape));
+    shape.is_some_and(|shape| {
+        Shape {
+            delegates: false,
+            ..shape
+        } == Shape {
+            delegates: false,
+            ..from.shape
+        }
+    })
+}
+
+/// A name that another object defines and that is probed there: the plain C functions only.
+fn imported_taker(op: Op, name: &[u8]) -> Option<Taker> {
+    let (_, row) = allocators::find_indexed(name)?;
+    let alike = (row.shape.op == Op::Free) == (op == Op::Free);
+    (alike && row.taken == Taken::Always && !row.may_throw).then(|| Taker {
+        name: String::from_utf8_lossy(name).into_owned(),
+        address: None,
+    })
+}
+
+impl Candidate {
+    fn function(&self, returns: Returns, in_libc: bool) -> Function {
+        // Outside the C library a free may be a wrapper of the C library's.
+        let delegates = self.shape.delegates || (self.shape.op == Op::Free && !in_libc);
+        let shape = Shape {
+            delegates,
+            ..self.shape
+        };
+        let cookie = shape.cookie(self.call);
+        Function {
+            symbol: self.symbol.clone(),
+            call: self.call,
+            shape,
+            cookie: match returns {
+                Returns::Instructions(_) => cookie.with_ret_instructions(),
+                Returns::None | Returns::Probe => cookie,
+            },
+            offset: self.offset,
+            size_bytes: self.size_bytes,
+            returns,
+        }
+    }
+}
+
+/// Where a function hands its calls to one that hands them on, names the last, which is probed; if that
+/// one could not be, neither function is seen.
+fn name_last_takers(skipped: &mut [Skipped]) {
+    let handed: HashMap<String, Option<String>> = skipped
+        .iter()
+        .filter_map(|skipped| match &skipped.reason {
+            Reason::Covered { by } => Some((skipped.function.clone(), Some(by.clone()))),
+            Reason::ReturnsUnproven(_) => Some((skipped.function.clone(), None)),
+            _ => None,
+        })
+        .collect();
+    for skipped in skipped {
+        let Reason::Covered { by } = &mut skipped.reason else {
+            continue;
+        };
+        // Bounded by the number of steps: two functions of one name could close a circle.
+        for _ in 0..handed.len() {
+            match handed.get(by) {
+                Some(Some(next)) => by.clone_from(next),
+                Some(None) => {
+                    let why = format!("{by}, which it hands its calls to, is not probed either");
+                    skipped.reason = Reason::ReturnsUnproven(why);
+                    break;
+                }
+                None => break,
+            }
+        }
+    }
+}
+
+/// Leaves one candidate an address, and drops those whose row asks for company that is not there.
+fn settle(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
+    let owns_allocator = candidates
+        .iter()
+        .any(|candidate| candidate.taken == Some(Taken::Always) && candidate.shape.op != Op::Free);
+    let public: HashSet<CallId> = candidates
+        .iter()
+        .filter(|candidate| candidate.taken == Some(Taken::Always))
+        .map(|candidate| candidate.call)
+        .collect();
+    candidates.retain(|candidate| match candidate.taken {
+        None | Some(Taken::Always) => true,
+        Some(Taken::WithOwnAllocator) => owns_allocator,
+        Some(Taken::Fallback) => !public.contains(&candidate.call),
+    });
+    // Of the names of one row the shortest, which has no prefix; then the larger size, since one of two
+    // symbol tables may have lost it.
+    candidates.sort_by(|a, b| {
+        let key = |c: &Candidate| (c.address, c.rank, c.symbol.len(), std::cmp::Reverse(c.size_bytes));
+        key(a).cmp(&key(b)).then_with(|| a.symbol.cmp(&b.symbol))
+    });
+    candidates.dedup_by_key(|candidate| candidate.address);
+    candidates
+}
+
+#[cfg(test)]
+#[path = "elf_tests.rs"]
+mod tests;

@@ -1,0 +1,346 @@
+//! One 64-bit little-endian ELF file, read on demand: segments, sections, symbols, code bytes, extents.
+//!
+//! Only what is asked for is read, so that a large object without an allocator costs its symbol table
+//! and no more. Knows nothing of allocators or probes; nothing in a file can make it panic.
+
+use std::cell::OnceCell;
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use gimli::{BaseAddresses, EhFrame, UnwindSection as _};
+use object::elf::{self, FileHeader64, ProgramHeader64, Rela64, SectionHeader64, Sym64};
+use object::read::elf::{
+    Dyn as _, FileHeader as _, ProgramHeader as _, SectionHeader as _, SectionTable, Sym as _,
+};
+use object::{LittleEndian, ReadRef};
+
+const LE: LittleEndian = LittleEndian;
+
+/// A loadable segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Offset in the file.
+    pub offset: u64,
+    /// Address in the object's own numbering.
+    pub address: u64,
+    /// Bytes in the file.
+    pub size_bytes: u64,
+    /// Whether code in it can run.
+    pub executable: bool,
+}
+
+/// A defined function symbol.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FunctionSymbol<'d> {
+    /// Name without version.
+    pub(crate) name: &'d [u8],
+    /// Address in the object's own numbering.
+    pub(crate) address: u64,
+    /// Size; 0 if the symbol does not say.
+    pub(crate) size_bytes: u64,
+    /// The address is that of a resolver, not of the function (`STT_GNU_IFUNC`).
+    pub(crate) indirect: bool,
+}
+
+/// A half-open range of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Extent {
+    /// First address.
+    pub(crate) start: u64,
+    /// First address after it.
+    pub(crate) end: u64,
+}
+
+impl Extent {
+    /// Whether the address is in it.
+    pub(crate) const fn contains(self, address: u64) -> bool {
+        self.start <= address && address < self.end
+    }
+}
+
+/// An opened file.
+pub(crate) struct Image<'d, R: ReadRef<'d>> {
+    data: R,
+    header: &'d FileHeader64<LittleEndian>,
+    programs: &'d [ProgramHeader64<LittleEndian>],
+    sections: SectionTable<'d, FileHeader64<LittleEndian>, R>,
+    segments: Vec<Segment>,
+    symbol_extents: OnceCell<Vec<Extent>>,
+    imports: OnceCell<HashMap<u64, &'d [u8]>>,
+}
+
+impl<'d, R: ReadRef<'d>> Image<'d, R> {
+    /// Reads the headers.
+    pub(crate) fn open(data: R) -> object::Result<Self> {
+        let header = FileHeader64::<LittleEndian>::parse(data)?;
+        let programs = header.program_headers(LE, data)?;
+        let sections = header.sections(LE, data)?;
+        let segments = programs
+            .iter()
+            .filter(|program| program.p_type(LE) == elf::PT_LOAD)
+            .map(|program| Segment {
+                offset: program.p_offset(LE),
+                address: program.p_vaddr(LE),
+                size_bytes: program.p_filesz(LE),
+                executable: program.p_flags(LE).contains(elf::PF_X),
+            })
+            .collect();
+        Ok(Self {
+            data,
+            header,
+            programs,
+            sections,
+            segments,
+            symbol_extents: OnceCell::new(),
+            imports: OnceCell::new(),
+        })
+    }
+
+    /// Number of the machine (`e_machine`).
+    pub(crate) fn machine(&self) -> u16 {
+        self.header.e_machine(LE).0
+    }
+
+    /// The loadable segments, in the order of the file.
+    pub(crate) fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// The file offset of code at an address; `None` when no executable segment holds it.
+    pub(crate) fn code_offset(&self, address: u64) -> Option<u64> {
+        self.code_segment(address)
+            .and_then(|segment| (address - segment.address).checked_add(segment.offset))
+    }
+
+    fn code_segment(&self, address: u64) -> Option<&Segment> {
+        self.segments.iter().find(|segment| {
+            segment.executable
+                && address
+                    .checked_sub(segment.address)
+                    .is_some_and(|distance| distance < segment.size_bytes)
+        })
+    }
+
+    /// Code from an address on: at most `size_bytes`, less at the end of the segment.
+    pub(crate) fn code(&self, address: u64, size_bytes: u64) -> Option<&'d [u8]> {
+        let segment = self.code_segment(address)?;
+        let distance = address - segment.address;
+        let size_bytes = size_bytes.min(segment.size_bytes - distance);
+        self.data
+            .read_bytes_at(segment.offset.checked_add(distance)?, size_bytes)
+            .ok()
+    }
+
+    /// Whether there is a section of this name.
+    pub(crate) fn has_section(&self, name: &str) -> bool {
+        self.section(name).is_some()
+    }
+
+    fn section(&self, name: &str) -> Option<&'d SectionHeader64<LittleEndian>> {
+        self.sections
+            .section_by_name(LE, name.as_bytes())
+            .map(|(_, section)| section)
+    }
+
+    /// The GNU build id.
+    pub(crate) fn build_id(&self) -> Option<Vec<u8>> {
+        self.programs
+            .iter()
+            .filter_map(|program| program.notes(LE, self.data).ok().flatten())
+            .flat_map(|notes| notes.map_while(Result::ok))
+            .find(|note| note.name() == elf::ELF_NOTE_GNU && note.n_type(LE) == elf::NT_GNU_BUILD_ID)
+            .map(|note| note.desc().to_vec())
+    }
+
+    /// The path in `PT_INTERP`.
+    pub(crate) fn interpreter(&self) -> Option<PathBuf> {
+        use std::os::unix::ffi::OsStrExt as _;
+        self.programs
+            .iter()
+            .find_map(|program| program.interpreter(LE, self.data).ok().flatten())
+            .map(|path| PathBuf::from(std::ffi::OsStr::from_bytes(path)))
+    }
+
+    /// `DT_SONAME`.
+    pub(crate) fn soname(&self) -> Option<String> {
+        let (entries, link) = self.sections.dynamic(LE, self.data).ok().flatten()?;
+        let offset = entries
+            .iter()
+            .take_while(|entry| entry.tag(LE) != elf::DT_NULL)
+            .find(|entry| entry.tag(LE) == elf::DT_SONAME)?
+            .val32(LE)?;
+        let strings = self.sections.section(link).ok()?.data(LE, self.data).ok()?;
+        string_at(strings, offset).map(|name| String::from_utf8_lossy(name).into_owned())
+    }
+
+    /// Every defined function symbol of `.dynsym` and `.symtab`, local ones included.
+    ///
+    /// # Errors
+    /// When a symbol table points outside the file.
+    pub(crate) fn for_each_function(&self, mut visit: impl FnMut(FunctionSymbol<'d>)) -> object::Result<()> {
+        for section in self.sections.iter() {
+            let kind = section.sh_type(LE);
+            if kind != elf::SHT_DYNSYM && kind != elf::SHT_SYMTAB {
+                continue;
+            }
+            let (symbols, strings) = self.symbol_table(section)?;
+            for symbol in symbols {
+                let kind = symbol.st_type();
+                let indirect = kind == elf::STT_GNU_IFUNC;
+                if (kind != elf::STT_FUNC && !indirect) || symbol.is_undefined(LE) {
+                    continue;
+                }
+                let Some(name) = string_at(strings, symbol.st_name(LE)) else {
+                    continue;
+                };
+                visit(FunctionSymbol {
+                    name,
+                    address: symbol.st_value(LE),
+                    size_bytes: symbol.st_size(LE),
+                    indirect,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The address of a function that this file defines under a name.
+    pub(crate) fn definition(&self, name: &[u8]) -> Option<u64> {
+        let mut address = None;
+        let read = self.for_each_function(|symbol| {
+            if symbol.name == name && !symbol.indirect {
+                address.get_or_insert(symbol.address);
+            }
+        });
+        read.ok().and(address)
+    }
+
+    fn symbol_table(
+        &self,
+        section: &SectionHeader64<LittleEndian>,
+    ) -> object::Result<(&'d [Sym64<LittleEndian>], &'d [u8])> {
+        let symbols = section.data_as_array(LE, self.data)?;
+        // The strings as one slice: looked up one by one through a ReadCache each would be a copy.
+        let strings = self.sections.section(section.link(LE))?.data(LE, self.data)?;
+        Ok((symbols, strings))
+    }
+
+    /// The function that holds an address: from the unwind table, which covers stripped objects too, or
+    /// else from the symbols.
+    pub(crate) fn extent(&self, address: u64) -> Option<Extent> {
+        self.unwind_extent(address)
+            .or_else(|| self.symbol_extent(address))
+    }
+
+    fn unwind_extent(&self, address: u64) -> Option<Extent> {
+        let lookup = self.section(".eh_frame_hdr")?;
+        let frames = self.section(".eh_frame")?;
+        let entry_address = unwind_entry(lookup.data(LE, self.data).ok()?, lookup.sh_addr(LE), address)?;
+        let offset = usize::try_from(entry_address.checked_sub(frames.sh_addr(LE))?).ok()?;
+        let bases = BaseAddresses::default().set_eh_frame(frames.sh_addr(LE));
+        let frames = EhFrame::new(frames.data(LE, self.data).ok()?, gimli::LittleEndian);
+        let entry = frames
+            .fde_from_offset(&bases, offset.into(), EhFrame::cie_from_offset)
+            .ok()?;
+        let start = entry.initial_address();
+        let extent = Extent {
+            start,
+            end: start.checked_add(entry.len())?,
+        };
+        extent.contains(address).then_some(extent)
+    }
+
+    fn symbol_extent(&self, address: u64) -> Option<Extent> {
+        let extents = self.symbol_extents.get_or_init(|| {
+            let mut extents = Vec::new();
+            // A broken table was reported by the scan that asked first; here it only means no answer.
+            let read = self.for_each_function(|symbol| {
+                if let Some(end) = symbol.address.checked_add(symbol.size_bytes)
+                    && symbol.size_bytes > 0
+                {
+                    extents.push(Extent {
+                        start: symbol.address,
+                        end,
+                    });
+                }
+            });
+            if read.is_err() {
+                extents.clear();
+            }
+            extents.sort_unstable();
+            extents.dedup();
+            extents
+        });
+        let after = extents.partition_point(|extent| extent.start <= address);
+        extents
+            .get(after.checked_sub(1)?)
+            .copied()
+            .filter(|extent| extent.contains(address))
+    }
+
+    /// The name that the dynamic linker binds the slot at an address to (`.got`, `.got.plt`).
+    pub(crate) fn import(&self, slot: u64) -> Option<&'d [u8]> {
+        self.imports
+            .get_or_init(|| self.read_imports())
+            .get(&slot)
+            .copied()
+    }
+
+    fn read_imports(&self) -> HashMap<u64, &'d [u8]> {
+        let mut imports = HashMap::new();
+        for section in self.sections.iter() {
+            let Ok(Some((relocations, link))) = section.rela(LE, self.data) else {
+                continue;
+            };
+            let Ok(Ok((symbols, strings))) =
+                self.sections.section(link).map(|table| self.symbol_table(table))
+            else {
+                continue;
+            };
+            for relocation in relocations {
+                if let Some(name) = imported_name(relocation, symbols, strings) {
+                    imports.insert(relocation.r_offset.get(LE), name);
+                }
+            }
+        }
+        imports
+    }
+}
+
+/// The address of the unwind entry of the last function that starts at or before an address.
+///
+/// The sorted table of `.eh_frame_hdr` in the encodings that every linker writes. Searched here, since the
+/// search of gimli 0.34 computes with a damaged file's numbers unchecked.
+fn unwind_entry(lookup: &[u8], lookup_address: u64, address: u64) -> Option<u64> {
+    /// Version 1; pc-relative sdata4 pointer, udata4 count, data-relative sdata4 table.
+    const HEAD: &[u8] = &[1, 0x1b, 0x03, 0x3b];
+    const TABLE: usize = 12;
+    if !lookup.starts_with(HEAD) {
+        return None;
+    }
+    let count = u32::from_le_bytes(lookup.get(8..TABLE)?.try_into().ok()?) as usize;
+    let (entries, _) = lookup.get(TABLE..)?.as_chunks::<8>();
+    let entries = entries.get(..count)?;
+    let relative = |bytes: [u8; 4]| lookup_address.wrapping_add_signed(i32::from_le_bytes(bytes).into());
+    let after = entries.partition_point(|[a, b, c, d, ..]| relative([*a, *b, *c, *d]) <= address);
+    let [.., a, b, c, d] = *entries.get(after.checked_sub(1)?)?;
+    Some(relative([a, b, c, d]))
+}
+
+fn imported_name<'d>(
+    relocation: &Rela64<LittleEndian>,
+    symbols: &[Sym64<LittleEndian>],
+    strings: &'d [u8],
+) -> Option<&'d [u8]> {
+    let kind = relocation.r_type(LE, false);
+    if kind != elf::R_X86_64_JUMP_SLOT && kind != elf::R_X86_64_GLOB_DAT {
+        return None;
+    }
+    let symbol = symbols.get(relocation.r_sym(LE, false) as usize)?;
+    string_at(strings, symbol.st_name(LE))
+}
+
+fn string_at(strings: &[u8], offset: u32) -> Option<&[u8]> {
+    let tail = strings.get(offset as usize..)?;
+    tail.get(..tail.iter().position(|byte| *byte == 0)?)
+}
