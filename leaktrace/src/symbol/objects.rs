@@ -1,0 +1,192 @@
+//! The files that are mapped into traced processes, each held open.
+//!
+//! An open file outlives its name, its container and the process that mapped it: what has been seen
+//! once can be symbolized for the rest of the run. Must not know processes or address spaces.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+pub use super::mappings::ObjectId;
+
+/// A mapped file.
+#[derive(Debug)]
+pub struct Object {
+    /// Its path as the process saw it that first mapped it; it need not exist any more, or not here.
+    pub path_in_process: PathBuf,
+    /// Open for reading.
+    pub file: File,
+    /// Device number, as `stat` gives it.
+    pub device: u64,
+    /// Inode number.
+    pub inode: u64,
+    /// GNU build id, hexadecimal.
+    pub build_id: Option<String>,
+    /// Whether it starts as an ELF file does.
+    pub is_elf: bool,
+}
+
+/// A file could not be taken into the table.
+#[derive(Debug, thiserror::Error)]
+#[error("fstat of the mapped file {} failed: {source}; its addresses are shown as path+0xoffset", path.display())]
+pub struct ObjectError {
+    /// The file, as the process sees it.
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// The table: one entry a file, however many names and processes map it.
+#[derive(Debug, Default)]
+pub struct Objects {
+    objects: Vec<Object>,
+    by_inode: HashMap<(u64, u64), ObjectId>,
+}
+
+impl Objects {
+    /// An empty table.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The number of the file; it is taken into the table if it is not there yet.
+    pub fn insert(&mut self, path_in_process: &Path, file: File) -> Result<ObjectId, ObjectError> {
+        let metadata = file.metadata().map_err(|source| ObjectError {
+            path: path_in_process.to_owned(),
+            source,
+        })?;
+        let (device, inode) = (metadata.dev(), metadata.ino());
+        // The table holds every file of it open, so an inode number cannot come to mean another file.
+        if let Some(id) = self.find(device, inode) {
+            return Ok(id);
+        }
+        let is_elf = starts_as_elf(&file);
+        let id = ObjectId(self.objects.len() as u32);
+        self.objects.push(Object {
+            path_in_process: path_in_process.to_owned(),
+            build_id: if is_elf {
+                build_id(&descriptor_path(&file))
+            } else {
+                None
+            },
+            file,
+            device,
+            inode,
+            is_elf,
+        });
+        self.by_inode.insert((device, inode), id);
+        Ok(id)
+    }
+
+    /// The number of the file with this device and inode, as `stat` gives them.
+    pub fn find(&self, device: u64, inode: u64) -> Option<ObjectId> {
+        self.by_inode.get(&(device, inode)).copied()
+    }
+
+    /// The file with this number.
+    pub fn get(&self, id: ObjectId) -> Option<&Object> {
+        self.objects.get(id.0 as usize)
+    }
+
+    /// How many files there are.
+    pub const fn len(&self) -> usize {
+        self.objects.len()
+    }
+
+    /// Whether there are none.
+    pub const fn is_empty(&self) -> bool {
+        self.objects.is_empty()
+    }
+}
+
+impl Object {
+    /// A path by which any library of this process opens this very file: its own path where that
+    /// still leads to it (separate debug files are found beside it), else that of the open descriptor.
+    pub fn usable_path(&self) -> PathBuf {
+        let leads_here =
+            |metadata: &fs::Metadata| (metadata.dev(), metadata.ino()) == (self.device, self.inode);
+        if self.path_in_process.is_absolute()
+            && fs::metadata(&self.path_in_process).is_ok_and(|metadata| leads_here(&metadata))
+        {
+            self.path_in_process.clone()
+        } else {
+            descriptor_path(&self.file)
+        }
+    }
+}
+
+fn descriptor_path(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+fn starts_as_elf(file: &File) -> bool {
+    let mut magic = [0; 4];
+    file.read_exact_at(&mut magic, 0).is_ok() && magic == *b"\x7fELF"
+}
+
+fn build_id(path: &Path) -> Option<String> {
+    // A file without a readable build id is as good as one without a build id.
+    let id = blazesym::helper::read_elf_build_id(path).ok()??;
+    let mut text = String::with_capacity(2 * id.len());
+    for nibble in id.iter().flat_map(|byte| [byte >> 4, byte & 0xf]) {
+        text.push(char::from_digit(u32::from(nibble), 16)?);
+    }
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(path: &Path) -> File {
+        File::open(path).unwrap()
+    }
+
+    #[test]
+    fn one_file_under_two_names_is_one_object() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, second) = (folder.path().join("a"), folder.path().join("b"));
+        fs::write(&first, "text").unwrap();
+        fs::hard_link(&first, &second).unwrap();
+        let mut objects = Objects::new();
+        let id = objects.insert(&first, open(&first)).unwrap();
+        assert_eq!(objects.insert(&second, open(&second)).unwrap(), id);
+        assert_eq!(objects.len(), 1);
+        let object = objects.get(id).unwrap();
+        assert!(!object.is_elf && object.build_id.is_none());
+        assert_eq!(objects.find(object.device, object.inode), Some(id));
+        assert_eq!(objects.get(ObjectId(1)).map(|object| object.inode), None);
+    }
+
+    #[test]
+    fn path_falls_back_to_the_descriptor_when_the_name_leads_elsewhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lib.so");
+        fs::write(&path, "old").unwrap();
+        let mut objects = Objects::new();
+        let id = objects.insert(&path, open(&path)).unwrap();
+        assert_eq!(objects.get(id).unwrap().usable_path(), path);
+
+        fs::write(folder.path().join("new"), "new").unwrap();
+        fs::rename(folder.path().join("new"), &path).unwrap();
+        let usable = objects.get(id).unwrap().usable_path();
+        assert_ne!(usable, path);
+        assert_eq!(fs::read_to_string(&usable).unwrap(), "old");
+        assert_ne!(objects.insert(&path, open(&path)).unwrap(), id);
+
+        fs::remove_file(&path).unwrap();
+        assert_eq!(fs::read_to_string(usable).unwrap(), "old");
+    }
+
+    #[test]
+    fn an_empty_file_is_no_elf_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("empty");
+        fs::write(&path, "").unwrap();
+        let mut objects = Objects::new();
+        let id = objects.insert(&path, open(&path)).unwrap();
+        assert!(!objects.get(id).unwrap().is_elf);
+    }
+}
