@@ -1,0 +1,246 @@
+//! What the totals and the live blocks of each interval mean: sites, growth, ages, the top of the list.
+//!
+//! Pure. It must not read a clock (time comes in, nanoseconds of `CLOCK_BOOTTIME`), do I/O, or know the
+//! kernel's maps, addresses of code or symbols.
+//!
+//! Each interval: [`Tracker::begin`], any number of [`Tracker::add_totals`] and [`Tracker::add_block`],
+//! [`Tracker::finish`]. When a process image ends: [`Tracker::freeze`], in place of further intervals.
+
+mod ages;
+mod frozen;
+mod hash;
+mod site;
+mod snapshot;
+
+use std::hash::Hash;
+
+use leaktrace_common::call::CallId;
+use leaktrace_common::key::{LiveKey, Process, SiteKey};
+use leaktrace_common::record::{Live, Site};
+
+use crate::report::model::State;
+use frozen::Frozen;
+pub use frozen::{Freezing, FrozenId};
+use site::Sites;
+use snapshot::{Before, Entry};
+pub use snapshot::{BlockAge, ImageTotals, Lifetimes, SiteSnapshot, Snapshot};
+
+/// What the list of survivors is sorted by; more comes first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sort {
+    /// Outstanding bytes.
+    #[default]
+    Bytes,
+    /// Outstanding blocks.
+    Blocks,
+    /// Growth of the outstanding bytes over the interval.
+    Growth,
+    /// Age of the oldest block.
+    Age,
+}
+
+/// What to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Only blocks at least this old are survivors, nanoseconds.
+    pub older_than_ns: u64,
+    /// At most so many sites are listed.
+    pub top: usize,
+    /// In which order.
+    pub sort: Sort,
+    /// How many of its oldest blocks to list with each site; `None` for no list.
+    pub blocks_per_site: Option<usize>,
+}
+
+/// Blocks listed with a site if blocks are listed.
+pub const BLOCKS_PER_SITE: usize = 1000;
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            older_than_ns: 0,
+            top: 10,
+            sort: Sort::Bytes,
+            blocks_per_site: None,
+        }
+    }
+}
+
+/// A block of the live table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LiveBlock {
+    /// Whose, and in which space.
+    pub process: Process,
+    /// The stack that allocated it.
+    pub stack_id: u64,
+    /// By which call.
+    pub call: u32,
+    /// Its address.
+    pub address: u64,
+    /// Bytes asked for.
+    pub size_bytes: u64,
+    /// When, nanoseconds of `CLOCK_BOOTTIME`.
+    pub time_ns: u64,
+}
+
+impl LiveBlock {
+    /// The block of an entry of the kernel's live table.
+    pub const fn new(key: &LiveKey, live: &Live) -> Self {
+        Self {
+            process: key.process,
+            stack_id: live.stack_id,
+            call: live.call,
+            address: key.address,
+            size_bytes: live.size_bytes,
+            time_ns: live.time_ns,
+        }
+    }
+
+    const fn site_key(&self) -> SiteKey {
+        SiteKey {
+            stack_id: self.stack_id,
+            process: self.process,
+            call: self.call,
+            pad: 0,
+        }
+    }
+}
+
+/// A process image: a pid between two `exec`s. A pid that comes back after its image was frozen is
+/// another image with the same numbers, told apart by `frozen`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Image {
+    /// Process id.
+    pub tgid: u32,
+    /// How often it had called `exec`.
+    pub image: u16,
+    /// Which of the ended images it is; `None` while it runs.
+    pub frozen: Option<FrozenId>,
+}
+
+/// A site as the caller of [`Tracker::finish`] is asked about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SiteRef {
+    /// Its process image: says which mappings its addresses belong to.
+    pub image: Image,
+    /// Its stack and call.
+    pub key: SiteKey,
+}
+
+impl SiteRef {
+    /// The call's number, as the attach cookie carries it.
+    pub const fn call(&self) -> CallId {
+        self.key.call as CallId
+    }
+}
+
+/// Follows all sites of a run.
+#[derive(Debug)]
+pub struct Tracker {
+    settings: Settings,
+    now_ns: u64,
+    sites: Sites,
+    frozen: Frozen,
+    before: Before,
+}
+
+impl Tracker {
+    /// Nothing seen yet; the first rates refer to `start_ns`, when the probes were in place.
+    pub fn new(settings: Settings, start_ns: u64) -> Self {
+        Self {
+            settings,
+            now_ns: start_ns,
+            sites: Sites::default(),
+            frozen: Frozen::default(),
+            before: Before::new(start_ns),
+        }
+    }
+
+    /// Begins an interval's reading. `now_ns` is taken before the first map is read.
+    pub fn begin(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
+        self.sites.begin(&self.settings);
+    }
+
+    /// Adds the totals of a site. A site not mentioned in an interval keeps its last totals.
+    pub fn add_totals(&mut self, key: SiteKey, totals: &Site) {
+        self.sites.add_totals(key, totals);
+    }
+
+    /// Adds a block of the live table. Without blocks, sites have no ages, and with a filter by age no
+    /// survivors.
+    pub fn add_block(&mut self, block: &LiveBlock) {
+        self.sites
+            .add_block(self.now_ns, self.settings.older_than_ns, block);
+    }
+
+    /// Ends the interval.
+    ///
+    /// `equivalence` is asked once for every site with survivors, shown or not: sites of one image,
+    /// space and call with equal answers are one site in the report (stacks that differ only in frames
+    /// which turned out to be garbage). It should be cheap: the cleaned addresses, no symbols. Where
+    /// stacks are taken as they are, it is `|site| site.key.stack_id`.
+    pub fn finish<K: Hash + Eq>(&mut self, equivalence: impl FnMut(&SiteRef) -> K) -> Snapshot {
+        self.sites.settle(&self.settings);
+        let interval_ns = self.now_ns.saturating_sub(self.before.now_ns);
+        let all = self.running().chain(self.frozen.iter());
+        let rest = self.frozen.rest();
+        let mut listed = snapshot::list(&self.settings, interval_ns, all, rest, equivalence);
+        snapshot::set_rates(&mut listed.totals, &self.before.totals, interval_ns);
+        let snapshot = Snapshot {
+            now_ns: self.now_ns,
+            interval_ns,
+            totals: listed.totals,
+            lifetimes: listed.lifetimes,
+            images: snapshot::images(self.running(), self.frozen.images()),
+            sites: listed.sites,
+            omitted: listed.omitted,
+            torn: self.sites.torn,
+        };
+        self.before = Before {
+            now_ns: self.now_ns,
+            totals: snapshot.totals,
+        };
+        for site in self.sites.map.values_mut() {
+            site.previous_live_bytes = site.sums.live_bytes();
+        }
+        self.frozen.end_interval();
+        snapshot
+    }
+
+    /// Ends a process image: what it still holds stays in all later snapshots as it is now.
+    ///
+    /// The returned [`Freezing`] takes the image's last totals and blocks (those of other images are
+    /// passed over) and must be finished. What the open interval had for this image is dropped. Purge
+    /// the kernel's records of the image before anything is added under the same key again: that will
+    /// be taken for a new process with the same pid. `state` is `Exited` or `Replaced`.
+    pub fn freeze(&mut self, tgid: u32, image: u16, state: State, now_ns: u64) -> Freezing<'_> {
+        Freezing::begin(self, (tgid, image), state, now_ns)
+    }
+
+    /// Bytes of memory the sites take now: with the table, the ages and the blocks kept for display.
+    pub fn memory_bytes(&self) -> usize {
+        self.sites.memory_bytes() + self.frozen.memory_bytes()
+    }
+
+    fn running(&self) -> impl Iterator<Item = Entry<'_>> {
+        self.sites.map.iter().map(|(key, site)| {
+            let image = Image {
+                tgid: key.process.tgid,
+                image: key.process.image,
+                frozen: None,
+            };
+            Entry {
+                site: SiteRef { image, key: *key },
+                state: State::Running,
+                aged_at_ns: self.now_ns,
+                data: site,
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod model_tests;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,288 @@
+//! The tracker against a model that keeps every block and computes everything anew. Time is simulated.
+
+use std::collections::BTreeMap;
+
+use leaktrace_common::record::LIFETIME_BUCKETS;
+use proptest::prelude::*;
+
+use super::tests::{SECOND, block, key};
+use super::*;
+
+/// A step of a simulated machine.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Alloc { tgid: u32, stack: u64, size_bytes: u64 },
+    Free { nth: usize },
+    Wait { ms: u64 },
+    Report,
+    Exit { tgid: u32 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (1u32..4, 0u64..12, 0u64..1000).prop_map(|(tgid, stack, size_bytes)| Step::Alloc { tgid, stack, size_bytes }),
+        4 => any::<usize>().prop_map(|nth| Step::Free { nth }),
+        3 => (0u64..100_000).prop_map(|ms| Step::Wait { ms }),
+        1 => Just(Step::Report),
+        1 => (1u32..4).prop_map(|tgid| Step::Exit { tgid }),
+    ]
+}
+
+#[derive(Clone, Copy, Debug)]
+struct ModelBlock {
+    life: usize,
+    site: SiteKey,
+    address: u64,
+    size_bytes: u64,
+    time_ns: u64,
+    freed: bool,
+}
+
+/// Every block ever, and when each life of a pid ended.
+#[derive(Default)]
+struct Model {
+    now_ns: u64,
+    blocks: Vec<ModelBlock>,
+    /// Number of the current life of each pid, and the end of each life that is over.
+    life_of: BTreeMap<u32, usize>,
+    ended_ns: Vec<Option<u64>>,
+}
+
+/// Of one group of sites: bytes, blocks, allocs, frees, youngest and oldest age in ms, growth.
+type Row = (u64, u64, u64, u64, u64, u64, i64);
+
+/// (pid, ended, equivalence)
+type RowKey = (u32, Option<u32>, u64);
+
+impl Model {
+    fn life(&mut self, tgid: u32) -> usize {
+        *self.life_of.entry(tgid).or_insert_with(|| {
+            self.ended_ns.push(None);
+            self.ended_ns.len() - 1
+        })
+    }
+
+    /// What the kernel's maps hold: all of those that run.
+    fn kernel(&self) -> (BTreeMap<SiteKey, Site>, Vec<LiveBlock>) {
+        let mut sites: BTreeMap<SiteKey, Site> = BTreeMap::new();
+        let mut live = Vec::new();
+        for block_of in &self.blocks {
+            let tgid_of = block_of.site.process.tgid;
+            if self.life_of.get(&tgid_of) != Some(&block_of.life) {
+                continue;
+            }
+            let site = sites.entry(block_of.site).or_insert(Site::EMPTY);
+            site.allocs += 1;
+            site.alloc_bytes += block_of.size_bytes;
+            if block_of.freed {
+                site.frees += 1;
+                site.freed_bytes += block_of.size_bytes;
+                site.lifetimes[block_of.size_bytes as usize % LIFETIME_BUCKETS] += 1;
+            } else {
+                live.push(block(
+                    block_of.site,
+                    block_of.address,
+                    block_of.size_bytes,
+                    block_of.time_ns,
+                ));
+            }
+        }
+        (sites, live)
+    }
+
+    /// Ended lives, numbered by their ends.
+    fn frozen_number(&self, life: usize) -> Option<u32> {
+        let mut ends: Vec<_> = (0..self.ended_ns.len())
+            .filter(|life| self.ended_ns[*life].is_some())
+            .collect();
+        ends.sort_by_key(|life| self.ended_ns[*life]);
+        ends.iter()
+            .position(|ended| *ended == life)
+            .map(|number| number as u32)
+    }
+
+    fn rows(
+        &self,
+        older_than_ns: u64,
+        equivalence: u64,
+        previous: &BTreeMap<(usize, u64), i64>,
+    ) -> BTreeMap<RowKey, Row> {
+        let mut sites: BTreeMap<(usize, u64), Vec<ModelBlock>> = BTreeMap::new();
+        for block in &self.blocks {
+            sites
+                .entry((block.life, block.site.stack_id))
+                .or_default()
+                .push(*block);
+        }
+        let mut rows: BTreeMap<RowKey, Row> = BTreeMap::new();
+        for ((life, stack), blocks) in sites {
+            let now_ns = self.ended_ns[life].unwrap_or(self.now_ns);
+            let age_of = |block: &&ModelBlock| now_ns - block.time_ns;
+            let live: Vec<_> = blocks.iter().filter(|block| !block.freed).collect();
+            let old: Vec<_> = live
+                .iter()
+                .copied()
+                .filter(|block| age_of(block) >= older_than_ns)
+                .collect();
+            if old.is_empty() {
+                continue;
+            }
+            let tgid = blocks[0].site.process.tgid;
+            let key = (tgid, self.frozen_number(life), stack / equivalence);
+            let row = rows.entry(key).or_insert((0, 0, 0, 0, u64::MAX, 0, 0));
+            row.0 += old.iter().map(|block| block.size_bytes).sum::<u64>();
+            row.1 += old.len() as u64;
+            row.2 += blocks.len() as u64;
+            row.3 += blocks.len() as u64 - live.len() as u64;
+            row.4 = row
+                .4
+                .min(old.iter().map(|block| age_of(block) / 1_000_000).min().unwrap());
+            row.5 = row
+                .5
+                .max(old.iter().map(|block| age_of(block) / 1_000_000).max().unwrap());
+            let live_bytes: u64 = live.iter().map(|block| block.size_bytes).sum();
+            row.6 += live_bytes.cast_signed() - previous.get(&(life, stack)).copied().unwrap_or(0);
+        }
+        rows
+    }
+
+    fn live_bytes(&self) -> BTreeMap<(usize, u64), i64> {
+        let mut live = BTreeMap::new();
+        for block in self.blocks.iter().filter(|block| !block.freed) {
+            *live.entry((block.life, block.site.stack_id)).or_insert(0) += block.size_bytes.cast_signed();
+        }
+        live
+    }
+}
+
+fn check(
+    model: &Model,
+    snapshot: &Snapshot,
+    rows: &BTreeMap<RowKey, Row>,
+    equivalence: u64,
+    settings: &Settings,
+) {
+    let (freed, live): (Vec<_>, Vec<_>) = model.blocks.iter().partition(|block| block.freed);
+    let bytes = |blocks: &[&ModelBlock]| blocks.iter().map(|block| block.size_bytes).sum::<u64>();
+    let totals = &snapshot.totals;
+    assert_eq!(
+        (totals.live_blocks, totals.live_bytes),
+        (live.len() as u64, bytes(&live))
+    );
+    assert_eq!(
+        (totals.frees, totals.freed_bytes),
+        (freed.len() as u64, bytes(&freed))
+    );
+    assert_eq!(totals.allocs - totals.frees, totals.live_blocks);
+    assert_eq!(snapshot.lifetimes.iter().sum::<u64>(), totals.frees);
+    assert_eq!(snapshot.torn, 0);
+    assert_eq!(snapshot.sites.len(), rows.len().min(settings.top));
+    for site in &snapshot.sites {
+        let SiteRef { image, key } = site.site;
+        let of = (
+            image.tgid,
+            image.frozen.map(|id| id.0),
+            key.stack_id / equivalence,
+        );
+        let age = site.age_ms;
+        let growth = site.bytes_per_s * snapshot.interval_ns as f64 / 1e9;
+        let seen = (
+            site.bytes,
+            site.blocks,
+            site.allocs,
+            site.frees,
+            age.min,
+            age.max,
+            growth.round() as i64,
+        );
+        let mut expected = rows[&of];
+        if snapshot.interval_ns == 0 {
+            expected.6 = 0;
+        }
+        assert_eq!(seen, expected, "{of:?}");
+        assert_eq!(site.state == State::Running, image.frozen.is_none());
+    }
+    let mut sorted: Vec<_> = rows.values().map(|row| row.0).collect();
+    sorted.sort_unstable_by(|a, b| b.cmp(a));
+    sorted.truncate(settings.top);
+    assert_eq!(
+        snapshot.sites.iter().map(|site| site.bytes).collect::<Vec<_>>(),
+        sorted
+    );
+    let shown: u64 = snapshot.sites.iter().map(|site| site.blocks).sum();
+    assert_eq!(snapshot.omitted.blocks, totals.live_blocks - shown);
+    assert_eq!(
+        snapshot.omitted.bytes,
+        totals.live_bytes - sorted.iter().sum::<u64>()
+    );
+    let images: u64 = snapshot.images.iter().map(|image| image.live_bytes).sum();
+    assert_eq!(images, totals.live_bytes);
+}
+
+proptest! {
+    #[test]
+    fn agrees_with_a_model_that_keeps_every_block(
+        steps in prop::collection::vec(step(), 1..200),
+        older_than_s in prop_oneof![Just(0u64), 1u64..200],
+        top in 1usize..8,
+        equivalence in 1u64..5,
+    ) {
+        let settings = Settings { older_than_ns: older_than_s * SECOND, top, ..Settings::default() };
+        let mut tracker = Tracker::new(settings, 0);
+        let mut model = Model::default();
+        let mut previous = BTreeMap::new();
+        for step in steps.into_iter().chain([Step::Report]) {
+            match step {
+                Step::Alloc { tgid, stack, size_bytes } => {
+                    let life = model.life(tgid);
+                    let address = model.blocks.len() as u64;
+                    let site = key(tgid, stack);
+                    let time_ns = model.now_ns;
+                    model.blocks.push(ModelBlock { life, site, address, size_bytes, time_ns, freed: false });
+                }
+                Step::Free { nth } => {
+                    let life_of = &model.life_of;
+                    let mut live: Vec<_> = model.blocks.iter_mut()
+                        .filter(|block| !block.freed && life_of.get(&block.site.process.tgid) == Some(&block.life))
+                        .collect();
+                    let count = live.len();
+                    if count > 0 {
+                        live[nth % count].freed = true;
+                    }
+                }
+                Step::Wait { ms } => model.now_ns += ms * 1_000_000,
+                Step::Exit { tgid } => {
+                    let Some(&life) = model.life_of.get(&tgid) else { continue };
+                    // Two ends never fall on the same nanosecond, so that their order is known.
+                    model.now_ns += 1;
+                    // It is offered everything, as a reader of the maps would.
+let (sites, live) = model.kernel();
+                    let mut freezing = tracker.freeze(tgid, 0, State::Exited, model.now_ns);
+                    for (key, site) in &sites {
+ freezing.add_totals(*key, site);
+}
+for block in &live {
+freezing.add_block(block);
+}
+                    freezing.finish();
+                    model.life_of.remove(&tgid);
+                    model.ended_ns[life] = Some(model.now_ns);
+                }
+                Step::Report => {
+                    tracker.begin(model.now_ns);
+                    let (sites, live) = model.kernel();
+                    for (key, site) in &sites {
+ tracker.add_totals(*key, site);
+}
+for block in &live {
+tracker.add_block(block);
+}
+                    let snapshot = tracker.finish(|site| site.key.stack_id / equivalence);
+                    let rows = model.rows(settings.older_than_ns, equivalence, &previous);
+                    check(&model, &snapshot, &rows, equivalence, &settings);
+                    previous = model.live_bytes();
+                }
+            }
+        }
+    }
+}

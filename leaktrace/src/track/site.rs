@@ -1,0 +1,355 @@
+//! What is kept of one site, and the table of all sites.
+//!
+//! Blocks pass through and are not kept, except, if asked for, the oldest few of each site.
+
+use std::cmp::Ordering;
+use std::collections::{BinaryHeap, HashMap};
+
+use leaktrace_common::key::SiteKey;
+use leaktrace_common::record::{LIFETIME_BUCKETS, Site};
+
+use super::ages::Ages;
+use super::hash::BuildKeyHasher;
+use super::{LiveBlock, Settings};
+
+/// Blocks kept for display in all sites together: 24 MiB. Beyond it each site keeps fewer.
+const KEPT_MAX: usize = 1 << 20;
+
+/// Nanoseconds in a millisecond.
+const MS: u64 = 1_000_000;
+
+/// A block kept for display. The order is that of age: the oldest is the smallest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Kept {
+    pub(super) time_ns: u64,
+    pub(super) address: u64,
+    pub(super) size_bytes: u64,
+}
+
+/// The blocks of a site that pass the filters.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Survivors {
+    pub(super) bytes: u64,
+    pub(super) blocks: u64,
+    pub(super) ages: Ages,
+    /// The youngest of them on top.
+    pub(super) oldest: BinaryHeap<Kept>,
+}
+
+/// Counts of a site that do not contradict each other: never more frees than allocations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sums {
+    pub(super) allocs: u64,
+    pub(super) alloc_bytes: u64,
+    pub(super) frees: u64,
+    pub(super) freed_bytes: u64,
+}
+
+impl Sums {
+    /// Outstanding blocks.
+    pub(super) const fn live_blocks(&self) -> u64 {
+        self.allocs - self.frees
+    }
+
+    /// Their bytes.
+    pub(super) const fn live_bytes(&self) -> u64 {
+        self.alloc_bytes - self.freed_bytes
+    }
+
+    /// The kernel's counters are read one after the other while they grow: a block may be seen freed
+    /// before it is seen allocated, and its bytes with or without itself.
+    fn from_totals(totals: &Site) -> Self {
+        let frees = totals.frees.min(totals.allocs);
+        let freed_bytes = if frees == totals.allocs {
+            totals.alloc_bytes
+        } else {
+            totals.freed_bytes.min(totals.alloc_bytes)
+        };
+        Self {
+            allocs: totals.allocs,
+            alloc_bytes: totals.alloc_bytes,
+            frees,
+            freed_bytes,
+        }
+    }
+}
+
+/// A site.
+#[derive(Clone, Debug)]
+pub(super) struct SiteState {
+    /// As last read: what the next reading has to continue.
+    totals: Site,
+    /// The same without contradictions.
+    pub(super) sums: Sums,
+    /// Outstanding bytes at the snapshot before.
+    pub(super) previous_live_bytes: u64,
+    pub(super) survivors: Survivors,
+}
+
+impl Default for SiteState {
+    fn default() -> Self {
+        Self {
+            totals: Site::EMPTY,
+            sums: Sums::default(),
+            previous_live_bytes: 0,
+            survivors: Survivors::default(),
+        }
+    }
+}
+
+impl SiteState {
+    /// Lifetimes of the freed blocks by log2 of nanoseconds.
+    pub(super) const fn lifetimes(&self) -> &[u64; LIFETIME_BUCKETS] {
+        &self.totals.lifetimes
+    }
+
+    /// Takes new totals over; returns whether they contradict themselves or those before.
+    fn update(&mut self, new: &Site) -> bool {
+        let old = self.totals;
+        self.totals = Site {
+            allocs: new.allocs.max(old.allocs),
+            alloc_bytes: new.alloc_bytes.max(old.alloc_bytes),
+            frees: new.frees.max(old.frees),
+            freed_bytes: new.freed_bytes.max(old.freed_bytes),
+            lifetimes: new.lifetimes,
+        };
+        self.sums = Sums::from_totals(&self.totals);
+        let taken = Site {
+            frees: self.sums.frees,
+            freed_bytes: self.sums.freed_bytes,
+            ..self.totals
+        };
+        taken != *new
+    }
+
+    /// Decides what survived once totals and blocks are in; returns whether they contradict each other.
+    ///
+    /// Without a filter by age everything outstanding is a survivor, and the totals, which add up to
+    /// the block, say how much that is; the sweep, which takes time while the target runs, says only
+    /// how old it is. With one, the sweep decides.
+    pub(super) fn settle(&mut self, settings: &Settings) -> bool {
+        let (live_bytes, live_blocks) = (self.sums.live_bytes(), self.sums.live_blocks());
+        let survivors = &mut self.survivors;
+        if settings.older_than_ns == 0 {
+            (survivors.bytes, survivors.blocks) = (live_bytes, live_blocks);
+            return false;
+        }
+        let torn = survivors.bytes > live_bytes || survivors.blocks > live_blocks;
+        survivors.bytes = survivors.bytes.min(live_bytes);
+        survivors.blocks = survivors.blocks.min(live_blocks);
+        torn
+    }
+}
+
+/// All sites that are not frozen.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sites {
+    pub(super) map: HashMap<SiteKey, SiteState, BuildKeyHasher>,
+    /// Blocks in all [`Survivors::oldest`].
+    kept: usize,
+    /// How many of them a site may have now.
+    limit: usize,
+    /// Contradictions met.
+    pub(super) torn: u64,
+}
+
+impl Sites {
+    /// Forgets the survivors, not the totals.
+    pub(super) fn begin(&mut self, settings: &Settings) {
+        for site in self.map.values_mut() {
+            let survivors = &mut site.survivors;
+            (survivors.bytes, survivors.blocks) = (0, 0);
+            survivors.ages.clear();
+            survivors.oldest = BinaryHeap::new();
+        }
+        self.kept = 0;
+        self.limit = settings.blocks_per_site.unwrap_or(0);
+    }
+
+    pub(super) fn add_totals(&mut self, key: SiteKey, totals: &Site) {
+        let torn = self.map.entry(key).or_default().update(totals);
+        self.torn += u64::from(torn);
+    }
+
+    pub(super) fn add_block(&mut self, now_ns: u64, older_than_ns: u64, block: &LiveBlock) {
+        // A block younger than the interval's beginning is of age 0: the target runs during the sweep.
+        let age_ns = now_ns.saturating_sub(block.time_ns);
+        if age_ns < older_than_ns {
+            return;
+        }
+        let survivors = &mut self.map.entry(block.site_key()).or_default().survivors;
+        survivors.bytes = survivors.bytes.saturating_add(block.size_bytes);
+        survivors.blocks += 1;
+        survivors.ages.record(age_ns / MS);
+        if self.limit == 0 {
+            return;
+        }
+        let kept = Kept {
+            time_ns: block.time_ns,
+            address: block.address,
+            size_bytes: block.size_bytes,
+        };
+        if survivors.oldest.len() < self.limit {
+            survivors.oldest.push(kept);
+            self.kept += 1;
+            if self.kept > KEPT_MAX {
+                self.halve_limit();
+            }
+        } else if let Some(mut youngest) = survivors.oldest.peek_mut()
+            && kept.cmp(&youngest) == Ordering::Less
+        {
+            *youngest = kept;
+        }
+    }
+
+    /// The oldest n/2 of a site are among its oldest n: what is dropped would not have been shown.
+    fn halve_limit(&mut self) {
+        self.limit = (self.limit / 2).max(1);
+        self.kept = 0;
+        for site in self.map.values_mut() {
+            let oldest = &mut site.survivors.oldest;
+            while oldest.len() > self.limit {
+                oldest.pop();
+            }
+            oldest.shrink_to_fit();
+            self.kept += oldest.len();
+        }
+    }
+
+    /// Ends the adding: see [`SiteState::settle`].
+    pub(super) fn settle(&mut self, settings: &Settings) {
+        for site in self.map.values_mut() {
+            self.torn += u64::from(site.settle(settings));
+        }
+    }
+
+    /// Bytes of memory taken, the blocks kept for display included.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let entry = size_of::<(SiteKey, SiteState)>() + 1;
+        self.map.capacity() * entry + self.map.values().map(SiteState::heap_bytes).sum::<usize>()
+    }
+}
+
+impl SiteState {
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.survivors.ages.heap_bytes() + self.survivors.oldest.capacity() * size_of::<Kept>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use leaktrace_common::key::Process;
+    use proptest::prelude::*;
+
+    fn totals(allocs: u64, alloc_bytes: u64, frees: u64, freed_bytes: u64) -> Site {
+        Site {
+            allocs,
+            alloc_bytes,
+            frees,
+            freed_bytes,
+            ..Site::EMPTY
+        }
+    }
+
+    #[test]
+    fn consistent_totals_are_taken_as_they_are() {
+        let mut site = SiteState::default();
+        assert!(!site.update(&totals(3, 30, 1, 10)));
+        assert_eq!((site.sums.live_blocks(), site.sums.live_bytes()), (2, 20));
+        // Blocks of no bytes are blocks.
+        assert!(!site.update(&totals(4, 30, 1, 30)));
+        assert_eq!((site.sums.live_blocks(), site.sums.live_bytes()), (3, 0));
+    }
+
+    #[test]
+    fn torn_totals_are_clamped_and_reported() {
+        for torn in [totals(1, 10, 2, 20), totals(2, 10, 1, 20), totals(2, 20, 2, 10)] {
+            let mut site = SiteState::default();
+            assert!(site.update(&torn), "{torn:?}");
+            assert_eq!(site.sums.live_blocks(), torn.allocs.saturating_sub(torn.frees));
+            assert_eq!(site.sums.live_bytes(), 0, "{torn:?}");
+        }
+        let mut site = SiteState::default();
+        site.update(&totals(5, 50, 2, 20));
+        assert!(site.update(&totals(4, 50, 2, 20)), "counters never shrink");
+        assert_eq!(site.sums.allocs, 5);
+    }
+
+    #[test]
+    fn a_torn_reading_leaves_no_trace_in_the_next() {
+        let mut site = SiteState::default();
+        // The second block's bytes are in, its count is not.
+        assert!(site.update(&totals(1, 30, 1, 10)));
+        assert_eq!((site.sums.live_blocks(), site.sums.live_bytes()), (0, 0));
+        assert!(!site.update(&totals(2, 30, 1, 10)));
+        assert_eq!((site.sums.live_blocks(), site.sums.live_bytes()), (1, 20));
+    }
+
+    fn block(stack_id: u64, time_ns: u64, address: u64) -> LiveBlock {
+        LiveBlock {
+            process: Process {
+                tgid: 1,
+                image: 0,
+                space: 0,
+                pad: 0,
+            },
+            stack_id,
+            call: 0,
+            address,
+            size_bytes: 1,
+            time_ns,
+        }
+    }
+
+    #[test]
+    fn blocks_kept_in_all_stay_below_the_bound() {
+        let settings = Settings {
+            blocks_per_site: Some(1000),
+            ..Settings::default()
+        };
+        let mut sites = Sites::default();
+        sites.begin(&settings);
+        for index in 0..2_000_000u64 {
+            sites.add_block(10_000_000, 0, &block(index % 2000, 2_000_000 - index, index));
+        }
+        assert_eq!(sites.limit, 500);
+        assert!(sites.kept <= KEPT_MAX);
+        let site = &sites.map[&block(7, 0, 0).site_key()];
+        assert_eq!((site.survivors.blocks, site.survivors.oldest.len()), (1000, 500));
+        let youngest = site.survivors.oldest.peek().unwrap();
+        assert_eq!(youngest.address, 7 + 500 * 2000);
+    }
+
+    proptest! {
+        #[test]
+        fn the_oldest_blocks_are_kept(times in prop::collection::vec(0u64..50, 0..200), limit in 0usize..20) {
+            let settings = Settings { blocks_per_site: Some(limit), ..Settings::default() };
+            let mut sites = Sites::default();
+            sites.begin(&settings);
+            for (address, time_ns) in times.iter().enumerate() {
+                sites.add_block(100, 0, &block(1, *time_ns, address as u64));
+            }
+            let mut expected: Vec<_> = times.iter().enumerate().map(|(address, time)| (*time, address as u64)).collect();
+            expected.sort_unstable();
+            expected.truncate(limit);
+            let oldest = sites.map.values_mut().next().map(|site| std::mem::take(&mut site.survivors.oldest));
+            let kept = oldest.unwrap_or_default().into_sorted_vec();
+            let kept: Vec<_> = kept.iter().map(|kept| (kept.time_ns, kept.address)).collect();
+            prop_assert_eq!(kept, expected);
+        }
+
+        #[test]
+        fn whatever_is_read_adds_up(reads in prop::collection::vec((0u64..9, 0u64..90, 0u64..9, 0u64..90), 1..20)) {
+            let mut site = SiteState::default();
+            for (allocs, alloc_bytes, frees, freed_bytes) in reads {
+                let before = site.sums;
+                site.update(&totals(allocs, alloc_bytes, frees, freed_bytes));
+                let now = site.sums;
+                prop_assert!(now.frees <= now.allocs && now.freed_bytes <= now.alloc_bytes);
+                prop_assert!(site.sums.live_blocks() > 0 || site.sums.live_bytes() == 0);
+                prop_assert!(now.allocs >= before.allocs && now.frees >= before.frees);
+            }
+        }
+    }
+}
