@@ -169,8 +169,8 @@ pub struct Totals {
     pub allocs_per_s: f64,
     /// Change of the outstanding bytes per second, over the interval.
     pub live_bytes_per_s: f64,
-    /// Resident memory of the running processes, in bytes.
-    pub rss_bytes: u64,
+    /// Resident memory of the running processes, in bytes; none if none runs.
+    pub rss_bytes: Option<u64>,
 }
 
 /// A site with outstanding blocks.

@@ -1,0 +1,263 @@
+//! What can be typed: options, subcommands and their help, for clap.
+//!
+//! Nothing is decided here; `cli` turns it into an `Invocation`. Defaults come from `config::defaults`.
+//! The first paragraph of a doc comment is the short help (`-h`), all of it the long one (`--help`).
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use super::parse::{self, Size, Time};
+use crate::{
+    config::{AttachKind, Sort, defaults},
+    report::Format,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  leaktrace demo                         trace a small program that leaks, to see a report
+  sudo leaktrace -p 4242                 trace a running process, a report every 5s until Ctrl-C
+  sudo leaktrace -p 4242 -d 10m --older-than 1m
+                                         what was allocated in ten minutes and is a minute old at least
+  sudo leaktrace -- ./server --port 80   trace a command from before its first allocation
+  sudo leaktrace -p 4242 -i 0 -d 1m --format folded | flamegraph.pl --countname bytes > leak.svg
+  leaktrace doctor                       what this kernel and user can do, and what is missing
+
+Exit status: 0, or 2 when leaktrace could not run. With -- CMD it is the command's own (128+N when signal N ended it).";
+
+/// Names the stacks whose allocations survive, in any running process.
+///
+/// leaktrace follows every allocation and free of a process in the kernel (eBPF uprobes) and reports
+/// the call stacks whose blocks are still outstanding. Its memory is not touched but for the kernel's
+/// breakpoints, which go when leaktrace ends, and it is never stopped. Tracing needs root; 'leaktrace doctor' says whether it will work here.
+#[derive(Debug, Parser)]
+#[command(
+    name = "leaktrace",
+    version,
+    after_help = "'--help' says more than '-h'. 'leaktrace demo' is a good start.",
+    after_long_help = EXAMPLES,
+    override_usage = "leaktrace [OPTIONS] -p PID[,PID...]\n       leaktrace [OPTIONS] -- CMD [ARGS...]\n       leaktrace <COMMAND>",
+    max_term_width = 110
+)]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) target: TargetArgs,
+    #[command(flatten)]
+    pub(super) filter: FilterArgs,
+    #[command(flatten)]
+    pub(super) report: ReportArgs,
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+    #[command(flatten)]
+    pub(super) bounds: BoundArgs,
+    #[command(flatten)]
+    pub(super) general: GeneralArgs,
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+}
+
+/// What to trace.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Target")]
+#[group(skip)]
+#[command(group = clap::ArgGroup::new("custom_functions").multiple(true).args(["alloc", "free"]))]
+pub(super) struct TargetArgs {
+    /// Trace these running processes, by id.
+    ///
+    /// Ids separated by commas; may be given several times. Example: -p 4242,4243
+    #[arg(
+        short = 'p',
+        long = "pid",
+        value_name = "PIDS",
+        value_delimiter = ',',
+        value_parser = parse::pid,
+        allow_negative_numbers = true,
+        conflicts_with = "argv"
+    )]
+    pub(super) pids: Vec<u32>,
+
+    /// Also trace the children that the traced processes fork.
+    ///
+    /// A child starts with nothing outstanding: what it inherits belongs to its parent.
+    #[arg(long)]
+    pub(super) follow_forks: bool,
+
+    /// Also trace this function as one that allocates; needs --object.
+    ///
+    /// For pools and allocators that leaktrace does not know. Arguments are counted from 0:
+    /// size=argN is the size in bytes, count=argN multiplies it, and the block's address is returned
+    /// (->ret) or stored through a pointer (out=argN, where the call returns 0 on success).
+    /// May be given several times.
+    /// Example: --alloc 'pool_get(size=arg1)->ret' --alloc '`pool_make(size=arg0,out=arg1)`'
+    #[arg(long, value_name = "SPEC", requires = "object")]
+    pub(super) alloc: Vec<String>,
+
+    /// Also trace this function as one that takes a block back; needs --object.
+    ///
+    /// ptr=argN is the block, counted from 0. May be given several times. Leave it out when the
+    /// blocks of --alloc go back through plain free. Example: --free '`pool_put(ptr=arg0)`'
+    #[arg(long, value_name = "SPEC", requires = "object")]
+    pub(super) free: Vec<String>,
+
+    /// The executable or library with the functions of --alloc and --free.
+    ///
+    /// Its path as the traced process sees it. Example: --object /usr/lib/libpool.so.1
+    #[arg(long, value_name = "PATH", requires = "custom_functions")]
+    pub(super) object: Option<PathBuf>,
+
+    /// Start this command and trace it from before its first allocation.
+    ///
+    /// Its input, output and exit status are passed through. Example: leaktrace -- ./server --port 80
+    #[arg(last = true, value_name = "CMD")]
+    pub(super) argv: Vec<OsString>,
+}
+
+/// Which blocks count.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Filter")]
+pub(super) struct FilterArgs {
+    /// Report only blocks at least this old.
+    ///
+    /// Hides what is merely in use for the moment. A time: 500ms, 30s, 5m, 1h; a bare number counts
+    /// seconds. Example: --older-than 30s
+    #[arg(long, value_name = "DUR", default_value_t = Time(defaults::OLDER_THAN))]
+    pub(super) older_than: Time,
+
+    /// Ignore smaller blocks.
+    ///
+    /// They are not recorded at all, which saves memory and time. A size: 512, 4KiB, 1.5MiB (powers
+    /// of 1024), 1KB (of 1000). The default is no limit. Example: --min-size 1KiB
+    #[arg(long, value_name = "SIZE")]
+    pub(super) min_size: Option<Size>,
+
+    /// Ignore larger blocks.
+    ///
+    /// A size, as for --min-size. The default is no limit. Example: --max-size 64MiB
+    #[arg(long, value_name = "SIZE")]
+    pub(super) max_size: Option<Size>,
+}
+
+/// When to report, and what.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub(super) struct ReportArgs {
+    /// Time between reports; 0 reports only at the end.
+    ///
+    /// On a terminal each report replaces the one before, otherwise it is appended. A time: 500ms,
+    /// 30s, 5m, 1h; a bare number counts seconds. Example: -i 1m
+    #[arg(short, long, value_name = "DUR", default_value_t = Time(defaults::INTERVAL))]
+    pub(super) interval: Time,
+
+    /// Stop after this time.
+    ///
+    /// The traced processes keep running. A time, as for --interval. The default is to trace until
+    /// Ctrl-C or until all traced processes have ended. Example: -d 10m
+    #[arg(short, long, value_name = "DUR")]
+    pub(super) duration: Option<Time>,
+
+    /// List this many sites, those that matter most.
+    ///
+    /// The totals count all of them, and what is not listed is summed up below. 0 lists none.
+    /// Example: --top 25
+    #[arg(long, value_name = "N", default_value_t = defaults::TOP, value_parser = parse::count, allow_negative_numbers = true)]
+    pub(super) top: usize,
+
+    /// What the sites are sorted by, largest first.
+    #[arg(long, value_enum, value_name = "KEY", default_value_t = defaults::SORT)]
+    pub(super) sort: Sort,
+
+    /// Also list the blocks of each site, the 1000 oldest: address, size and age.
+    #[arg(long)]
+    pub(super) show_blocks: bool,
+}
+
+/// Where the reports go, and in which form.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub(super) struct OutputArgs {
+    /// Format of the report.
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = defaults::FORMAT)]
+    pub(super) format: Format,
+
+    /// Write the reports to this file instead of standard output.
+    ///
+    /// It is created or emptied before anything is traced. '-' is standard output.
+    /// Example: -o leak.json --format json
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+}
+
+/// How much to keep.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Bounds")]
+pub(super) struct BoundArgs {
+    /// Track at most this many blocks at a time.
+    ///
+    /// The kernel's memory for them grows only as they are used, by some 100 bytes a block. Blocks
+    /// beyond the bound are not recorded: the report counts them as `live_full` and warns.
+    /// Example: --max-live 50000000
+    #[arg(long, value_name = "N", default_value_t = defaults::MAX_LIVE, value_parser = parse::bound, allow_negative_numbers = true)]
+    pub(super) max_live: u32,
+
+    /// Attach by this mechanism and no other, for tests.
+    #[arg(long, value_enum, value_name = "KIND", hide = true)]
+    pub(super) attach: Option<AttachKind>,
+}
+
+/// What every subcommand takes.
+#[derive(Debug, Args)]
+pub(super) struct GeneralArgs {
+    /// Say more on standard error: -v each probe and what is not probed and why, -vv the kernel's log too.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(super) verbose: u8,
+
+    /// Use no colour.
+    ///
+    /// It is used on a terminal only, and not if `NO_COLOR` is set.
+    #[arg(long, global = true)]
+    pub(super) no_color: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Trace a small built-in program that leaks, to see a report.
+    ///
+    /// The program holds a steady leak, a bounded cache, a start-up block and churn, of known sizes.
+    Demo(DemoArgs),
+    /// Say what this kernel and user can do, and what to do about what is missing.
+    ///
+    /// Exit status 2 when tracing is impossible.
+    Doctor,
+    /// Print a completion script for a shell.
+    ///
+    /// Example: leaktrace completions bash > /`etc/bash_completion.d/leaktrace`
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Print the manual page, in roff.
+    ///
+    /// Example: leaktrace man > /usr/local/share/man/man1/leaktrace.1
+    Man,
+    /// The program that 'leaktrace demo' traces.
+    #[command(hide = true)]
+    DemoTarget,
+}
+
+/// Options of `leaktrace demo`.
+#[derive(Debug, Args)]
+pub(super) struct DemoArgs {
+    /// Stop after this time.
+    ///
+    /// A time: 500ms, 30s, 5m; a bare number counts seconds. Example: -d 20s
+    #[arg(short, long, value_name = "DUR", default_value_t = Time(defaults::DEMO_DURATION))]
+    pub(super) duration: Time,
+
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+
+    /// Attach by this mechanism and no other, for tests.
+    #[arg(long, value_enum, value_name = "KIND", hide = true)]
+    pub(super) attach: Option<AttachKind>,
+}

@@ -1,0 +1,209 @@
+//! From what was typed to an [`Invocation`], or to one line that says what to type instead.
+//!
+//! Must not know the kernel or a process: whether a pid exists is found out later. `args` is what can
+//! be typed, `parse` reads single values, `fold` turns clap's errors into one line.
+
+mod args;
+mod fold;
+pub mod generate;
+pub mod parse;
+
+use std::{env, ffi::OsString, fmt, time::Duration};
+
+use clap::{CommandFactory as _, FromArgMatches as _, parser::ValueSource};
+pub use clap_complete::Shell;
+
+use self::args::{Cli, Command, DemoArgs, OutputArgs};
+use crate::config::{self, AttachKind, Config, Filters, Output, Target, custom_pair};
+
+/// Exit status of a run that could not be.
+pub const EXIT_UNUSABLE: u8 = 2;
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Invocation {
+    /// Trace.
+    Trace(Config),
+    /// Trace the built-in program.
+    Demo(Demo),
+    /// Be the built-in program.
+    DemoTarget,
+    /// Say what this kernel and user can do.
+    Doctor(General),
+    /// Print a completion script.
+    Completions(Shell),
+    /// Print the manual page.
+    Man,
+}
+
+/// Options of `leaktrace demo`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Demo {
+    /// How long to trace.
+    pub duration: Duration,
+    /// Where the reports go.
+    pub output: Output,
+    /// The mechanism to attach by; `None` is the best one.
+    pub attach: Option<AttachKind>,
+    /// How much to say on stderr.
+    pub verbose: u8,
+}
+
+/// What every subcommand takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct General {
+    /// How much to say on stderr.
+    pub verbose: u8,
+    /// Whether colour is welcome.
+    pub color: bool,
+}
+
+impl Invocation {
+    /// How much to say on stderr: 0 warnings, 1 what is done, 2 and more all of it.
+    pub const fn verbose(&self) -> u8 {
+        match self {
+            Self::Trace(config) => config.verbose,
+            Self::Demo(demo) => demo.verbose,
+            Self::Doctor(general) => general.verbose,
+            Self::DemoTarget | Self::Completions(_) | Self::Man => 0,
+        }
+    }
+}
+
+/// Why there is nothing to do.
+#[derive(Debug)]
+pub enum Stop {
+    /// `--help` or `--version`: print it on stdout by [`clap::Error::print`], exit 0.
+    Help(Box<clap::Error>),
+    /// Print it on stderr, exit [`EXIT_UNUSABLE`].
+    Usage(UsageError),
+}
+
+/// One line, without the program's name, that ends with the way out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsageError(String);
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+impl From<config::ConfigError> for Stop {
+    fn from(error: config::ConfigError) -> Self {
+        Self::Usage(UsageError(error.to_string()))
+    }
+}
+
+/// Reads a command line, the program's name first. Of the environment it heeds `NO_COLOR`.
+///
+/// # Errors
+/// When help or the version was asked for, and when the line cannot be a run.
+pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Invocation, Stop> {
+    // https://no-color.org: set and not empty.
+    let color = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    parse_with(line, color)
+}
+
+fn parse_with(line: impl IntoIterator<Item = OsString>, color: bool) -> Result<Invocation, Stop> {
+    let command = Cli::command();
+    let matches = command.try_get_matches_from(line).map_err(fold::stop)?;
+    if let Some((name, _)) = matches.subcommand()
+        && let Some(stray) = stray_option(&matches)
+    {
+        return Err(Stop::Usage(UsageError(format!(
+            "'{stray}' is an option of tracing, not of 'leaktrace {name}': leave one of them out"
+        ))));
+    }
+    let cli = Cli::from_arg_matches(&matches).map_err(fold::stop)?;
+    let general = General {
+        verbose: cli.general.verbose,
+        color: color && !cli.general.no_color,
+    };
+    match cli.command {
+        None => trace(cli, general).map(Invocation::Trace),
+        Some(Command::Demo(demo)) => demonstration(demo, general).map(Invocation::Demo),
+        Some(Command::DemoTarget) => Ok(Invocation::DemoTarget),
+        Some(Command::Doctor) => Ok(Invocation::Doctor(general)),
+        Some(Command::Completions { shell }) => Ok(Invocation::Completions(shell)),
+        Some(Command::Man) => Ok(Invocation::Man),
+    }
+}
+
+/// An option of tracing that was typed before a subcommand. clap has `args_conflicts_with_subcommands`
+/// for it, which would refuse the options that all subcommands share as well.
+fn stray_option(matches: &clap::ArgMatches) -> Option<String> {
+    Cli::command()
+        .get_arguments()
+        .filter(|arg| !arg.is_global_set())
+        .find(|arg| matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine))
+        .map(|arg| {
+            arg.get_long()
+                .map_or_else(|| "-- CMD".to_owned(), |long| format!("--{long}"))
+        })
+}
+
+fn output(args: OutputArgs, general: General) -> Output {
+    Output {
+        format: args.format,
+        path: args.output.filter(|path| path.as_os_str() != "-"),
+        color: general.color,
+    }
+}
+
+fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
+    let Cli {
+        target,
+        filter,
+        report,
+        output: output_args,
+        bounds,
+        ..
+    } = cli;
+    let custom = match target.object {
+        Some(object) => Some(custom_pair(object, &target.alloc, &target.free)?),
+        None => None,
+    };
+    let config = Config {
+        target: if target.argv.is_empty() {
+            Target::Pids(parse::unique(&target.pids))
+        } else {
+            Target::Command(target.argv)
+        },
+        follow_forks: target.follow_forks,
+        custom,
+        filters: Filters {
+            older_than: filter.older_than.0,
+            min_size_bytes: filter.min_size.map_or(0, |size| size.0),
+            max_size_bytes: filter.max_size.map_or(u64::MAX, |size| size.0),
+        },
+        top: report.top,
+        sort: report.sort,
+        show_blocks: report.show_blocks,
+        interval: Some(report.interval.0).filter(|interval| !interval.is_zero()),
+        duration: report.duration.map(|duration| duration.0),
+        output: output(output_args, general),
+        max_live: bounds.max_live,
+        attach: bounds.attach,
+        verbose: general.verbose,
+    };
+    config.validate()?;
+    Ok(config)
+}
+
+fn demonstration(args: DemoArgs, general: General) -> Result<Demo, Stop> {
+    if args.duration.0.is_zero() {
+        return Err(config::ConfigError::NoDuration.into());
+    }
+    Ok(Demo {
+        duration: args.duration.0,
+        output: output(args.output, general),
+        attach: args.attach,
+        verbose: general.verbose,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,240 @@
+//! Parsers of single values: sizes, times, process ids. Each error says what was expected.
+//!
+//! Must not know which options use them.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use bytesize::ByteSize;
+
+/// A value that cannot be read; the message ends with what to type.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ValueError {
+    /// Not a size.
+    #[error("not a size: write bytes or a unit, such as 512, 4KiB, 1KB or 1.5MiB")]
+    Size,
+    /// A size above 2^64 bytes.
+    #[error("above the largest size: write at most 15EiB")]
+    SizeTooLarge,
+    /// Not a time.
+    #[error("not a time: write seconds or a unit, such as 500ms, 30s, 5m or 1h")]
+    Time,
+    /// A time too long for a clock.
+    #[error("too long a time: write at most 8760h")]
+    TimeTooLong,
+    /// Not a process id.
+    #[error("not a process id: write a number, such as -p 4242 or -p 4242,4243 (see 'pidof NAME')")]
+    Pid,
+    /// Not a number of things.
+    #[error("not a count: write a whole number, such as 10")]
+    Count,
+    /// Not a number of things above 0.
+    #[error("not a bound: write a whole number from 1 to 4294967295, such as 10000000")]
+    Bound,
+    /// Process id 0.
+    #[error("0 is no process that can be traced: write the id of one (see 'pidof NAME')")]
+    PidZero,
+}
+
+/// A size in bytes. `KiB`, `MiB`, `GiB` are powers of 1024, `KB`, `MB`, `GB` of 1000.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl FromStr for Size {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let text = text.trim();
+        let digits_only = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let bad = if digits_only {
+            ValueError::SizeTooLarge
+        } else {
+            ValueError::Size
+        };
+        let size: ByteSize = text.parse().map_err(|_unhelpful: String| bad)?;
+        // The crate saturates, so that a size beyond the range reads as the largest.
+        if size.as_u64() == u64::MAX {
+            return Err(ValueError::SizeTooLarge);
+        }
+        Ok(Self(size.as_u64()))
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// A time. A bare number counts seconds, as `sleep` and `timeout` take it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Time(pub Duration);
+
+impl Time {
+    /// A year: beyond it, sums of instants may overflow, and nobody waits for it.
+    const MAX: Duration = Duration::from_hours(8760);
+}
+
+impl FromStr for Time {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let text = text.trim();
+        let bare = text.ends_with(|last: char| last.is_ascii_digit());
+        let with_unit = if bare { format!("{text}s") } else { text.to_owned() };
+        let time = humantime::parse_duration(&with_unit).map_err(|error| match error {
+            humantime::DurationError::NumberOverflow => ValueError::TimeTooLong,
+            _ => ValueError::Time,
+        })?;
+        if time > Self::MAX {
+            return Err(ValueError::TimeTooLong);
+        }
+        Ok(Self(time))
+    }
+}
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_duration(self.0).fmt(f)
+    }
+}
+
+/// A process id: a positive number that the kernel could give.
+///
+/// # Errors
+/// When it is not a number, is 0, or does not fit the kernel's `pid_t`.
+pub fn pid(text: &str) -> Result<u32, ValueError> {
+    match text.trim().parse::<i32>() {
+        Ok(0) => Err(ValueError::PidZero),
+        Ok(pid) => u32::try_from(pid).map_err(|_negative| ValueError::Pid),
+        Err(_) => Err(ValueError::Pid),
+    }
+}
+
+/// A number of things.
+///
+/// # Errors
+/// When it is not a whole number.
+pub fn count(text: &str) -> Result<usize, ValueError> {
+    text.trim().parse().map_err(|_not_a_number| ValueError::Count)
+}
+
+/// A bound on the entries of a map in the kernel: 32 bits, and not 0.
+///
+/// # Errors
+/// When it is not such a number.
+pub fn bound(text: &str) -> Result<u32, ValueError> {
+    match text.trim().parse() {
+        Ok(0) | Err(_) => Err(ValueError::Bound),
+        Ok(bound) => Ok(bound),
+    }
+}
+
+/// The ids, each once, in the order given.
+pub fn unique(pids: &[u32]) -> Vec<u32> {
+    let mut unique = Vec::with_capacity(pids.len());
+    for pid in pids {
+        if !unique.contains(pid) {
+            unique.push(*pid);
+        }
+    }
+    unique
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("512", 512),
+            ("512B", 512),
+            ("1KiB", 1024),
+            ("1kib", 1024),
+            ("1KB", 1000),
+            ("1K", 1000),
+            ("4 KiB", 4096),
+            ("1.5MiB", 3 << 19),
+            ("2GiB", 2 << 30),
+            ("9007199254740993", 9_007_199_254_740_993),
+        ] {
+            assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
+        }
+        for text in [
+            "",
+            "KiB",
+            "-1",
+            "1.2.3",
+            "1XB",
+            "12 apples",
+            "1e9",
+            "0x10",
+            "NaN",
+            "inf",
+        ] {
+            assert_eq!(text.parse::<Size>(), Err(ValueError::Size), "{text}");
+        }
+        for text in ["99999999999999999999", "16EiB", "1000EiB"] {
+            assert_eq!(text.parse::<Size>(), Err(ValueError::SizeTooLarge), "{text}");
+        }
+    }
+
+    #[test]
+    fn times() {
+        for (text, ms) in [
+            ("0", 0),
+            ("0s", 0),
+            ("500ms", 500),
+            ("30s", 30_000),
+            ("30", 30_000),
+            ("1.5", 1500),
+            ("1.5s", 1500),
+            ("5m", 300_000),
+            ("1h", 3_600_000),
+            ("1h 30m", 5_400_000),
+        ] {
+            assert_eq!(text.parse(), Ok(Time(Duration::from_millis(ms))), "{text}");
+        }
+        for text in ["", "s", "-1s", "5 parsecs", "banana", "1.s", "1,5s"] {
+            assert_eq!(text.parse::<Time>(), Err(ValueError::Time), "{text}");
+        }
+        for text in ["99999999999999999999s", "2years", "8761h"] {
+            assert_eq!(text.parse::<Time>(), Err(ValueError::TimeTooLong), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_print_as_they_are_typed() {
+        for text in ["0s", "5s", "500ms", "5m", "1h 30m"] {
+            assert_eq!(text.parse::<Time>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn pids() {
+        assert_eq!(pid("4242"), Ok(4242));
+        assert_eq!(pid("2147483647"), Ok(2_147_483_647));
+        assert_eq!(pid("0"), Err(ValueError::PidZero));
+        for text in ["", "-1", "redis", "1.5", "2147483648", "99999999999"] {
+            assert_eq!(pid(text), Err(ValueError::Pid), "{text}");
+        }
+        assert_eq!(unique(&[3, 1, 3, 2, 1]), [3, 1, 2]);
+    }
+
+    #[test]
+    fn counts_and_bounds() {
+        assert_eq!((count("0"), count("25")), (Ok(0), Ok(25)));
+        assert_eq!((bound("1"), bound("4294967295")), (Ok(1), Ok(u32::MAX)));
+        for text in ["", "-1", "many", "1.5"] {
+            assert_eq!(
+                (count(text), bound(text)),
+                (Err(ValueError::Count), Err(ValueError::Bound)),
+                "{text}"
+            );
+        }
+        for text in ["0", "4294967296"] {
+            assert_eq!(bound(text), Err(ValueError::Bound), "{text}");
+        }
+    }
+}

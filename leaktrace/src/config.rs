@@ -1,0 +1,374 @@
+//! What a run is asked to do: resolved, validated, and with every default in one place.
+//!
+//! Must not know how it was typed (that is `cli`), nor the kernel, a process or a terminal.
+
+use leaktrace_common::call::Space;
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use crate::{
+    probe::custom::{self, CustomFunction, SpecError},
+    report::{
+        Format,
+        units::{duration, size},
+    },
+};
+
+/// The defaults, each written here and nowhere else.
+pub mod defaults {
+    use std::time::Duration;
+
+    use super::Sort;
+    use crate::report::Format;
+
+    /// Time between reports.
+    pub const INTERVAL: Duration = Duration::from_secs(5);
+    /// How long `leaktrace demo` traces.
+    pub const DEMO_DURATION: Duration = Duration::from_secs(6);
+    /// Age from which a block is a survivor.
+    pub const OLDER_THAN: Duration = Duration::ZERO;
+    /// Number of sites listed.
+    pub const TOP: usize = 10;
+    /// Order of the sites.
+    pub const SORT: Sort = Sort::Bytes;
+    /// Format of the report.
+    pub const FORMAT: Format = Format::Text;
+    /// Bound on the blocks tracked at a time.
+    pub const MAX_LIVE: u32 = 10_000_000;
+}
+
+/// One run of the tracer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// What to trace.
+    pub target: Target,
+    /// Also trace the children that the targets fork.
+    pub follow_forks: bool,
+    /// Functions to trace beside the known allocators.
+    pub custom: Option<CustomPair>,
+    /// Which blocks count.
+    pub filters: Filters,
+    /// Number of sites listed; 0 lists none.
+    pub top: usize,
+    /// Their order.
+    pub sort: Sort,
+    /// Also list every block of a site.
+    pub show_blocks: bool,
+    /// Time between reports; `None` reports only at the end.
+    pub interval: Option<Duration>,
+    /// When to stop; `None` is when interrupted or when the targets have ended.
+    pub duration: Option<Duration>,
+    /// Where the reports go, and in which form.
+    pub output: Output,
+    /// Bound on the blocks tracked at a time.
+    pub max_live: u32,
+    /// The mechanism to attach by; `None` is the best one that the kernel has.
+    pub attach: Option<AttachKind>,
+    /// How much to say on stderr.
+    pub verbose: u8,
+}
+
+/// What to trace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Running processes: none twice, none 0, in the order given.
+    Pids(Vec<u32>),
+    /// A command to start, with its arguments; never empty.
+    Command(Vec<OsString>),
+}
+
+/// Functions that hand out and take back blocks, in one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CustomPair {
+    /// The executable or library that has them.
+    pub object: PathBuf,
+    /// The functions, those that allocate first.
+    pub functions: Vec<CustomFunction>,
+}
+
+/// Which blocks count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Filters {
+    /// Younger blocks are not survivors.
+    pub older_than: Duration,
+    /// Smaller blocks are not recorded.
+    pub min_size_bytes: u64,
+    /// Larger blocks are not recorded; `u64::MAX` is no limit.
+    pub max_size_bytes: u64,
+}
+
+impl Default for Filters {
+    fn default() -> Self {
+        Self {
+            older_than: defaults::OLDER_THAN,
+            min_size_bytes: 0,
+            max_size_bytes: u64::MAX,
+        }
+    }
+}
+
+/// Order of the sites, the largest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Sort {
+    /// Outstanding bytes.
+    Bytes,
+    /// Outstanding blocks.
+    Blocks,
+    /// Growth of the outstanding bytes over the last interval.
+    Growth,
+    /// Age of the oldest outstanding block.
+    Age,
+}
+
+impl Sort {
+    /// The name, as typed and as reported.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bytes => "bytes",
+            Self::Blocks => "blocks",
+            Self::Growth => "growth",
+            Self::Age => "age",
+        }
+    }
+}
+
+/// Where the reports go, and in which form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// The form.
+    pub format: Format,
+    /// The file; `None` is standard output.
+    pub path: Option<PathBuf>,
+    /// Whether colour is welcome. It is used on a terminal only.
+    pub color: bool,
+}
+
+impl Default for Output {
+    fn default() -> Self {
+        Self {
+            format: defaults::FORMAT,
+            path: None,
+            color: true,
+        }
+    }
+}
+
+pub use crate::kernel::caps::AttachKind;
+
+/// A run that cannot be what was meant.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Neither a process nor a command.
+    #[error(
+        "nothing to trace: type 'leaktrace -p PID' for a running process, 'leaktrace -- CMD ARGS' to start one, \
+         or 'leaktrace demo' to see it at work"
+    )]
+    NoTarget,
+    /// No block can pass both size filters.
+    #[error("--min-size {} is above --max-size {}, so that no block passes: swap them or leave one out", size(*.min), size(*.max))]
+    SizesCrossed {
+        /// `--min-size`, in bytes.
+        min: u64,
+        /// `--max-size`, in bytes.
+        max: u64,
+    },
+    /// `-d 0`.
+    #[error(
+        "--duration 0 traces nothing: give a time such as 30s, or leave the option out to trace until Ctrl-C"
+    )]
+    NoDuration,
+    /// No block can grow as old as asked within the run.
+    #[error(
+        "--older-than {} is not below --duration {}, so that no block can grow that old: lower the one or raise the other",
+        duration(*.older_than), duration(*.run)
+    )]
+    NeverOldEnough {
+        /// `--older-than`.
+        older_than: Duration,
+        /// `--duration`.
+        run: Duration,
+    },
+    /// `--show-blocks` with the folded format.
+    #[error("--show-blocks does not fit --format folded, which has stacks only: use --format text or json")]
+    BlocksFolded,
+    /// A custom function that cannot be read.
+    #[error("bad {option}: {source}")]
+    Custom {
+        /// `--alloc` or `--free`.
+        option: &'static str,
+        /// What is wrong with it.
+        source: SpecError,
+    },
+}
+
+impl Config {
+    /// A run on `target` with the defaults for all else.
+    pub fn new(target: Target) -> Self {
+        Self {
+            target,
+            follow_forks: false,
+            custom: None,
+            filters: Filters::default(),
+            top: defaults::TOP,
+            sort: defaults::SORT,
+            show_blocks: false,
+            interval: Some(defaults::INTERVAL),
+            duration: None,
+            output: Output::default(),
+            max_live: defaults::MAX_LIVE,
+            attach: None,
+            verbose: 0,
+        }
+    }
+
+    /// Checks what concerns more than one value.
+    ///
+    /// # Errors
+    /// When the values contradict each other; the message names the options and the way out.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let Filters {
+            older_than,
+            min_size_bytes: min,
+            max_size_bytes: max,
+        } = self.filters;
+        let no_target = match &self.target {
+            Target::Pids(pids) => pids.is_empty(),
+            Target::Command(command) => command.is_empty(),
+        };
+        if no_target {
+            return Err(ConfigError::NoTarget);
+        }
+        if min > max {
+            return Err(ConfigError::SizesCrossed { min, max });
+        }
+        if let Some(run) = self.duration {
+            if run.is_zero() {
+                return Err(ConfigError::NoDuration);
+            }
+            if older_than >= run {
+                return Err(ConfigError::NeverOldEnough { older_than, run });
+            }
+        }
+        if self.show_blocks && self.output.format == Format::Folded {
+            return Err(ConfigError::BlocksFolded);
+        }
+        Ok(())
+    }
+}
+
+/// Builds the custom pair from what was typed. Either list may be empty: a wrapper's blocks may go
+/// back through plain `free`.
+///
+/// # Errors
+/// When a spec cannot be parsed; the message names the option.
+pub fn custom_pair(object: PathBuf, allocs: &[String], frees: &[String]) -> Result<CustomPair, ConfigError> {
+    let allocs = allocs.iter().map(|spec| {
+        custom::parse_alloc(spec).map_err(|source| ConfigError::Custom {
+            option: "--alloc",
+            source,
+        })
+    });
+    let frees = frees.iter().map(|spec| {
+        custom::parse_free(spec).map_err(|source| ConfigError::Custom {
+            option: "--free",
+            source,
+        })
+    });
+    let is_pair = allocs.len() > 0 && frees.len() > 0;
+    let mut functions: Vec<CustomFunction> = allocs.chain(frees).collect::<Result<_, _>>()?;
+    if is_pair {
+        // Its blocks are a space of their own: the first block of a pool has the address of the heap block
+        // that the pool is cut from. One function alone passes heap blocks on.
+        for function in &mut functions {
+            function.shape.space = Space::Custom;
+        }
+    }
+    Ok(CustomPair { object, functions })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one_pid() -> Config {
+        Config::new(Target::Pids(vec![7]))
+    }
+
+    #[test]
+    fn defaults_are_valid() {
+        one_pid().validate().unwrap();
+    }
+
+    #[test]
+    fn contradictions_name_the_options() {
+        let crossed = Filters {
+            min_size_bytes: 2048,
+            max_size_bytes: 1024,
+            ..Filters::default()
+        };
+        let old = Filters {
+            older_than: Duration::from_secs(30),
+            ..Filters::default()
+        };
+        let folded = Output {
+            format: Format::Folded,
+            ..Output::default()
+        };
+        for (config, words) in [
+            (Config::new(Target::Pids(vec![])), "leaktrace -p PID"),
+            (Config::new(Target::Command(vec![])), "leaktrace -- CMD"),
+            (
+                Config {
+                    filters: crossed,
+                    ..one_pid()
+                },
+                "--min-size 2.0 KiB is above --max-size 1.0 KiB",
+            ),
+            (
+                Config {
+                    duration: Some(Duration::ZERO),
+                    ..one_pid()
+                },
+                "--duration 0",
+            ),
+            (
+                Config {
+                    filters: old,
+                    duration: Some(Duration::from_secs(30)),
+                    ..one_pid()
+                },
+                "--older-than 30.0 s is not below --duration 30.0 s",
+            ),
+            (
+                Config {
+                    show_blocks: true,
+                    output: folded,
+                    ..one_pid()
+                },
+                "--show-blocks does not fit",
+            ),
+        ] {
+            let line = config.validate().unwrap_err().to_string();
+            assert!(line.contains(words) && !line.contains('\n'), "{line}");
+        }
+    }
+
+    #[test]
+    fn custom_pair_keeps_order_and_names_the_bad_option() {
+        let strings = |specs: &[&str]| specs.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let pair = custom_pair(
+            "/lib/pool.so".into(),
+            &strings(&["a(size=arg0)->ret"]),
+            &strings(&["b(ptr=arg0)", "c(ptr=arg0)"]),
+        )
+        .unwrap();
+        let symbols: Vec<_> = pair
+            .functions
+            .iter()
+            .map(|function| function.symbol.as_str())
+            .collect();
+        assert_eq!(symbols, ["a", "b", "c"]);
+
+        let error = custom_pair("/lib/pool.so".into(), &[], &strings(&["nonsense"])).unwrap_err();
+        assert!(error.to_string().starts_with("bad --free: "), "{error}");
+    }
+}

@@ -1,0 +1,41 @@
+//! From a frozen report to bytes: one file a format, and `output`, which knows where they go.
+//!
+//! A renderer must not know a clock, a terminal or a file: width and colour are passed in.
+
+pub mod doctor;
+mod folded;
+mod frames;
+mod json;
+pub mod ledger;
+pub mod model;
+pub mod output;
+#[cfg(test)]
+mod sample;
+mod style;
+mod text;
+pub mod units;
+
+use std::io::{self, Write};
+
+pub use self::{folded::Folded, json::Json, text::Text};
+use model::Report;
+
+/// The forms of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For a person to read.
+    Text,
+    /// All of the report, for programs: one document, or one a line when there are several.
+    Json,
+    /// Stacks and bytes, for flame graph tools.
+    Folded,
+}
+
+/// Writes reports in one format.
+pub trait Renderer {
+    /// Writes one report.
+    ///
+    /// # Errors
+    /// Only those of `out`.
+    fn render(&self, report: &Report, out: &mut dyn Write) -> io::Result<()>;
+}

@@ -1,0 +1,223 @@
+//! One report made by hand, for the tests of all formats.
+
+use leaktrace_common::counter::Counter;
+
+use super::model::*;
+
+fn text(text: &str) -> String {
+    text.to_owned()
+}
+
+fn frame(address: &str, object: &str, offset: &str, symbol: &str, place: Option<(&str, u32)>) -> Frame {
+    Frame {
+        address: text(address),
+        object: Some(text(object)),
+        offset: Some(text(offset)),
+        build_id: Some(text("9b1c5e2f")),
+        symbol: Some(text(symbol)).filter(|symbol| !symbol.is_empty()),
+        file: place.map(|(file, _)| text(file)),
+        line: place.map(|(_, line)| line),
+        inlined: false,
+    }
+}
+
+fn stack_of_server() -> Vec<Frame> {
+    let libc = "/usr/lib/x86_64-linux-gnu/libc.so.6";
+    let server = "/usr/bin/server";
+    let mut inlined = frame(
+        "0x55d0000011f0",
+        server,
+        "0x11f0",
+        "http::Parser<char>::header",
+        None,
+    );
+    inlined.inlined = true;
+    inlined.file = Some(text("src/http.cc"));
+    inlined.line = Some(88);
+    vec![
+        frame("0x7f0000099500", libc, "0x99500", "malloc", None),
+        frame(
+            "0x7f00000a5abc",
+            "/usr/lib/libstdc++.so.6",
+            "0xa5abc",
+            "operator new(unsigned long)",
+            None,
+        ),
+        inlined,
+        frame(
+            "0x55d0000011f0",
+            server,
+            "0x11f0",
+            "serve(Connection&, int)",
+            Some(("src/main.cc", 120)),
+        ),
+        frame(
+            "0x55d000001100",
+            server,
+            "0x1100",
+            "main",
+            Some(("src/main.cc", 12)),
+        ),
+        frame("0x7f000002724a", libc, "0x2724a", "", None),
+    ]
+}
+
+fn survivors() -> Vec<Survivor> {
+    let leak = Survivor {
+        pid: 4242,
+        comm: text("server"),
+        state: State::Running,
+        call: text("malloc"),
+        space: text("heap"),
+        bytes: 1_258_291,
+        blocks: 1_234,
+        mean_bytes: 1_258_291.0 / 1_234.0,
+        bytes_per_s: 8_192.0,
+        allocs: 5_000,
+        frees: 3_766,
+        age_ms: Age {
+            min: 12,
+            p50: 30_100,
+            max: 72_000,
+        },
+        frames: stack_of_server(),
+        block_list: None,
+    };
+    let exited = Survivor {
+        pid: 4243,
+        comm: text("worker"),
+        state: State::Exited,
+        call: text("calloc"),
+        bytes: 4_096,
+        blocks: 1,
+        mean_bytes: 4_096.0,
+        bytes_per_s: 0.0,
+        allocs: 1,
+        frees: 0,
+        age_ms: Age {
+            min: 61_000,
+            p50: 61_000,
+            max: 61_000,
+        },
+        frames: vec![Frame {
+            address: text("0x7ffe00001000"),
+            ..Frame::default()
+        }],
+        block_list: Some(vec![Block {
+            address: text("0x55d0000192a0"),
+            bytes: 4_096,
+            age_ms: 61_000,
+        }]),
+        ..leak.clone()
+    };
+    vec![leak, exited]
+}
+
+fn process(pid: u32, comm: &str, state: State, rss_bytes: u64, live: (u64, u64)) -> Process {
+    Process {
+        pid,
+        comm: text(comm),
+        exe: Some(format!("/usr/bin/{comm}")),
+        state,
+        rss_bytes: Some(rss_bytes),
+        live_bytes: live.0,
+        live_blocks: live.1,
+        exit: None,
+    }
+}
+
+fn tracing() -> Tracing {
+    let libc = "/usr/lib/x86_64-linux-gnu/libc.so.6";
+    Tracing {
+        attach: text("session"),
+        kernel: text("6.18.0"),
+        sites: vec![ProbeSite {
+            object: text(libc),
+            function: text("malloc"),
+            call: text("malloc"),
+            offset: text("0x99500"),
+            kind: text("entry+return"),
+            pids: vec![4242, 4243],
+        }],
+        skipped: vec![SkippedSite {
+            object: text(libc),
+            function: text("valloc"),
+            reason: text("the symbol has no size"),
+        }],
+        filters: Filters {
+            older_than_ms: 0,
+            min_size_bytes: 16,
+            max_size_bytes: None,
+            top: 2,
+            sort: text("bytes"),
+        },
+    }
+}
+
+/// Two processes, one of them exited; a leak in C++ and a block without symbols; a loss.
+pub(super) fn report() -> Report {
+    let mut ledger: std::collections::BTreeMap<_, _> =
+        Counter::ALL.iter().map(|counter| (counter.name(), 0)).collect();
+    ledger.insert("nested", 1_499);
+    ledger.insert("stacks_full", 3);
+    let mut worker = process(4243, "worker", State::Exited, 3_145_728, (4_096, 1));
+    worker.exit = Some(Exit {
+        code: Some(1),
+        signal: None,
+    });
+    Report {
+        schema: SCHEMA,
+        sequence: 3,
+        last: false,
+        elapsed_s: 72.0,
+        interval_s: 5.0,
+        target: Target {
+            command: None,
+            processes: vec![
+                process(4242, "server", State::Running, 88_290_099, (1_300_000, 1_300)),
+                worker,
+            ],
+        },
+        tracing: tracing(),
+        totals: Totals {
+            live_bytes: 1_304_096,
+            live_blocks: 1_301,
+            alloc_bytes: 2_254_857_830,
+            allocs: 1_234_567,
+            frees: 1_233_266,
+            freed_bytes: 2_253_553_734,
+            alloc_bytes_per_s: 35_756_441.6,
+            allocs_per_s: 12_345.0,
+            live_bytes_per_s: 8_601.6,
+            rss_bytes: Some(88_290_099),
+        },
+        survivors: survivors(),
+        omitted: Omitted {
+            sites: 12,
+            blocks: 66,
+            bytes: 41_709,
+        },
+        ledger,
+        warnings: vec![text(
+            "3 allocations are reported without their stack because the stack table was full: raise --max-stacks",
+        )],
+    }
+}
+
+/// Nothing outstanding, nothing lost.
+pub(super) fn empty() -> Report {
+    let mut report = report();
+    report.sequence = 1;
+    report.last = true;
+    report.target.processes.truncate(1);
+    report.survivors.clear();
+    report.omitted = Omitted::default();
+    report.warnings.clear();
+    report.tracing.skipped.clear();
+    report.tracing.filters.min_size_bytes = 0;
+    report.ledger.values_mut().for_each(|number| *number = 0);
+    report.totals.live_bytes = 0;
+    report.totals.live_blocks = 0;
+    report.totals.live_bytes_per_s = 0.0;
+    report
+}
