@@ -1,1 +1,21 @@
-//! Stub.
+//! leaktrace: which stacks hold the memory that a running process does not give back.
+//!
+//! A [`config`] says which processes. [`probe`] finds the allocator functions in the files they map and
+//! puts probes on them; the kernel side, loaded by [`kernel`], matches every allocation with its free and
+//! keeps totals by site. [`traced`] follows the processes while they map, fork, exec and exit. Each
+//! interval [`session`] has the tables read, [`track`] sums them up, [`symbol`] names the stacks that are
+//! shown, and a renderer of [`report`] writes the frozen result.
+
+pub mod cli;
+pub mod config;
+pub mod demo;
+pub mod doctor;
+pub mod error;
+pub mod kernel;
+pub mod launch;
+pub mod probe;
+pub mod report;
+pub mod session;
+pub mod symbol;
+pub mod traced;
+pub mod track;

@@ -1,0 +1,62 @@
+//! Everything that can end a run early. Each message is one line that names the failing thing and ends
+//! with the way out.
+
+use crate::{
+    kernel::{maps::TableError, object::LoadError, sideband::SidebandError},
+    launch::LaunchError,
+    probe::closure::ClosureError,
+    report::output::OutputError,
+    traced::{catalog::CustomError, set::TraceError},
+};
+
+/// Why a run ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// This kernel or user cannot trace.
+    #[error("{0}")]
+    Unable(String),
+    /// The kernel side could not be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A table of the kernel side failed.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// perf's side-band cannot be read.
+    #[error(transparent)]
+    Sideband(#[from] SidebandError),
+    /// A process cannot be traced.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    /// A function of `--alloc` or `--free` cannot be traced.
+    #[error(transparent)]
+    Custom(#[from] CustomError),
+    /// The command cannot be found.
+    #[error(transparent)]
+    Closure(#[from] ClosureError),
+    /// The command cannot be started.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// Reports cannot be written.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// The operating system refused something that it never refuses.
+    #[error("{what}: {source}; please report this")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The errno.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// Whether the reader of the reports has gone: an end, not a failure.
+    pub fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Output(error) if error.is_broken_pipe())
+    }
+}
+
+/// Wraps an error of the operating system.
+pub fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+    move |source| Error::System { what, source }
+}

@@ -1,0 +1,273 @@
+//! From a snapshot to a report: names for what is shown, and what was traced and how.
+
+use std::collections::BTreeMap;
+
+use super::collect::Collector;
+use crate::{
+    config::Config,
+    kernel::{counters::Counters, sideband::Sideband},
+    probe::elf::{Returns, Scan},
+    report::{
+        ledger::{self, Line},
+        model::{
+            Block, Filters, ProbeSite, Process, Report, SCHEMA, SkippedSite, State, Survivor, Target, Tracing,
+        },
+    },
+    symbol::{Symbolizer as _, blaze::Blaze, mappings::Mappings, objects::ObjectId},
+    traced::set::TracedSet,
+    track::{SiteSnapshot, Snapshot},
+};
+use leaktrace_common::{call::Space, counter::Counter};
+
+/// Makes the reports of a run.
+#[derive(Debug)]
+pub(super) struct Builder {
+    symbolizer: Blaze,
+    sequence: u64,
+    start_ns: u64,
+    kernel_release: String,
+}
+
+/// All that a report is made of.
+pub(super) struct Sources<'a> {
+    /// What was asked for.
+    pub config: &'a Config,
+    /// Who is traced.
+    pub traced: &'a TracedSet,
+    /// What was read.
+    pub collector: &'a Collector,
+    /// The kernel's counters.
+    pub counters: &'a Counters,
+    /// For what it lost.
+    pub sideband: &'a Sideband,
+}
+
+impl Builder {
+    /// `start_ns` is when the probes were in place.
+    pub(super) fn new(start_ns: u64, kernel_release: String) -> Self {
+        Self {
+            symbolizer: Blaze::new(),
+            sequence: 0,
+            start_ns,
+            kernel_release,
+        }
+    }
+
+    /// The report of a snapshot.
+    pub(super) fn report(&mut self, from: &Sources<'_>, snapshot: &Snapshot, last: bool) -> Report {
+        self.sequence += 1;
+        let (ledger, warnings) = ledger(from, snapshot);
+        let rss_bytes = running_rss(from.traced);
+        let survivors = snapshot
+            .sites
+            .iter()
+            .map(|site| self.survivor(from, site))
+            .collect();
+        Report {
+            schema: SCHEMA,
+            sequence: self.sequence,
+            last,
+            elapsed_s: seconds(snapshot.now_ns.saturating_sub(self.start_ns)),
+            interval_s: seconds(snapshot.interval_ns),
+            target: target(from, snapshot),
+            tracing: tracing(from, &self.kernel_release),
+            totals: crate::report::model::Totals {
+                rss_bytes,
+                ..snapshot.totals
+            },
+            survivors,
+            omitted: snapshot.omitted,
+            ledger,
+            warnings,
+        }
+    }
+
+    fn survivor(&mut self, from: &Sources<'_>, site: &SiteSnapshot) -> Survivor {
+        let (addresses, mappings) = from.collector.stack(&site.site, from.traced);
+        let nothing = Mappings::new();
+        let mut frames = self.symbolizer.frames(
+            mappings.unwrap_or(&nothing),
+            &from.traced.catalog.objects,
+            addresses,
+        );
+        if let Some(function) = probed_function(from, mappings.unwrap_or(&nothing), addresses)
+            && let Some(frame) = frames.first_mut().and_then(|frames| frames.last_mut())
+        {
+            frame.symbol = Some(function.into());
+        }
+        let blocks = site.oldest.as_ref().map(|blocks| {
+            let shown = blocks.iter().map(|block| Block {
+                address: format!("{:#x}", block.address),
+                bytes: block.size_bytes,
+                age_ms: block.age_ms,
+            });
+            shown.collect()
+        });
+        Survivor {
+            pid: site.site.image.tgid,
+            comm: from.collector.comm(&site.site, from.traced).to_owned(),
+            state: site.state,
+            call: from.traced.catalog.call_name(site.site.key.call).to_owned(),
+            space: Space::of(site.site.key.process.space)
+                .map_or("unknown", Space::name)
+                .to_owned(),
+            bytes: site.bytes,
+            blocks: site.blocks,
+            mean_bytes: if site.blocks == 0 {
+                0.0
+            } else {
+                site.bytes as f64 / site.blocks as f64
+            },
+            bytes_per_s: site.bytes_per_s,
+            allocs: site.allocs,
+            frees: site.frees,
+            age_ms: site.age_ms,
+            frames: frames
+                .iter()
+                .flatten()
+                .map(crate::symbol::SymbolFrame::to_report)
+                .collect(),
+            block_list: blocks,
+        }
+    }
+}
+
+/// The function whose probe took the stack, by the symbol it was found under: a symbolizer may know the
+/// address by another of its names (`__GI___libc_malloc`).
+fn probed_function(from: &Sources<'_>, mappings: &Mappings, addresses: &[u64]) -> Option<String> {
+    let address = *addresses.first()?;
+    let mapping = mappings.find(address)?;
+    let scan = from.traced.catalog.scan(mapping.object?)?;
+    let offset = mapping.offset_of(address);
+    let function = scan.functions.iter().find(|function| function.offset == offset)?;
+    Some(function.symbol.clone())
+}
+
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+fn running_rss(traced: &TracedSet) -> Option<u64> {
+    let running = traced.iter().filter(|process| process.state == State::Running);
+    running
+        .filter_map(|process| process.rss_bytes)
+        .reduce(|sum, bytes| sum + bytes)
+}
+
+fn target(from: &Sources<'_>, snapshot: &Snapshot) -> Target {
+    let command = match &from.config.target {
+        crate::config::Target::Command(line) => Some(
+            line.iter()
+                .map(|word| word.to_string_lossy().into_owned())
+                .collect(),
+        ),
+        crate::config::Target::Pids(_) => None,
+    };
+    let processes = from.traced.iter().map(|process| {
+        let images = snapshot
+            .images
+            .iter()
+            .filter(|image| image.image.tgid == process.pid);
+        let (live_bytes, live_blocks) = images.fold((0, 0), |(bytes, blocks), image| {
+            (bytes + image.live_bytes, blocks + image.live_blocks)
+        });
+        Process {
+            pid: process.pid,
+            comm: process.comm.clone(),
+            exe: process.exe.as_ref().map(|path| path.display().to_string()),
+            state: process.state,
+            rss_bytes: process.rss_bytes,
+            live_bytes,
+            live_blocks,
+            exit: process.exit,
+        }
+    });
+    Target {
+        command,
+        processes: processes.collect(),
+    }
+}
+
+/// Probes by object: a function that several processes share is one entry with all their pids.
+fn tracing(from: &Sources<'_>, kernel_release: &str) -> Tracing {
+    let mut pids_of: BTreeMap<ObjectId, Vec<u32>> = BTreeMap::new();
+    for process in from.traced.iter() {
+        for object in process.probed() {
+            pids_of.entry(object).or_default().push(process.pid);
+        }
+    }
+    let mut sites = Vec::new();
+    let mut skipped = Vec::new();
+    for (object, pids) in pids_of {
+        let Some(scan) = from.traced.catalog.scan(object) else {
+            continue;
+        };
+        let name = from.traced.catalog.name(object);
+        sites.extend(probe_sites(from, &scan, &name, &pids));
+        skipped.extend(scan.blind_spots().map(|skipped| SkippedSite {
+            object: name.clone(),
+            function: skipped.function.clone(),
+            reason: skipped.reason.to_string(),
+        }));
+    }
+    let config = from.config;
+    Tracing {
+        attach: from.traced.attach_kind().to_string(),
+        kernel: kernel_release.to_owned(),
+        sites,
+        skipped,
+        filters: Filters {
+            older_than_ms: config.filters.older_than.as_millis() as u64,
+            min_size_bytes: config.filters.min_size_bytes,
+            max_size_bytes: Some(config.filters.max_size_bytes).filter(|&max| max != u64::MAX),
+            top: config.top,
+            sort: config.sort.name().to_owned(),
+        },
+    }
+}
+
+fn probe_sites(from: &Sources<'_>, scan: &Scan, object: &str, pids: &[u32]) -> Vec<ProbeSite> {
+    let site = |function: &crate::probe::elf::Function| ProbeSite {
+        object: object.to_owned(),
+        function: function.symbol.clone(),
+        call: from.traced.catalog.call_name(u32::from(function.call)).to_owned(),
+        offset: format!("{:#x}", function.offset),
+        kind: match function.returns {
+            Returns::None => "entry",
+            Returns::Probe => "entry+return",
+            Returns::Instructions(_) => "entry+ret-instructions",
+        }
+        .to_owned(),
+        pids: pids.to_vec(),
+    };
+    scan.functions.iter().map(site).collect()
+}
+
+/// The ledger, and a sentence for each number in it that means a loss.
+fn ledger(from: &Sources<'_>, snapshot: &Snapshot) -> (BTreeMap<&'static str, u64>, Vec<String>) {
+    let mut warnings = from.traced.warnings.clone();
+    let unseen = from.traced.unseen;
+    let mut ledger = BTreeMap::from([
+        (ledger::OBJECTS_LATE.name, unseen.objects_late),
+        (ledger::FORKS_FOLLOWED_LATE.name, unseen.forks_followed_late),
+        (ledger::FORKS_NOT_FOLLOWED.name, unseen.forks_not_followed),
+        (ledger::SIDEBAND_LOST.name, from.sideband.lost),
+        (ledger::STACKS_CUT.name, from.collector.stacks_cut),
+        (ledger::TORN.name, snapshot.torn),
+    ]);
+    for &counter in Counter::ALL {
+        match from.counters.read(counter) {
+            Ok(count) => {
+                ledger.insert(counter.name(), count);
+            }
+            Err(error) => warnings.push(format!("cannot read the counter {}: {error}", counter.name())),
+        }
+    }
+    let worth_saying = |line: &Line| line.is_loss || *line == ledger::FORKS_NOT_FOLLOWED;
+    for line in ledger::lines().filter(worth_saying) {
+        if let Some(count) = ledger.get(line.name).filter(|count| **count > 0) {
+            warnings.push(format!("{}: {count}. {}", line.name, line.help));
+        }
+    }
+    (ledger, warnings)
+}

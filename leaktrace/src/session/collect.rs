@@ -1,0 +1,176 @@
+//! From the kernel's tables to a snapshot: one reading an interval, and one at the end of each process
+//! image.
+
+use std::{collections::HashMap, rc::Rc, sync::PoisonError};
+
+use crate::{
+    kernel::{
+        clock::now_ns,
+        events::SharedLiveTable,
+        maps::{TableError, Tables},
+    },
+    report::model::State,
+    symbol::{self, mappings::Mappings},
+    traced::set::TracedSet,
+    track::{FrozenId, LiveBlock, Settings, SiteRef, Snapshot, Tracker},
+};
+
+/// Frames of a stack that is not in the table.
+const UNKNOWN_STACK: &[u64] = &[];
+
+/// Reads and keeps what was read.
+#[derive(Debug)]
+pub(super) struct Collector {
+    tables: Tables,
+    live: SharedLiveTable,
+    tracker: Tracker,
+    /// Stacks never change: each is read once.
+    stacks: HashMap<u64, Rc<[u64]>>,
+    /// Names and mappings of images that are gone, for their survivors.
+    ended: HashMap<FrozenId, (String, Mappings)>,
+    /// Stacks whose garbage tail was cut; part of the ledger.
+    pub stacks_cut: u64,
+}
+
+impl Collector {
+    /// Nothing read yet.
+    pub(super) fn new(tables: Tables, live: SharedLiveTable, settings: Settings) -> Self {
+        Self {
+            tables,
+            live,
+            tracker: Tracker::new(settings, now_ns()),
+            stacks: HashMap::new(),
+            ended: HashMap::new(),
+            stacks_cut: 0,
+        }
+    }
+
+    /// The tables of processes, sites and stacks.
+    pub(super) const fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// Reads everything and sums it up.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub(super) fn snapshot(&mut self, traced: &TracedSet) -> Result<Snapshot, TableError> {
+        self.tracker.begin(now_ns());
+        self.tables
+            .for_each_site(|key, totals| self.tracker.add_totals(*key, totals))?;
+        {
+            let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+            live.for_each(|key, block| self.tracker.add_block(&LiveBlock::new(key, block)))?;
+        }
+        let Self {
+            tables,
+            tracker,
+            stacks,
+            ended,
+            stacks_cut,
+            live: _,
+        } = self;
+        let mut failed = None;
+        *stacks_cut = 0;
+        let snapshot = tracker.finish(|site| {
+            let stack = read_stack(tables, stacks, site.key.stack_id).unwrap_or_else(|error| {
+                failed = Some(error);
+                Rc::from(UNKNOWN_STACK)
+            });
+            let (kept, cut) = mappings_of(site, traced, ended)
+                .map_or((stack.len(), false), |mappings| symbol::clean(&stack, mappings));
+            *stacks_cut += u64::from(cut);
+            stack[..kept].to_vec()
+        });
+        failed.map_or(Ok(snapshot), Err)
+    }
+
+    /// A process image has ended: what it holds is kept as it is now, and the kernel's records of it go.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub(super) fn freeze(
+        &mut self,
+        traced: &TracedSet,
+        pid: u32,
+        image: u16,
+        state: State,
+    ) -> Result<(), TableError> {
+        let mut freezing = self.tracker.freeze(pid, image, state, now_ns());
+        let mut outstanding = 0_u64;
+        self.tables.take_sites(pid, image, |key, totals| {
+            outstanding = outstanding.saturating_add(totals.allocs.saturating_sub(totals.frees));
+            freezing.add_totals(*key, totals);
+        })?;
+        // A sweep of the whole table for a process that has left nothing is spared: children that live for
+        // milliseconds end by the thousand.
+        if outstanding > 0 {
+            let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+            live.take_image(pid, image, |key, block| {
+                freezing.add_block(&LiveBlock::new(key, block));
+            })?;
+        }
+        let id = freezing.finish();
+        if outstanding > 0
+            && let Some(process) = traced.get(pid)
+        {
+            let (comm, mappings) = process.of_image(image);
+            self.ended.insert(id, (comm.to_owned(), mappings.clone()));
+        }
+        Ok(())
+    }
+
+    /// The frames of a site's stack without a garbage tail, and where they are mapped.
+    pub(super) fn stack<'a>(
+        &'a self,
+        site: &SiteRef,
+        traced: &'a TracedSet,
+    ) -> (&'a [u64], Option<&'a Mappings>) {
+        let stack = self
+            .stacks
+            .get(&site.key.stack_id)
+            .map_or(UNKNOWN_STACK, |stack| &stack[..]);
+        let mappings = mappings_of(site, traced, &self.ended);
+        let kept = mappings.map_or(stack.len(), |mappings| symbol::clean(stack, mappings).0);
+        (&stack[..kept], mappings)
+    }
+
+    /// Name of the process that a site belongs or belonged to.
+    pub(super) fn comm<'a>(&'a self, site: &SiteRef, traced: &'a TracedSet) -> &'a str {
+        let ended = site
+            .image
+            .frozen
+            .and_then(|id| self.ended.get(&id))
+            .map(|(comm, _)| comm.as_str());
+        ended
+            .or_else(|| traced.get(site.image.tgid).map(|process| process.comm.as_str()))
+            .unwrap_or_default()
+    }
+}
+
+fn read_stack(
+    tables: &Tables,
+    known: &mut HashMap<u64, Rc<[u64]>>,
+    id: u64,
+) -> Result<Rc<[u64]>, TableError> {
+    if let Some(stack) = known.get(&id) {
+        return Ok(Rc::clone(stack));
+    }
+    let Some(frames) = tables.stack(id)? else {
+        return Ok(Rc::from(UNKNOWN_STACK));
+    };
+    let stack: Rc<[u64]> = Rc::from(frames);
+    known.insert(id, Rc::clone(&stack));
+    Ok(stack)
+}
+
+fn mappings_of<'a>(
+    site: &SiteRef,
+    traced: &'a TracedSet,
+    ended: &'a HashMap<FrozenId, (String, Mappings)>,
+) -> Option<&'a Mappings> {
+    match site.image.frozen {
+        Some(id) => ended.get(&id).map(|(_, mappings)| mappings),
+        None => Some(traced.get(site.image.tgid)?.of_image(site.image.image).1),
+    }
+}

@@ -1,0 +1,454 @@
+//! A run from attach to last report: the event loop. Wiring without logic; the only module that knows all
+//! others.
+
+mod build;
+mod collect;
+mod start;
+
+use std::{
+    collections::HashSet,
+    fs::File,
+    io::Write as _,
+    os::{fd::OwnedFd, unix::process::ExitStatusExt as _},
+    process::{Child, ExitCode, ExitStatus},
+    time::Duration,
+};
+
+use leaktrace_common::event::{Event, kind};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Pid, getpgrp, tcgetpgrp},
+};
+use rustix::process::{PidfdFlags, pidfd_open};
+use tokio::{
+    io::unix::AsyncFd,
+    signal::unix::{SignalKind, signal},
+    sync::mpsc::{UnboundedSender, unbounded_channel},
+    time::{Instant, MissedTickBehavior, interval_at, sleep_until},
+};
+
+use self::{
+    build::{Builder, Sources},
+    start::Running,
+};
+use crate::{
+    cli::EXIT_UNUSABLE,
+    config::{Config, Target},
+    error::{Error, system},
+    kernel::{clock::now_ns, sys},
+    report::{
+        model::{Exit, State},
+        output::Output,
+    },
+    traced::set::Followed,
+};
+
+/// What becomes of the child of `leaktrace -- CMD` when tracing ends before it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChildFate {
+    /// leaktrace waits for it and passes its status on.
+    Outlives,
+    /// It is ended: the demo's.
+    Ends,
+}
+
+/// Runs to the end. The exit code is the child's, or 0.
+///
+/// # Errors
+/// [`Error`] when tracing cannot begin or go on.
+pub fn run(config: &Config, fate: ChildFate) -> Result<ExitCode, Error> {
+    let output = Output::open(&config.output)?;
+    start::runtime()?.block_on(async {
+        // First of all: a signal that comes while the probes are put in place ends the run in good order.
+        let mut signals = Signals::watch().map_err(system("cannot watch signals"))?;
+        let running = start::start(config)?;
+        let mut session = Session::new(config, running, output);
+        session.announce();
+        let outcome = session.trace(&mut signals).await;
+        // The probes go first, whatever happened: no target pays for an error of ours.
+        session.running.traced.release_all();
+        let outcome = outcome.and_then(|()| session.output.finish().map_err(Error::from));
+        if session.running.child.is_none() {
+            return outcome.map(|()| ExitCode::SUCCESS);
+        }
+        // Said at once: the command may run for days.
+        let failed = outcome.err().filter(|error| !error.is_broken_pipe());
+        if let Some(error) = &failed {
+            say(&error.to_string());
+        }
+        let code = session.settle_child(fate, &mut signals).await?;
+        Ok(failed.map_or(code, |_| ExitCode::from(EXIT_UNUSABLE)))
+    })
+}
+
+/// The signals that end a run.
+struct Signals {
+    interrupts: tokio::signal::unix::Signal,
+    terminations: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn watch() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupts: signal(SignalKind::interrupt())?,
+            terminations: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.interrupts.recv() => Signal::SIGINT,
+            _ = self.terminations.recv() => Signal::SIGTERM,
+        }
+    }
+}
+
+struct Session<'a> {
+    config: &'a Config,
+    running: Running,
+    builder: Builder,
+    output: Output,
+    /// Processes whose end is watched.
+    watched: HashSet<u32>,
+}
+
+/// Why the loop woke.
+enum Wake {
+    Interval,
+    Deadline,
+    Stop(Signal),
+    Changes,
+    Exec(Event),
+    Ended(u32),
+}
+
+impl<'a> Session<'a> {
+    fn new(config: &'a Config, running: Running, output: Output) -> Self {
+        let builder = Builder::new(now_ns(), running.kernel_release.clone());
+        Self {
+            config,
+            running,
+            builder,
+            output,
+            watched: HashSet::new(),
+        }
+    }
+
+    /// The line that says that the probes are in place.
+    fn announce(&self) {
+        let traced = &self.running.traced;
+        let names: Vec<String> = traced
+            .iter()
+            .map(|process| format!("{} ({})", process.pid, process.comm))
+            .collect();
+        let objects: HashSet<_> = traced
+            .iter()
+            .flat_map(|process| process.probed().collect::<Vec<_>>())
+            .collect();
+        let functions: usize = objects
+            .iter()
+            .filter_map(|&object| traced.catalog.scan(object))
+            .map(|scan| scan.functions.len())
+            .sum();
+        let names = match &self.config.target {
+            Target::Command(line) => line[0].to_string_lossy().into_owned(),
+            Target::Pids(_) => names.join(", "),
+        };
+        say(&format!(
+            "tracing {names}: {functions} functions in {} object{}, attach {}",
+            objects.len(),
+            if objects.len() == 1 { "" } else { "s" },
+            traced.attach_kind()
+        ));
+    }
+
+    /// Until the targets have ended, the time is up or a signal comes. The last report is written.
+    async fn trace(&mut self, watched: &mut Signals) -> Result<(), Error> {
+        let now = Instant::now();
+        let mut ticks = self.config.interval.map(|interval| {
+            let mut ticks = interval_at(now + interval, interval);
+            // A report that took longer than the interval is not followed by a burst.
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            ticks
+        });
+        let deadline = self.config.duration.map(|duration| now + duration);
+        let (ended, mut endings) = unbounded_channel();
+        let (changed, mut changes) = unbounded_channel();
+        for descriptor in self
+            .running
+            .sideband
+            .descriptors()
+            .map_err(system("cannot watch a perf ring"))?
+        {
+            watch_ring(descriptor, changed.clone())?;
+        }
+        let pids: Vec<u32> = self.running.traced.iter().map(|process| process.pid).collect();
+        for pid in pids {
+            self.watch(pid, &ended)?;
+        }
+        let mut signals = 0;
+        loop {
+            // Those first that must not wait for processes that come and go by the thousand.
+            let wake = tokio::select! {
+                biased;
+                signal = watched.next() => Wake::Stop(signal),
+                () = until(deadline) => Wake::Deadline,
+                () = next(&mut ticks) => Wake::Interval,
+                Some(pid) = endings.recv() => Wake::Ended(pid),
+                Some(event) = self.running.events.events.recv() => Wake::Exec(event),
+                Some(()) = changes.recv() => Wake::Changes,
+            };
+            match wake {
+                Wake::Interval => self.report(&ended, false)?,
+                Wake::Deadline => return self.report(&ended, true),
+                Wake::Changes => {
+                    // One look answers for all that have been announced.
+                    while changes.try_recv().is_ok() {}
+                    self.follow(&ended)?;
+                }
+                Wake::Exec(event) => {
+                    self.follow(&ended)?;
+                    if event.kind == kind::EXEC_BY_THREAD {
+                        self.running.traced.attach_again(event.tgid);
+                    }
+                }
+                Wake::Ended(pid) => {
+                    self.follow(&ended)?;
+                    self.end(pid)?;
+                    if !self.running.traced.any_running() {
+                        return self.report(&ended, true);
+                    }
+                }
+                Wake::Stop(signal) => {
+                    signals += 1;
+                    if signals > 1 || !self.passes_on(signal) {
+                        return self.report(&ended, true);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether the signal is the child's business: then its end will end the run, and a second signal ends
+    /// leaktrace alone. It is passed on, unless it is a Ctrl-C that the terminal has sent to both.
+    fn passes_on(&self, signal: Signal) -> bool {
+        let Some(child) = &self.running.child else {
+            return false;
+        };
+        if signal == Signal::SIGINT && in_foreground() {
+            return true;
+        }
+        if let Err(error) = kill(Pid::from_raw(child.id() as i32), signal) {
+            tracing::warn!("cannot pass {signal} on to the command: {error}");
+        }
+        true
+    }
+
+    /// Follows what the processes have done since the last time.
+    fn follow(&mut self, ended: &UnboundedSender<u32>) -> Result<(), Error> {
+        let Running {
+            traced,
+            collector,
+            sideband,
+            log,
+            ..
+        } = &mut self.running;
+        if let Some(log) = log {
+            log.flush();
+        }
+        let entries = sideband.drain();
+        for followed in traced.apply(entries, collector.tables()) {
+            match followed {
+                Followed::Joined(pid) => self.watch(pid, ended)?,
+                Followed::Replaced(pid, image) => {
+                    self.running
+                        .collector
+                        .freeze(&self.running.traced, pid, image, State::Replaced)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the end of a process reported, also if it has come already.
+    fn watch(&mut self, pid: u32, ended: &UnboundedSender<u32>) -> Result<(), Error> {
+        if !self.watched.insert(pid) {
+            return Ok(());
+        }
+        let Some(raw) = rustix::process::Pid::from_raw(pid as i32) else {
+            return Ok(());
+        };
+        let ended = ended.clone();
+        match pidfd_open(raw, PidfdFlags::NONBLOCK) {
+            Ok(descriptor) => {
+                let descriptor = async_fd(descriptor)?;
+                tokio::spawn(async move {
+                    let _woken: std::io::Result<_> = descriptor.readable().await;
+                    let _receiver_gone: Result<_, _> = ended.send(pid);
+                });
+            }
+            Err(_gone) => {
+                let _receiver_gone: Result<_, _> = ended.send(pid);
+            }
+        }
+        Ok(())
+    }
+
+    /// A process has ended: what it still held stays as "live at exit".
+    fn end(&mut self, pid: u32) -> Result<(), Error> {
+        self.watched.remove(&pid);
+        let exit = self
+            .running
+            .child
+            .as_mut()
+            .filter(|child| child.id() == pid)
+            .and_then(reap);
+        let Running {
+            traced, collector, ..
+        } = &mut self.running;
+        let Some(process) = traced
+            .get_mut(pid)
+            .filter(|process| process.state == State::Running)
+        else {
+            return Ok(());
+        };
+        process.exit = exit;
+        let known = process.image();
+        traced.exited(pid);
+        // The kernel side may have counted an exec that the side-band has not told of.
+        let counted = collector.tables().image(pid)?.unwrap_or(known);
+        for image in known..=counted.max(known) {
+            collector.freeze(traced, pid, image, State::Exited)?;
+        }
+        collector.tables().remove_process(pid)?;
+        Ok(())
+    }
+
+    fn report(&mut self, ended: &UnboundedSender<u32>, last: bool) -> Result<(), Error> {
+        // A report is of what has happened, not of what has been looked at.
+        self.follow(ended)?;
+        let Running {
+            traced,
+            collector,
+            counters,
+            sideband,
+            ..
+        } = &mut self.running;
+        traced.refresh_memory();
+        let snapshot = collector.snapshot(traced)?;
+        let sources = Sources {
+            config: self.config,
+            traced,
+            collector,
+            counters,
+            sideband,
+        };
+        let report = self.builder.report(&sources, &snapshot, last);
+        Ok(self.output.report(&report)?)
+    }
+
+    /// The exit code: the child's, as a shell would give it. Until the child ends, signals are still its
+    /// business; the second one lets leaktrace go without it.
+    async fn settle_child(&mut self, fate: ChildFate, signals: &mut Signals) -> Result<ExitCode, Error> {
+        let Some(child) = &mut self.running.child else {
+            return Ok(ExitCode::SUCCESS);
+        };
+        if fate == ChildFate::Ends {
+            child
+                .kill()
+                .and_then(|()| child.wait())
+                .map_err(system("cannot end the demo's program"))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let (ended, mut ending) = unbounded_channel();
+        let pid = child.id();
+        self.watched.remove(&pid);
+        self.watch(pid, &ended)?;
+        let mut count = 0;
+        loop {
+            tokio::select! {
+                Some(_) = ending.recv() => break,
+                signal = signals.next() => {
+                    count += 1;
+                    if count > 1 {
+                        return Ok(ExitCode::SUCCESS);
+                    }
+                    self.passes_on(signal);
+                }
+            }
+        }
+        let Some(child) = &mut self.running.child else {
+            return Ok(ExitCode::SUCCESS);
+        };
+        let status = child.wait().map_err(system("cannot wait for the command"))?;
+        Ok(ExitCode::from(shell_code(status)))
+    }
+}
+
+/// A line on standard error, at any verbosity. Nobody may be there to read it.
+fn say(line: &str) {
+    let _unheard: std::io::Result<()> = writeln!(std::io::stderr(), "leaktrace: {line}");
+}
+
+/// Whether leaktrace's process group is the one that the terminal sends Ctrl-C to.
+fn in_foreground() -> bool {
+    let group = File::open("/dev/tty")
+        .ok()
+        .and_then(|terminal| tcgetpgrp(terminal).ok());
+    group == Some(getpgrp())
+}
+
+/// As a shell has it: 128 and the number of the signal.
+fn shell_code(status: ExitStatus) -> u8 {
+    status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal))
+        .unwrap_or(2) as u8
+}
+
+fn reap(child: &mut Child) -> Option<Exit> {
+    let status = child.try_wait().ok().flatten()?;
+    Some(Exit {
+        code: status.code(),
+        signal: status.signal(),
+    })
+}
+
+fn async_fd(descriptor: OwnedFd) -> Result<AsyncFd<OwnedFd>, Error> {
+    sys::watch_readable(descriptor).map_err(system("cannot watch a descriptor"))
+}
+
+/// How long changes of the processes are gathered before they are looked at: a program that starts maps
+/// dozens of files in a row.
+const GATHER: Duration = Duration::from_millis(1);
+
+/// Reports when a ring has something.
+fn watch_ring(descriptor: OwnedFd, changed: UnboundedSender<()>) -> Result<(), Error> {
+    let ring = async_fd(descriptor)?;
+    tokio::spawn(async move {
+        while let Ok(mut ready) = ring.readable().await {
+            ready.clear_ready();
+            tokio::time::sleep(GATHER).await;
+            if changed.send(()).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next(ticks: &mut Option<tokio::time::Interval>) {
+    match ticks {
+        Some(ticks) => {
+            ticks.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,165 @@
+//! Setting a run up: look at the kernel, load the kernel side, take the processes in. In an order that
+//! leaves nothing behind and misses nothing: whatever fails, nothing is attached yet or everything goes
+//! with the values that are dropped.
+
+use std::{
+    ffi::OsString,
+    path::PathBuf,
+    process::Child,
+    sync::{Arc, Mutex},
+};
+
+use aya_log::EbpfLogger;
+use leaktrace_common::config as kernel_config;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use super::collect::Collector;
+use crate::{
+    config::{Config, Sort, Target},
+    doctor,
+    error::{Error, system},
+    kernel::{
+        caps::Caps,
+        counters::Counters,
+        events::EventReader,
+        maps::{LiveTable, Tables},
+        object::{self, KernelSide, LoadError},
+        sideband::Sideband,
+    },
+    launch::{self, Held},
+    probe::{attach::Attacher, closure},
+    traced::{catalog::Catalog, set::TracedSet},
+    track::{self, Settings},
+};
+
+/// All that runs while tracing.
+pub(super) struct Running {
+    /// Who is traced.
+    pub traced: TracedSet,
+    /// What is read.
+    pub collector: Collector,
+    /// The ledger's kernel part.
+    pub counters: Counters,
+    /// New mappings, exec, fork.
+    pub sideband: Sideband,
+    /// Rare events of the kernel side.
+    pub events: EventReader,
+    /// The child of `leaktrace -- CMD`.
+    pub child: Option<Child>,
+    /// `uname -r`.
+    pub kernel_release: String,
+    /// The kernel side's own log, drained where `-vv` asks for it.
+    pub log: Option<EbpfLogger<&'static dyn log::Log>>,
+    /// Maps and tracepoints, which live as long as this does; dropped last.
+    pub _kernel: aya::Ebpf,
+}
+
+/// Gets everything in place.
+///
+/// # Errors
+/// [`Error`].
+pub(super) fn start(config: &Config) -> Result<Running, Error> {
+    let caps = Caps::probe();
+    let kind = doctor::choose(&caps, config.attach).map_err(Error::Unable)?;
+    let catalog = Catalog::new(config.custom.clone());
+    catalog.check_custom()?;
+    // Before leaktrace raises its own limits, which the command would inherit.
+    let held = match &config.target {
+        Target::Command(line) => Some(hold_command(line)?),
+        Target::Pids(_) => None,
+    };
+    raise_file_limit();
+    let constants = kernel_config::Config {
+        min_size_bytes: config.filters.min_size_bytes,
+        max_size_bytes: config.filters.max_size_bytes,
+    };
+    let (mut kernel, tier) = object::load(constants, kind)?;
+    let live = Arc::new(Mutex::new(LiveTable::new(&kernel, tier, config.max_live)?));
+    let tables = Tables::new(&kernel)?;
+    let counters = Counters::new(&mut kernel.ebpf).map_err(LoadError::Maps)?;
+    let events = EventReader::start(&mut kernel.ebpf, &live).map_err(LoadError::Maps)?;
+    kernel.attach_tracepoints()?;
+    // Before the first look at /proc/PID/maps, so that no mapping falls between the two.
+    let sideband = Sideband::open()?;
+
+    let KernelSide { mut ebpf, programs } = kernel;
+    let log = kernel_log(&mut ebpf);
+    let attacher = Attacher::new(programs, caps.perf.as_ref().ok().copied());
+    let mut traced = TracedSet::new(attacher, catalog, caps.version, config.follow_forks);
+    if let Target::Pids(pids) = &config.target {
+        for &pid in pids {
+            traced.attach(pid, &tables)?;
+        }
+    }
+    let child = match held {
+        Some((held, objects)) => {
+            traced.attach_held(held.pid, &objects, &tables)?;
+            Some(held.release()?)
+        }
+        None => None,
+    };
+    Ok(Running {
+        traced,
+        collector: Collector::new(tables, live, settings(config)),
+        counters,
+        sideband,
+        events,
+        child,
+        kernel_release: caps.release,
+        log,
+        _kernel: ebpf,
+    })
+}
+
+/// The command, held before its `exec`, and the files it will map first.
+fn hold_command(line: &[OsString]) -> Result<(Held, Vec<PathBuf>), Error> {
+    let Some((program, args)) = line.split_first() else {
+        return Err(Error::Unable("no command given; type it after --".to_owned()));
+    };
+    let objects = closure::objects_of_command(program, &|name| std::env::var_os(name))?;
+    Ok((launch::hold(program, args)?, objects))
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        older_than_ns: config.filters.older_than.as_nanos() as u64,
+        top: config.top,
+        sort: match config.sort {
+            Sort::Bytes => track::Sort::Bytes,
+            Sort::Blocks => track::Sort::Blocks,
+            Sort::Growth => track::Sort::Growth,
+            Sort::Age => track::Sort::Age,
+        },
+        blocks_per_site: config.show_blocks.then_some(track::BLOCKS_PER_SITE),
+    }
+}
+
+/// The kernel side's log, if somebody wants to read it; without one, its level keeps it silent.
+fn kernel_log(ebpf: &mut aya::Ebpf) -> Option<EbpfLogger<&'static dyn log::Log>> {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return None;
+    }
+    EbpfLogger::init(ebpf)
+        .inspect_err(|error| tracing::debug!("no log of the kernel side: {error}"))
+        .ok()
+}
+
+/// Every link and every mapped file is a descriptor: take as many as the hard limit gives.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::debug!("cannot raise the limit of open files: {error}");
+    }
+}
+
+/// A runtime on this thread alone.
+///
+/// # Errors
+/// [`Error::System`].
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("cannot set up the event loop"))
+}

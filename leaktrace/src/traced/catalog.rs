@@ -1,0 +1,206 @@
+//! Every file that a traced process maps: held open, scanned once, shared by all processes.
+//!
+//! Must not know probes that are in place, nor blocks.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+
+use nix::sys::stat::{major, minor};
+
+use crate::{
+    config::CustomPair,
+    probe::{
+        elf::{self, ElfError, Scan},
+        process::{self, Mapping},
+    },
+    symbol::objects::{ObjectId, Objects},
+};
+
+/// A file as `/proc/PID/maps` and the side-band name it: device (major, minor) and inode.
+type FileKey = ((u32, u32), u64);
+
+/// A custom function cannot be traced.
+#[derive(Debug, thiserror::Error)]
+pub enum CustomError {
+    /// The object cannot be read.
+    #[error(transparent)]
+    Object(#[from] ElfError),
+    /// The function is not there or cannot be probed safely.
+    #[error("cannot trace {function} of {}: {reason}; name another function with --alloc or --free", .object.display())]
+    Unusable {
+        /// Its symbol.
+        function: String,
+        /// Where it was looked for.
+        object: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The files and what is in them.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    /// Open files, for names and for probes.
+    pub objects: Objects,
+    scans: HashMap<ObjectId, Rc<Scan>>,
+    /// What a mapping's file is; `None` for one that could not be opened or is no ELF file.
+    known: HashMap<FileKey, Option<ObjectId>>,
+    custom: Option<CustomPair>,
+}
+
+impl Catalog {
+    /// With the custom functions of `--alloc` and `--free`, if any.
+    pub fn new(custom: Option<CustomPair>) -> Self {
+        Self {
+            custom,
+            ..Self::default()
+        }
+    }
+
+    /// Looks at the object of `--object` before anything is attached: a name that it does not define would
+    /// be waited for in vain.
+    ///
+    /// # Errors
+    /// [`CustomError`].
+    pub fn check_custom(&self) -> Result<(), CustomError> {
+        let Some(custom) = &self.custom else { return Ok(()) };
+        let scan = elf::scan_path(&custom.object, &custom.functions)?;
+        for function in &custom.functions {
+            let skipped = scan
+                .skipped
+                .iter()
+                .find(|skipped| skipped.function == function.symbol);
+            if let Some(skipped) = skipped.filter(|skipped| skipped.reason.is_blind()) {
+                return Err(CustomError::Unusable {
+                    function: function.symbol.clone(),
+                    object: custom.object.clone(),
+                    reason: skipped.reason.to_string(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The object behind a mapping of process `pid`, opened and scanned at its first sight.
+    pub fn of_mapping(&mut self, pid: u32, mapping: &Mapping) -> Option<ObjectId> {
+        if mapping.inode == 0 {
+            return None;
+        }
+        let key = (mapping.device, mapping.inode);
+        if let Some(known) = self.known.get(&key) {
+            return *known;
+        }
+        let path = mapping.path.clone().unwrap_or_default();
+        let object = match process::open_mapped(pid, mapping) {
+            Ok(file) => self.add(&path, file),
+            Err(error) => {
+                // A process that has ended meanwhile takes its way to its files with it.
+                if Path::new("/proc").join(pid.to_string()).exists() {
+                    tracing::warn!(
+                        "cannot open {} of process {pid}: {error}; its functions have no names",
+                        path.display()
+                    );
+                }
+                // Not remembered: the next process may let us open it.
+                return None;
+            }
+        };
+        self.known.insert(key, object);
+        object
+    }
+
+    /// The object at a path of leaktrace's own file system.
+    ///
+    /// # Errors
+    /// [`ElfError`] when it cannot be opened.
+    pub fn of_path(&mut self, path: &Path) -> Result<Option<ObjectId>, ElfError> {
+        let read = |source| ElfError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let file = File::open(path).map_err(read)?;
+        let facts = file.metadata().map_err(read)?;
+        // Linux numbers of devices fit 32 bits each.
+        let key = (
+            (major(facts.dev()) as u32, minor(facts.dev()) as u32),
+            facts.ino(),
+        );
+        if let Some(known) = self.known.get(&key) {
+            return Ok(*known);
+        }
+        let object = self.add(path, file);
+        self.known.insert(key, object);
+        Ok(object)
+    }
+
+    fn add(&mut self, path: &Path, file: File) -> Option<ObjectId> {
+        let again = file.try_clone();
+        let id = match self.objects.insert(path, file) {
+            Ok(id) => id,
+            Err(error) => {
+                tracing::warn!("{error}");
+                return None;
+            }
+        };
+        if let std::collections::hash_map::Entry::Vacant(free) = self.scans.entry(id)
+            && let Ok(file) = again
+        {
+            let functions = self
+                .custom
+                .as_ref()
+                .filter(|custom| is_same(&custom.object, path))
+                .map_or(&[] as &[_], |custom| &custom.functions);
+            match elf::scan_file(file, path, functions) {
+                Ok(scan) => {
+                    free.insert(Rc::new(scan));
+                }
+                Err(ElfError::NotElf { .. }) => {}
+                Err(error) => tracing::warn!("{error}"),
+            }
+        }
+        Some(id)
+    }
+
+    /// What is in an object; `None` for what is no sound ELF file.
+    pub fn scan(&self, id: ObjectId) -> Option<Rc<Scan>> {
+        self.scans.get(&id).map(Rc::clone)
+    }
+
+    /// A path under which the kernel finds the object's file.
+    pub fn usable_path(&self, id: ObjectId) -> Option<PathBuf> {
+        self.objects
+            .get(id)
+            .map(crate::symbol::objects::Object::usable_path)
+    }
+
+    /// Its path as processes see it.
+    pub fn name(&self, id: ObjectId) -> String {
+        self.objects
+            .get(id)
+            .map(|object| object.path_in_process.display().to_string())
+            .unwrap_or_default()
+    }
+
+    /// The name of a call, the custom ones included.
+    pub fn call_name(&self, call: u32) -> &str {
+        let custom = self
+            .custom
+            .as_ref()
+            .map_or(&[] as &[_], |custom| &custom.functions);
+        crate::probe::allocators::call_name_with(call as u16, custom)
+    }
+}
+
+/// Whether two paths are the same file, or, where one cannot be looked at, the same path.
+fn is_same(wanted: &Path, path: &Path) -> bool {
+    wanted == path
+        || match (wanted.metadata(), path.metadata()) {
+            (Ok(a), Ok(b)) => a.dev() == b.dev() && a.ino() == b.ino(),
+            _ => false,
+        }
+}

@@ -1,0 +1,8 @@
+//! The processes that are traced, kept true while they map, fork, exec and exit.
+//!
+//! Owns what connects a process with the objects it maps and the probes it carries. Must not know
+//! blocks, stacks or reports beyond what a process is called there.
+
+pub mod catalog;
+pub mod process;
+pub mod set;

@@ -1,0 +1,171 @@
+//! One traced process: who it is, what was mapped in each of its images, which probes it carries.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use crate::{
+    probe::attach::Links,
+    report::model::{Exit, State},
+    symbol::{
+        mappings::{Mapping, Mappings},
+        objects::ObjectId,
+    },
+};
+
+/// A program image: what a process is between two `exec`s.
+#[derive(Clone, Debug)]
+struct Image {
+    comm: String,
+    mappings: Mappings,
+}
+
+/// A traced process.
+#[derive(Debug)]
+pub struct Traced {
+    /// Process id.
+    pub pid: u32,
+    /// Its name.
+    pub comm: String,
+    /// Its executable.
+    pub exe: Option<PathBuf>,
+    /// Running or exited.
+    pub state: State,
+    /// How it ended, where leaktrace is its parent.
+    pub exit: Option<Exit>,
+    /// Its main thread has ended and others run.
+    pub leader_gone: bool,
+    /// It has become a program that must not be probed.
+    pub refused: bool,
+    /// Resident memory when last looked at.
+    pub rss_bytes: Option<u64>,
+    /// One more after each `exec`.
+    images: Vec<Image>,
+    /// Before this time (nanoseconds of `CLOCK_BOOTTIME`) what it mapped is known from `/proc`.
+    known_from_ns: u64,
+    /// From this time on the kernel side counts its images.
+    counted_from_ns: u64,
+    /// Objects that are or were probed in it.
+    probed: BTreeSet<ObjectId>,
+    /// What holds the probes in place, until they are released.
+    links: Vec<(ObjectId, Links)>,
+}
+
+impl Traced {
+    /// A process of which nothing is known but its identity.
+    pub fn new(pid: u32, comm: String, exe: Option<PathBuf>) -> Self {
+        Self {
+            pid,
+            comm: comm.clone(),
+            exe,
+            state: State::Running,
+            exit: None,
+            leader_gone: false,
+            refused: false,
+            rss_bytes: None,
+            images: vec![Image {
+                comm,
+                mappings: Mappings::new(),
+            }],
+            known_from_ns: 0,
+            counted_from_ns: 0,
+            probed: BTreeSet::new(),
+            links: Vec::new(),
+        }
+    }
+
+    /// Number of the image that runs now.
+    pub const fn image(&self) -> u16 {
+        (self.images.len() - 1) as u16
+    }
+
+    /// What was or is mapped in an image, and its name. An image that the kernel side has counted and the
+    /// side-band has not told of is the last one known.
+    pub fn of_image(&self, image: u16) -> (&str, &Mappings) {
+        let image = self
+            .images
+            .get(usize::from(image))
+            .unwrap_or_else(|| self.current());
+        (&image.comm, &image.mappings)
+    }
+
+    fn current(&self) -> &Image {
+        // There is one from the start.
+        &self.images[self.images.len() - 1]
+    }
+
+    fn current_mut(&mut self) -> &mut Image {
+        let last = self.images.len() - 1;
+        &mut self.images[last]
+    }
+
+    /// What it mapped is about to be read from `/proc`.
+    pub const fn known_from(&mut self, now_ns: u64) {
+        self.known_from_ns = now_ns;
+    }
+
+    /// The kernel side has been told of it.
+    pub const fn counted_from(&mut self, now_ns: u64) {
+        self.counted_from_ns = now_ns;
+    }
+
+    /// Whether a change of that time is already in what `/proc` said.
+    pub const fn knows(&self, time_ns: u64) -> bool {
+        time_ns < self.known_from_ns
+    }
+
+    /// Notes a mapping of the current image.
+    pub fn map(&mut self, mapping: Mapping) {
+        self.current_mut().mappings.insert(mapping);
+    }
+
+    /// Where its JIT compilers say what they made.
+    pub fn set_jit_map(&mut self, path: PathBuf) {
+        self.current_mut().mappings.set_jit_map(Some(path));
+    }
+
+    /// It has called `exec`. The number of the image that is gone, unless the kernel side did not count it
+    /// yet: then there are no blocks of it.
+    pub fn replace_image(&mut self, comm: String, time_ns: u64) -> Option<u16> {
+        let gone = self.image();
+        self.comm.clone_from(&comm);
+        self.exe = None;
+        self.refused = false;
+        let image = Image {
+            comm,
+            mappings: Mappings::new(),
+        };
+        if time_ns < self.counted_from_ns {
+            *self.current_mut() = image;
+            return None;
+        }
+        self.images.push(image);
+        Some(gone)
+    }
+
+    /// Whether an object is probed in it.
+    pub fn is_probed(&self, object: ObjectId) -> bool {
+        self.links.iter().any(|(probed, _)| *probed == object)
+    }
+
+    /// Keeps the probes of an object.
+    pub fn keep(&mut self, object: ObjectId, links: Links) {
+        self.probed.insert(object);
+        self.links.push((object, links));
+    }
+
+    /// The objects that are or were probed in it.
+    pub fn probed(&self) -> impl Iterator<Item = ObjectId> {
+        self.probed.iter().copied()
+    }
+
+    /// Hands over what holds its probes in place.
+    pub fn take_links(&mut self) -> impl Iterator<Item = Links> {
+        std::mem::take(&mut self.links)
+            .into_iter()
+            .map(|(_, links)| links)
+    }
+
+    /// Takes all probes out. What was probed stays known, for the report.
+    pub fn release(&mut self) {
+        self.links.clear();
+    }
+}
