@@ -1,0 +1,140 @@
+//! `cargo xtask test`: everything that this machine can run, and what it could not and why.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    debian::{self, Outcome},
+    process::{cargo, is_root, output, run as run_command, step, workspace},
+};
+
+/// What the fixtures are built with and the programs they are: compilers, allocators, servers.
+const PACKAGES: [&str; 18] = [
+    "gcc",
+    "g++",
+    "gcc-multilib",
+    "golang-go",
+    "libc6-dev",
+    "libgoogle-perftools-dev",
+    "libjemalloc-dev",
+    "libjemalloc2",
+    "libmimalloc-dev",
+    "libmimalloc2.0",
+    "libtcmalloc-minimal4",
+    "musl-tools",
+    "postgresql",
+    "postgresql-contrib",
+    "procps",
+    "python3",
+    "redis-server",
+    "redis-tools",
+];
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Install nothing; name what is missing
+    #[arg(long)]
+    no_install: bool,
+    /// Fail, rather than skip, when the end-to-end suite cannot run here
+    #[arg(long)]
+    require_e2e: bool,
+    /// Run only tests whose name contains this
+    filter: Option<String>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let mut skipped = Vec::new();
+
+    step("what the tests need");
+    match debian::ensure(&PACKAGES, !args.no_install)? {
+        Outcome::Complete => println!("all there"),
+        Outcome::Missing { packages, reason } => {
+            let line = format!("packages not installed: {} ({reason})", packages.join(", "));
+            println!("{line}");
+            skipped.push(line);
+        }
+    }
+
+    step("unit tests");
+    let mut unit = cargo();
+    unit.args(["test", "--locked", "--workspace", "--exclude", "leaktrace-tests"]);
+    run_command(unit.args(&args.filter)).context("unit tests failed")?;
+
+    step("end-to-end tests");
+    match why_no_e2e()? {
+        None => skipped.extend(end_to_end(args.filter.as_deref())?),
+        Some(reason) if args.require_e2e => bail!("the end-to-end tests cannot run: {reason}"),
+        Some(reason) => {
+            println!("SKIPPED, all of them: {reason}");
+            skipped.push(format!("all end-to-end tests: {reason}"));
+        }
+    }
+
+    step("skipped");
+    if skipped.is_empty() {
+        println!("nothing");
+    }
+    for line in &skipped {
+        println!("- {line}");
+    }
+    Ok(())
+}
+
+/// Builds the released program and returns its path.
+pub(crate) fn release_binary() -> Result<PathBuf> {
+    run_command(cargo().args(["build", "--locked", "--release", "--package", "leaktrace"]))?;
+    Ok(target_dir().join("release/leaktrace"))
+}
+
+/// Where cargo builds the workspace.
+pub(crate) fn target_dir() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), |dir| workspace().join(dir))
+}
+
+/// Builds leaktrace and says why the suite cannot run here, if so.
+fn why_no_e2e() -> Result<Option<String>> {
+    if !is_root() {
+        return Ok(Some(
+            "tracing needs root; run `sudo --preserve-env=PATH cargo xtask test`".to_owned(),
+        ));
+    }
+    let doctor = output(Command::new(release_binary()?).arg("doctor"));
+    Ok(doctor
+        .err()
+        .map(|error| format!("this machine cannot trace: {error:#}")))
+}
+
+/// Runs the suite on the released program; returns what single tests skipped and why.
+fn end_to_end(filter: Option<&str>) -> Result<Vec<String>> {
+    let log = target_dir().join("e2e-skipped.log");
+    fs::write(&log, "").with_context(|| format!("cannot write {}", log.display()))?;
+    let result = run_command(
+        cargo()
+            .args([
+                "test",
+                "--locked",
+                "--no-fail-fast",
+                "--package",
+                "leaktrace-tests",
+            ])
+            .args(filter)
+            .env("LEAKTRACE_BIN", release_binary()?)
+            .env("LEAKTRACE_SKIP_LOG", &log),
+    );
+    result.context("end-to-end tests failed")?;
+    read_skips(&log)
+}
+
+/// One line a skipped test, sorted; tests run in any order.
+fn read_skips(log: &Path) -> Result<Vec<String>> {
+    let text = fs::read_to_string(log).with_context(|| format!("cannot read {}", log.display()))?;
+    let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+    lines.sort();
+    lines.dedup();
+    Ok(lines)
+}

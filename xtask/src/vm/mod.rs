@@ -1,0 +1,184 @@
+//! `cargo xtask vm KERNEL...`: boots Debian's kernels in a virtual machine and checks there that leaktrace
+//! finds a known leak.
+//!
+//! The machine has no disk: everything is in its initramfs, made here from busybox, the released program
+//! and a small leaking one. What it prints comes over the serial line. Nothing is installed into the system
+//! but qemu, busybox and cpio; kernels are downloaded with a package index of their own.
+
+mod boot;
+mod initramfs;
+mod kernel;
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::{
+    debian::{self, Outcome},
+    process::{step, workspace},
+    test::{release_binary, target_dir},
+};
+
+/// What the virtual machine is made with.
+const PACKAGES: [&str; 5] = ["busybox-static", "cpio", "gcc", "libc6-dev", "qemu-system-x86"];
+
+/// malloc/free pairs of the leaking program; every 1000th leaks 100 bytes.
+const PAIRS: u64 = 20_000;
+
+/// Around the JSON on the serial line.
+const BEGIN: &str = "=== report";
+const END: &str = "=== end of report";
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Kernel versions: 6.1, 6.12
+    #[arg(required = true)]
+    kernels: Vec<String>,
+    /// Shell commands to run there instead of the check; the output is printed
+    #[arg(long)]
+    run: Vec<String>,
+    /// Use KVM; without it the machine is emulated, which is slow, but works inside virtual machines too
+    #[arg(long)]
+    kvm: bool,
+    /// How long one machine may take, in seconds
+    #[arg(long, default_value_t = 300)]
+    timeout_s: u64,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    step("what the virtual machine needs");
+    if let Outcome::Missing { packages, reason } = debian::ensure(&PACKAGES, true)? {
+        bail!("missing: {} ({reason})", packages.join(", "));
+    }
+    let directory = target_dir().join("vm");
+    fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    let leaktrace = release_binary()?;
+    let fixture = initramfs::compile(&workspace().join("xtask/src/vm/leak.c"), &directory.join("leak"))?;
+
+    let commands = if args.run.is_empty() {
+        check_commands()
+    } else {
+        args.run.clone()
+    };
+    let initramfs = directory.join("initramfs.cpio");
+    initramfs::make(
+        &initramfs,
+        &[("leaktrace", &leaktrace), ("leak", &fixture)],
+        &commands,
+    )?;
+
+    let mut failed = Vec::new();
+    for version in &args.kernels {
+        step(&format!("Linux {version}"));
+        let kernel = kernel::download(version, &directory)?;
+        println!("{}", kernel.display());
+        let serial = boot::run(&kernel, &initramfs, args.kvm, Duration::from_secs(args.timeout_s))?;
+        print!("{serial}");
+        if args.run.is_empty() {
+            match verify(&serial) {
+                Ok(()) => println!("Linux {version}: the leak was found, exactly"),
+                Err(error) => {
+                    println!("Linux {version}: FAILED: {error:#}");
+                    failed.push(version.as_str());
+                }
+            }
+        }
+    }
+    ensure!(failed.is_empty(), "failed on Linux {}", failed.join(", "));
+    Ok(())
+}
+
+fn check_commands() -> Vec<String> {
+    vec![
+        "uname -r".to_owned(),
+        "leaktrace doctor".to_owned(),
+        format!("leaktrace --interval 0 --format json --output /report -- /bin/leak {PAIRS}"),
+        format!("echo '{BEGIN}'; cat /report; echo; echo '{END}'"),
+    ]
+}
+
+/// Whether the report on the serial line names the leak with all its blocks, and lost nothing.
+fn verify(serial: &str) -> Result<()> {
+    let text = serial
+        .split_once(&format!("{BEGIN}\n"))
+        .and_then(|(_, rest)| rest.split_once(END))
+        .map(|(text, _)| text)
+        .context("there is no report on the serial line")?;
+    let report: Value = serde_json::from_str(text).context("the report is not JSON")?;
+    let blocks = PAIRS / 1000;
+    let survivors = report["survivors"]
+        .as_array()
+        .context("the report has no `survivors`")?;
+    let leak = survivors
+        .iter()
+        .find(|survivor| frame_symbols(survivor).any(|symbol| symbol == "take"))
+        .context("no survivor was allocated in `take`")?;
+    ensure!(
+        leak["blocks"] == blocks && leak["bytes"] == 100 * blocks,
+        "expected {blocks} blocks and {} bytes in `take`, the report has {} and {}",
+        100 * blocks,
+        leak["blocks"],
+        leak["bytes"]
+    );
+    for name in [
+        "live_full",
+        "live_no_memory",
+        "sites_full",
+        "threads_full",
+        "events_lost",
+    ] {
+        ensure!(
+            report["ledger"][name] == 0,
+            "ledger: {name} is {}",
+            report["ledger"][name]
+        );
+    }
+    Ok(())
+}
+
+fn frame_symbols(survivor: &Value) -> impl Iterator<Item = &str> {
+    let frames = survivor["frames"].as_array().map_or(&[][..], Vec::as_slice);
+    frames.iter().filter_map(|frame| frame["symbol"].as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn serial(blocks: u64, lost: u64) -> String {
+        format!(
+            "boot\n{BEGIN}\n{{\"survivors\": [{{\"blocks\": {blocks}, \"bytes\": {}, \"frames\": \
+             [{{\"symbol\": \"malloc\"}}, {{\"symbol\": \"take\"}}]}}], \"ledger\": {{\"live_full\": {lost}, \
+             \"live_no_memory\": 0, \"sites_full\": 0, \"threads_full\": 0, \"events_lost\": 0}}}}\n{END}\n",
+            100 * blocks
+        )
+    }
+
+    #[test]
+    fn exact_report_passes() {
+        verify(&serial(20, 0)).unwrap();
+    }
+
+    #[test]
+    fn missing_block_loss_and_missing_report_fail() {
+        assert!(
+            verify(&serial(19, 0))
+                .unwrap_err()
+                .to_string()
+                .contains("expected 20 blocks")
+        );
+        assert!(
+            verify(&serial(20, 1))
+                .unwrap_err()
+                .to_string()
+                .contains("live_full")
+        );
+        assert!(
+            verify("Kernel panic")
+                .unwrap_err()
+                .to_string()
+                .contains("no report")
+        );
+    }
+}
