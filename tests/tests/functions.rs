@@ -1,5 +1,7 @@
 //! Every allocator function by itself: the call's name, the exact size, the caller with file and line.
 
+use std::{path::Path, process::Command};
+
 use leaktrace_tests::{
     fixtures, fixtures::Fixture, report::Survivor, skip::unless_missing, target::Target, trace,
 };
@@ -197,6 +199,54 @@ fn a_deleted_executable_is_traced() {
         (truth.site("leak_100").blocks, 500),
         "{}",
         report.summary()
+    );
+    target.finish_with(0);
+}
+
+/// A copy of the program and of the libraries it loads, under a root of its own.
+fn rooted(program: &Path) -> tempfile::TempDir {
+    let root = tempfile::TempDir::new().expect("a temporary folder can be made");
+    let listed = Command::new("ldd")
+        .arg(program)
+        .output()
+        .expect("ldd is part of libc");
+    let text = String::from_utf8(listed.stdout).expect("paths are text");
+    let libraries = text
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'))
+        .map(Path::new);
+    for file in libraries.chain([program]) {
+        let place = if file == program {
+            root.path().join("pairs")
+        } else {
+            root.path()
+                .join(file.strip_prefix("/").expect("an absolute path"))
+        };
+        std::fs::create_dir_all(place.parent().expect("it is in a folder")).expect("folders can be made");
+        std::fs::copy(file, place).expect("the file can be copied");
+    }
+    root
+}
+
+#[test]
+fn a_program_in_a_root_of_its_own_is_traced_with_its_own_libc() {
+    // As in a container: the paths that the process itself sees lead to other files here, or to none.
+    let program = fixtures::c("pairs");
+    let root = rooted(&program);
+    let mut target = Target::spawn(Command::new("chroot").arg(root.path()).args(["/pairs", "5000"]));
+    let traced = trace(&mut target, &[]);
+    traced.report.assert_exact(&traced.truth);
+    let line = traced.truth.site("leak_100").line;
+    let named = traced.report.tally(|survivor| {
+        let frame = &survivor.0["frames"][1];
+        let object = frame["object"].as_str().unwrap_or_default();
+        frame["symbol"] == "leak_100" && frame["line"] == line && object.ends_with("/pairs")
+    });
+    assert_eq!(
+        (named.blocks, named.bytes),
+        (5, 500),
+        "{}",
+        traced.report.summary()
     );
     target.finish_with(0);
 }
