@@ -4,7 +4,7 @@
 //! What leaktrace must say of it: `leak_a_session_every_tick` grows, `fill_a_bounded_cache` stays at
 //! [`CACHE_SLOTS`] blocks, `load_the_start_up_table` is one block, `churn` holds nothing.
 
-use std::{hint::black_box, thread, time::Duration};
+use std::{ffi::OsString, hint::black_box, thread, time::Duration};
 
 use nix::unistd::getppid;
 
@@ -15,6 +15,8 @@ use crate::{
     kernel::sys::{CBlock, malloc},
 };
 
+/// The hidden subcommand.
+const SUBCOMMAND: &str = "demo-target";
 /// Size of each leaked block.
 pub const LEAK_BYTES: usize = 4096;
 /// Size of each cached block.
@@ -51,13 +53,18 @@ fn churn() {
     }
 }
 
+/// Whether this process is to be the program that is traced.
+pub fn is_target(mut arguments: impl Iterator<Item = OsString>) -> bool {
+    arguments.nth(1).is_some_and(|first| first == SUBCOMMAND)
+}
+
 /// The run that traces it.
 ///
 /// # Errors
 /// When this program cannot find its own executable.
 pub fn config(options: &Demo) -> Result<Config, Error> {
     let program = std::env::current_exe().map_err(system("cannot find leaktrace's own executable"))?;
-    let mut config = Config::new(Target::Command(vec![program.into(), "demo-target".into()]));
+    let mut config = Config::new(Target::Command(vec![program.into(), SUBCOMMAND.into()]));
     config.duration = Some(options.duration);
     config.interval = None;
     config.output = options.output.clone();

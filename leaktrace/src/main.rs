@@ -15,16 +15,16 @@ use leaktrace::{
 };
 
 fn main() -> ExitCode {
+    if demo::is_target(std::env::args_os()) {
+        // Before anything that allocates for leaktrace's own sake: the report is about the demo.
+        demo::run();
+        return ExitCode::SUCCESS;
+    }
     let invocation = match cli::parse(std::env::args_os()) {
         Ok(invocation) => invocation,
         Err(Stop::Help(text)) => return written(text.print()),
         Err(Stop::Usage(error)) => return unusable(&error),
     };
-    if invocation == Invocation::DemoTarget {
-        // Before anything that allocates for leaktrace's own sake.
-        demo::run();
-        return ExitCode::SUCCESS;
-    }
     logging(invocation.verbose());
     let result = match invocation {
         Invocation::Trace(config) => session::run(&config, ChildFate::Outlives),
