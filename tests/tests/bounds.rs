@@ -13,6 +13,26 @@ fn many_churned_blocks_beside_a_thousand_that_stay() {
 }
 
 #[test]
+fn reports_that_take_longer_than_the_interval_do_not_hide_the_end_of_the_target() {
+    let mut target = Target::c("many_sites", &["50000", "1000"]);
+    target.ready();
+    let run = leaktrace_tests::leaktrace::Leaktrace::attach(&[target.pid()])
+        .args(&["-i", "1ms"])
+        .start();
+    target.go();
+    let truth = target.truth();
+    target.finish_with(0);
+    let report = run.wait().report();
+    report.assert_exact(&truth);
+    assert_eq!(
+        report.process(truth.pid)["state"],
+        "exited",
+        "{}",
+        report.summary()
+    );
+}
+
+#[test]
 fn ten_thousand_sites_come_out_whole() {
     let mut target = Target::c("many_sites", &["100000", "10000"]);
     let traced = trace(&mut target, &[]);

@@ -247,10 +247,13 @@ pub fn root_path(pid: u32, path: &Path) -> PathBuf {
     file_of(pid, "root").join(below)
 }
 
-/// Whether the main thread has ended. The process itself may live on in its other threads.
+/// Whether the main thread has ended and others live on. A process that has ended as a whole counts one
+/// thread, itself.
 pub fn leader_has_ended(pid: u32) -> bool {
-    Status::read(pid, file_of(pid, "status"))
-        .is_ok_and(|status| status.text("State").is_some_and(|state| state.starts_with('Z')))
+    Status::read(pid, file_of(pid, "status")).is_ok_and(|status| {
+        let is_zombie = status.text("State").is_some_and(|state| state.starts_with('Z'));
+        is_zombie && status.number("Threads").is_ok_and(|threads| threads > 1)
+    })
 }
 
 /// Looks a process up.

@@ -188,14 +188,15 @@ impl<'a> Session<'a> {
         }
         let mut signals = 0;
         loop {
-            // Those first that must not wait for processes that come and go by the thousand.
+            // Signals and the end of the run wait for nothing. Ends of processes come before reports, because a
+            // report may take longer than the interval, and then one is always due.
             let wake = tokio::select! {
                 biased;
                 signal = watched.next() => Wake::Stop(signal),
                 () = until(deadline) => Wake::Deadline,
-                () = next(&mut ticks) => Wake::Interval,
                 Some(pid) = endings.recv() => Wake::Ended(pid),
                 Some(event) = self.running.events.events.recv() => Wake::Exec(event),
+                () = next(&mut ticks) => Wake::Interval,
                 Some(()) = changes.recv() => Wake::Changes,
             };
             match wake {
@@ -315,9 +316,9 @@ impl<'a> Session<'a> {
         process.exit = exit;
         let known = process.image();
         traced.exited(pid);
-        // The kernel side may have counted an exec that the side-band has not told of.
+        // One of the two may have counted an exec that the other has not.
         let counted = collector.tables().image(pid)?.unwrap_or(known);
-        for image in known..=counted.max(known) {
+        for image in known.min(counted)..=known.max(counted) {
             collector.freeze(traced, pid, image, State::Exited)?;
         }
         collector.tables().remove_process(pid)?;

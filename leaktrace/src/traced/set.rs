@@ -129,9 +129,6 @@ impl TracedSet {
         let maps = proc::mappings(pid)?;
         self.check(pid, &facts, &maps)?;
         let mut traced = Traced::new(pid, facts.comm.clone(), facts.exe);
-        if let Some(path) = jit_map(pid) {
-            traced.set_jit_map(path);
-        }
         // First the kernel side, then the look at what is mapped: an exec in between is told by both.
         tables.add_process(pid)?;
         traced.counted_from(now_ns());
@@ -163,6 +160,9 @@ impl TracedSet {
 
     /// Takes over what `/proc` says is mapped; the objects, each once for each of its mappings.
     fn read_mappings(&mut self, traced: &mut Traced) -> Result<Vec<ObjectId>, ProcessError> {
+        if let Some(path) = jit_map(traced.pid) {
+            traced.set_jit_map(path);
+        }
         let mut objects = Vec::new();
         for mapping in proc::mappings(traced.pid)?
             .iter()
@@ -339,6 +339,9 @@ impl TracedSet {
             {
                 // The first file an exec maps is the program.
                 traced.exe = Some(path.clone());
+                if let Some(path) = jit_map(pid) {
+                    traced.set_jit_map(path);
+                }
                 self.check_again(&mut traced, object);
             }
             if traced.refused {
@@ -371,23 +374,18 @@ impl TracedSet {
 
     /// Whether the child is traced from now on.
     fn forked(&mut self, pid: u32, parent: u32, tables: &Tables) -> bool {
-        let Some(parent) = self
-            .processes
-            .get(&parent)
-            .filter(|parent| parent.state == State::Running)
-        else {
+        let is_target = |parent: &Traced| parent.state == State::Running;
+        if !self.processes.get(&parent).is_some_and(is_target) {
             return false;
-        };
+        }
         if !self.follow_forks {
             self.unseen.forks_not_followed += 1;
             return false;
         }
-        let parent_pid = parent.pid;
-        let attached = self.attach_forked(pid, tables);
-        match attached {
+        match self.attach_forked(pid, tables) {
             Ok(child) => {
                 self.unseen.forks_followed_late += 1;
-                tracing::info!("tracing {pid}, forked by {}", parent_pid);
+                tracing::info!("tracing {pid}, forked by {parent}");
                 self.processes.insert(pid, child);
                 true
             }
