@@ -122,7 +122,9 @@ const RESULT_SHIFT: u32 = 32;
 const FREES_ON_FAILURE_BIT: u64 = 1 << 36;
 const DELEGATES_BIT: u64 = 1 << 37;
 const RET_INSTRUCTIONS_BIT: u64 = 1 << 38;
+const HANDS_OVER_BIT: u64 = 1 << 39;
 const SPACE_SHIFT: u32 = 40;
+const SLOT_SHIFT: u32 = 48;
 
 impl Shape {
     /// Packs the shape and the number of its call.
@@ -157,6 +159,31 @@ impl Cookie {
     #[inline(always)]
     pub const fn has_ret_instructions(self) -> bool {
         self.0 & RET_INSTRUCTIONS_BIT != 0
+    }
+
+    /// The same for a function that may get its block from another probed function. Where sampling leaves the
+    /// outer call out, the inner one must be known as its part, or the block would be drawn for twice.
+    #[must_use]
+    pub const fn with_handing_over(self) -> Self {
+        Self(self.0 | HANDS_OVER_BIT)
+    }
+
+    /// See [`Self::with_handing_over`].
+    #[inline(always)]
+    pub const fn hands_over(self) -> bool {
+        self.0 & HANDS_OVER_BIT != 0
+    }
+
+    /// The same with the place of the function in the kernel's table of hits.
+    #[must_use]
+    pub const fn with_slot(self, slot: u16) -> Self {
+        Self(self.0 & !(0xffff << SLOT_SHIFT) | (slot as u64) << SLOT_SHIFT)
+    }
+
+    /// Place in the table of hits; 0 is shared by all that have none of their own.
+    #[inline(always)]
+    pub const fn slot(self) -> u16 {
+        (self.0 >> SLOT_SHIFT) as u16
     }
 
     /// The call's number.
@@ -276,6 +303,10 @@ mod tests {
             (15, 15, 5)
         );
         assert_eq!((cookie.space(), cookie.layer()), (1, 0));
+        assert_eq!(cookie.slot(), 0);
+        let placed = cookie.with_slot(0xbeef).with_slot(0xcafe).with_handing_over();
+        assert_eq!((placed.slot(), placed.space()), (0xcafe, 1));
+        assert!(placed.hands_over() && !cookie.hands_over() && placed.is_free());
         assert_eq!(Space::of(cookie.space()), Some(Space::Custom));
     }
 }

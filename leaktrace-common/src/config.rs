@@ -9,6 +9,8 @@ pub struct Config {
     pub min_size_bytes: u64,
     /// Larger allocations are not recorded.
     pub max_size_bytes: u64,
+    /// Not 0 where this run may sample: records then carry weights, and the filter of live addresses is kept.
+    pub sampling: u64,
 }
 
 impl Config {
@@ -16,6 +18,7 @@ impl Config {
     pub const ALL: Self = Self {
         min_size_bytes: 0,
         max_size_bytes: u64::MAX,
+        sampling: 0,
     };
 }
 
@@ -27,7 +30,7 @@ pub const LIVE_TIERS_MAX: u32 = 6;
 /// Blocks the first tier holds.
 pub const LIVE_TIER_FIRST: u32 = 1 << 16;
 
-const _: () = assert!(size_of::<Config>() == 16);
+const _: () = assert!(size_of::<Config>() == 24);
 const _: () = assert!(size_of::<LiveTiers>() == 16);
 
 /// Which tier new blocks go to, and how many exist.

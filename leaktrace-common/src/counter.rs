@@ -68,6 +68,8 @@ counters! {
     EventsLost => "events_lost", true;
     /// Calls of a process that is not a target, sharing memory with one (a vfork child).
     Untracked => "untracked", false;
+    /// Allocations that sampling left out; the recorded ones stand for them.
+    SampledOut => "sampled_out", false;
 }
 
 #[cfg(test)]

@@ -11,5 +11,6 @@ pub mod config;
 pub mod counter;
 pub mod event;
 pub mod key;
+pub mod math;
 pub mod record;
 pub mod stack;

@@ -1,6 +1,10 @@
 //! Values of the kernel's maps.
 
-use crate::{key::Process, stack::Stack};
+use crate::{
+    key::Process,
+    math::{Sampler, Weight},
+    stack::Stack,
+};
 
 /// A live block, written when its allocation returned successfully.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,26 +18,58 @@ pub struct Live {
     pub stack_id: u64,
     /// The call.
     pub call: u32,
-    /// Always 0.
-    pub pad: u32,
+    /// How many allocations it stands for.
+    pub weight: Weight,
 }
 
-/// Lifetimes are counted in powers of two: bucket `k` holds those of at least 2^k ns.
-pub const LIFETIME_BUCKETS: usize = 48;
+/// Lifetimes are counted in powers of two: bucket `k` holds those of at least
+/// 2^(k + [`LIFETIME_FIRST_BIT`]) ns, the first also all shorter ones and the last all longer ones.
+pub const LIFETIME_BUCKETS: usize = 40;
+
+/// See [`LIFETIME_BUCKETS`]: a probed free is never seen sooner than 256 ns after its malloc.
+pub const LIFETIME_FIRST_BIT: u32 = 8;
+
+/// What the recorded blocks of a site stand for, where sampling is possible; all zeros where it is not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Estimate {
+    /// Blocks, with [`crate::math::BLOCKS_FRACTION_BITS`] fraction bits.
+    pub blocks: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// Variance of `bytes`, in squares of [`crate::math::VARIANCE_UNIT_BYTES`].
+    pub variance_of_bytes: u64,
+    /// Variance of the blocks.
+    pub variance_of_blocks: u64,
+}
+
+impl Estimate {
+    /// Nothing.
+    pub const ZERO: Self = Self {
+        blocks: 0,
+        bytes: 0,
+        variance_of_bytes: 0,
+        variance_of_blocks: 0,
+    };
+}
 
 /// Totals of a site. They only grow; what is outstanding is a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Site {
-    /// Blocks handed out.
+    /// Blocks handed out and recorded.
     pub allocs: u64,
-    /// Bytes handed out.
+    /// Their bytes.
     pub alloc_bytes: u64,
-    /// Blocks of this site taken back, wherever that happened.
+    /// Recorded blocks of this site taken back, wherever that happened.
     pub frees: u64,
     /// Their bytes.
     pub freed_bytes: u64,
-    /// Lifetimes of the freed blocks by log2 of nanoseconds.
+    /// What those handed out stand for.
+    pub allocated: Estimate,
+    /// What those taken back stand for: the same weights as when they were handed out.
+    pub freed: Estimate,
+    /// Lifetimes of the freed blocks by log2 of nanoseconds, each as often as the blocks it stands for.
     pub lifetimes: [u64; LIFETIME_BUCKETS],
 }
 
@@ -44,6 +80,8 @@ impl Site {
         alloc_bytes: 0,
         frees: 0,
         freed_bytes: 0,
+        allocated: Estimate::ZERO,
+        freed: Estimate::ZERO,
         lifetimes: [0; LIFETIME_BUCKETS],
     };
 }
@@ -74,8 +112,22 @@ pub struct Pending {
     pub old: Live,
     /// Whether `old` was in the live table.
     pub old_known: u32,
-    /// Whether the new block must not be recorded (its size is filtered out).
-    pub filtered: u32,
+    /// Whether the new block is to be recorded, and if not why: one of [`outcome`].
+    pub outcome: u32,
+    /// How many allocations the new block stands for.
+    pub weight: Weight,
+    /// Always 0.
+    pub pad: u32,
+}
+
+/// What is to be done with the block of a pending call.
+pub mod outcome {
+    /// It is recorded.
+    pub const RECORD: u32 = 0;
+    /// Its size is filtered out.
+    pub const FILTERED: u32 = 1;
+    /// Sampling left it out.
+    pub const SAMPLED_OUT: u32 = 2;
 }
 
 /// What the kernel side keeps per thread.
@@ -87,6 +139,8 @@ pub struct Pending {
 pub struct Thread {
     /// The thread's process image; read once, when the thread is first seen.
     pub process: Process,
+    /// Its countdown to the next sample.
+    pub sampler: Sampler,
     /// The block last taken back by a free that may pass it on to another probed free; 0 for none.
     pub delegated_address: u64,
     /// Stack pointer at the entry of that free.
@@ -113,10 +167,34 @@ pub struct Tracked {
     pub pad: u32,
 }
 
+/// How often a probe was hit, by the slot in its cookie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Hits {
+    /// Entries.
+    pub entries: u64,
+    /// Returns, where they trap.
+    pub returns: u64,
+}
+
+/// Slots of the table of hits.
+pub const HIT_SLOTS: usize = 1024;
+
+/// What user space changes while the kernel side runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Control {
+    /// Mean gap between two samples of a thread; 0 records every allocation. Only where
+    /// [`crate::config::Config::sampling`] is set.
+    pub mean_bytes: u64,
+}
+
 const _: () = assert!(size_of::<Live>() == 32);
+const _: () = assert!(size_of::<Hits>() == 16);
+const _: () = assert!(size_of::<Estimate>() == 32);
 const _: () = assert!(size_of::<Tracked>() == 8);
-const _: () = assert!(size_of::<Site>() == 32 + 8 * LIFETIME_BUCKETS);
-const _: () = assert!(size_of::<Pending>() == 112);
+const _: () = assert!(size_of::<Site>() == 96 + 8 * LIFETIME_BUCKETS);
+const _: () = assert!(size_of::<Pending>() == 120);
 const _: () = assert!(LAYERS_MAX.is_power_of_two());
 // 2 KiB is the size class of the kernel's BPF allocator that this must fit, with ~56 bytes of header.
 const _: () = assert!(size_of::<Thread>() <= 1980);

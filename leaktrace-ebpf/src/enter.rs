@@ -6,11 +6,13 @@ use leaktrace_common::{
     call::Cookie,
     counter::Counter,
     key::{LiveKey, Process},
-    record::Pending,
+    math::Weight,
+    record::{Pending, outcome},
 };
 
 use crate::{
-    KEEP_RETURN, SKIP_RETURN, config, counter::bump, live, registers, registers::Arguments, stack, thread,
+    KEEP_RETURN, SKIP_RETURN, config, counter::bump, hits, live, registers, registers::Arguments, stack,
+    thread,
 };
 
 /// Value for a session: whether the return is wanted.
@@ -18,6 +20,7 @@ use crate::{
 pub fn enter(ctx: &ProbeContext) -> u32 {
     // SAFETY: the helper takes the context of this program.
     let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
+    hits::entry(cookie);
     let Some(state) = thread::current() else {
         return SKIP_RETURN;
     };
@@ -50,6 +53,12 @@ pub fn enter(ctx: &ProbeContext) -> u32 {
     let arguments = Arguments::read(ctx);
     let size_bytes = requested(&arguments, cookie);
     let config = config::config();
+    let mean_bytes = if config.sampling == 0 {
+        0
+    } else {
+        config::mean_bytes()
+    };
+    pending.weight = Weight::of(size_bytes, mean_bytes);
     let filtered = size_bytes < config.min_size_bytes || size_bytes > config.max_size_bytes;
     if filtered && !cookie.is_realloc() {
         bump(Counter::FilteredSize);
@@ -60,7 +69,11 @@ pub fn enter(ctx: &ProbeContext) -> u32 {
     pending.slot_seen = 0;
     pending.cookie = cookie.0;
     pending.size_bytes = size_bytes;
-    pending.filtered = u32::from(filtered);
+    pending.outcome = if filtered {
+        outcome::FILTERED
+    } else {
+        outcome::RECORD
+    };
     pending.out_pointer = arguments.get(cookie.pointer_arg(), 0);
     pending.old_address = 0;
     pending.old_known = 0;

@@ -5,19 +5,22 @@ use leaktrace_common::{
     call::Cookie,
     counter::Counter,
     key::{LiveKey, Process, SiteKey},
-    record::{Live, Pending},
+    math::Weight,
+    record::{Live, Pending, outcome},
 };
 
-use crate::{KEEP_RETURN, counter::bump, live, registers, site, thread};
+use crate::{KEEP_RETURN, counter::bump, hits, live, registers, site, thread};
 
 /// Always 0: a session's return run has no further say.
 #[inline(always)]
 pub fn exit(ctx: &ProbeContext) -> u32 {
+    // SAFETY: the helper takes the context of this program.
+    let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
+    hits::exit(cookie);
     let Some(state) = thread::known() else {
         return KEEP_RETURN;
     };
-    // SAFETY: the helper takes the context of this program.
-    let layer = Cookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) }).layer();
+    let layer = cookie.layer();
     let process = state.process;
     let pending = thread::pending(state, layer);
     let sp = registers::stack_pointer(ctx);
@@ -65,7 +68,7 @@ fn settle(pending: &Pending, process: Process, result: u64) {
         }
         return;
     }
-    if pending.filtered != 0 {
+    if pending.outcome != outcome::RECORD {
         bump(Counter::FilteredSize);
         return;
     }
@@ -109,7 +112,7 @@ fn record(pending: &Pending, process: Process, cookie: Cookie, address: u64) {
         time_ns: live::now_ns(),
         stack_id: pending.stack_id,
         call,
-        pad: 0,
+        weight: Weight::ONE,
     };
     // First the block, then the totals: a block that could not be recorded must not be counted, since its
     // free could not be matched.

@@ -6,16 +6,18 @@ use leaktrace_common::{
     call::Cookie,
     counter::Counter,
     key::{LiveKey, Process},
+    math::Weight,
     record::Live,
 };
 
-use crate::{KEEP_RETURN, counter::bump, live, registers, registers::Arguments, site, thread};
+use crate::{KEEP_RETURN, counter::bump, hits, live, registers, registers::Arguments, site, thread};
 
 /// Always 0.
 #[inline(always)]
 pub fn free(ctx: &ProbeContext) -> u32 {
     // SAFETY: the helper takes the context of this program.
     let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
+    hits::entry(cookie);
     let address = Arguments::read(ctx).get(cookie.pointer_arg(), 0);
     if address == 0 {
         return KEEP_RETURN;
@@ -32,7 +34,7 @@ pub fn free(ctx: &ProbeContext) -> u32 {
         time_ns: 0,
         stack_id: 0,
         call: 0,
-        pad: 0,
+        weight: Weight::ONE,
     };
     if !live::take(&LiveKey { address, process }, &mut block) {
         unknown(address, cookie, registers::stack_pointer(ctx));

@@ -12,6 +12,7 @@ mod counter;
 mod enter;
 mod exit;
 mod free;
+mod hits;
 mod lifecycle;
 mod live;
 mod maps;

@@ -11,7 +11,7 @@ use leaktrace_common::{
     config::{LIVE_TIER_FIRST, LIVE_TIERS_MAX, LiveTiers},
     counter::Counter,
     key::{LiveKey, SiteKey},
-    record::{Live, Site, Thread, Tracked},
+    record::{Control, HIT_SLOTS, Hits, Live, Site, Thread, Tracked},
     stack::Stack,
 };
 
@@ -58,6 +58,14 @@ pub static STACKS: HashMap<u64, Stack, 262_144, GROWS> = HashMap::new();
 /// The ledger.
 #[btf_map]
 pub static COUNTERS: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArray::new();
+
+/// How often each probe was hit: what tracing costs is reckoned from it.
+#[btf_map]
+pub static HITS: PerCpuArray<Hits, HIT_SLOTS> = PerCpuArray::new();
+
+/// What user space changes during the run.
+#[btf_map]
+pub static CONTROL: Array<Control, 1> = Array::new();
 
 /// Rare events for user space. Never an allocation.
 #[btf_map]

@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::BPF_NOEXIST;
 use leaktrace_common::{
     key::{Process, SiteKey},
-    record::{LIFETIME_BUCKETS, Live, Site},
+    record::{LIFETIME_BUCKETS, LIFETIME_FIRST_BIT, Live, Site},
 };
 
 use crate::{
@@ -60,7 +60,7 @@ pub fn freed(process: &Process, block: &Live) {
 /// Bucket of a lifetime: the position of its highest bit, at most the last bucket.
 #[inline(always)]
 fn log2(ns: u64) -> usize {
-    let bit = 63 - (ns | 1).leading_zeros() as usize;
+    let bit = 63 - (ns >> LIFETIME_FIRST_BIT | 1).leading_zeros() as usize;
     if bit < LIFETIME_BUCKETS {
         bit
     } else {

@@ -9,7 +9,7 @@ use std::{
 use leaktrace_common::{
     config::{LIVE_TIER_FIRST, LIVE_TIERS_MAX, LiveTiers},
     key::{LiveKey, Process, SiteKey},
-    record::{Live, Site, Tracked},
+    record::{Control, Live, Site, Tracked},
     stack::Stack,
 };
 
@@ -178,6 +178,7 @@ pub struct Tables {
     sites: OwnedFd,
     stacks: OwnedFd,
     processes: OwnedFd,
+    control: OwnedFd,
 }
 
 impl Tables {
@@ -188,6 +189,7 @@ impl Tables {
             sites: kernel.map("SITES")?,
             stacks: kernel.map("STACKS")?,
             processes: kernel.map("PROCESSES")?,
+            control: kernel.map("CONTROL")?,
         })
     }
 
@@ -207,6 +209,15 @@ impl Tables {
         let stack: Option<Stack> =
             sys::map_lookup(self.stacks.as_fd(), &id).map_err(error("STACKS", "read"))?;
         Ok(stack.map(|stack| stack.frames[..(stack.len as usize).min(stack.frames.len())].into()))
+    }
+
+    /// Sets the mean gap between two samples of a thread; 0 records every allocation.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn set_mean(&self, mean_bytes: u64) -> Result<(), TableError> {
+        sys::map_update(self.control.as_fd(), &0_u32, &Control { mean_bytes })
+            .map_err(error("CONTROL", "write"))
     }
 
     /// Makes a process a target.

@@ -44,6 +44,7 @@ plain!(
     event::Event,
     key::LiveKey,
     key::SiteKey,
+    record::Control,
     record::Live,
     record::Site,
     record::Tracked,
@@ -55,7 +56,7 @@ plain!(
 #[derive(Clone, Copy)]
 pub struct PodConfig(pub config::Config);
 
-// SAFETY: two u64 without padding.
+// SAFETY: u64s without padding.
 unsafe impl aya::Pod for PodConfig {}
 
 /// Copies a `T` out of bytes from the kernel; `None` when there are too few.

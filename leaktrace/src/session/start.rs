@@ -72,6 +72,7 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
     let constants = kernel_config::Config {
         min_size_bytes: config.filters.min_size_bytes,
         max_size_bytes: config.filters.max_size_bytes,
+        sampling: 0,
     };
     let (mut kernel, tier) = object::load(constants, kind)?;
     let live = Arc::new(Mutex::new(LiveTable::new(&kernel, tier, config.max_live)?));

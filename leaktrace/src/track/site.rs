@@ -112,6 +112,7 @@ impl SiteState {
             frees: new.frees.max(old.frees),
             freed_bytes: new.freed_bytes.max(old.freed_bytes),
             lifetimes: new.lifetimes,
+            ..*new
         };
         self.sums = Sums::from_totals(&self.totals);
         let taken = Site {
