@@ -30,6 +30,12 @@ pub const LIVE_TIERS_MAX: u32 = 6;
 /// Blocks the first tier holds.
 pub const LIVE_TIER_FIRST: u32 = 1 << 16;
 
+/// Words of the filter of live addresses, four counts each: 256 KiB, which a core's second-level cache holds.
+/// With 20 000 sampled blocks alive, 10 GiB at a mean of 512 KiB, one free in seven of unsampled blocks
+/// still asks the live table.
+pub const FILTER_WORDS: usize = 1 << 15;
+
+const _: () = assert!(FILTER_WORDS.is_power_of_two());
 const _: () = assert!(size_of::<Config>() == 24);
 const _: () = assert!(size_of::<LiveTiers>() == 16);
 

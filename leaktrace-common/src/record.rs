@@ -149,9 +149,14 @@ pub struct Thread {
     pub trampoline: u64,
     /// One call in flight per layer: the outermost one owns the record, those inside it are silent.
     pub pending: [Pending; LAYERS_MAX],
+    /// Stacks of this thread that are known to be in the table, by the low bits of their ids.
+    pub kept: [u64; KEPT_STACKS],
     /// Scratch for the stack walk.
     pub stack: Stack,
 }
+
+/// Size of [`Thread::kept`], a power of two.
+pub const KEPT_STACKS: usize = 16;
 
 /// Layers ([`crate::call::Cookie::layer`]) that can have a call in flight at the same time in one thread. A
 /// power of two.
@@ -195,6 +200,6 @@ const _: () = assert!(size_of::<Estimate>() == 32);
 const _: () = assert!(size_of::<Tracked>() == 8);
 const _: () = assert!(size_of::<Site>() == 96 + 8 * LIFETIME_BUCKETS);
 const _: () = assert!(size_of::<Pending>() == 120);
-const _: () = assert!(LAYERS_MAX.is_power_of_two());
+const _: () = assert!(LAYERS_MAX.is_power_of_two() && KEPT_STACKS.is_power_of_two());
 // 2 KiB is the size class of the kernel's BPF allocator that this must fit, with ~56 bytes of header.
 const _: () = assert!(size_of::<Thread>() <= 1980);

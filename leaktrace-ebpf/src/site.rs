@@ -3,12 +3,12 @@
 use aya_ebpf::bindings::BPF_NOEXIST;
 use leaktrace_common::{
     key::{Process, SiteKey},
-    record::{LIFETIME_BUCKETS, LIFETIME_FIRST_BIT, Live, Site},
+    record::{Estimate, LIFETIME_BUCKETS, LIFETIME_FIRST_BIT, Live, Site},
 };
 
 use crate::{
     atomic::add,
-    live,
+    config, live,
     maps::{SITE_ZERO, SITES},
 };
 
@@ -26,11 +26,35 @@ pub fn find_or_add(key: &SiteKey) -> Option<*mut Site> {
 
 /// Counts a block handed out.
 #[inline(always)]
-pub fn allocated(site: *mut Site, size_bytes: u64) {
+pub fn allocated(site: *mut Site, block: &Live) {
     // SAFETY: `site` comes from the map and stays mapped until the program ends; all writers are atomic.
     unsafe {
         add(&raw mut (*site).allocs, 1);
-        add(&raw mut (*site).alloc_bytes, size_bytes);
+        add(&raw mut (*site).alloc_bytes, block.size_bytes);
+        if config::samples() {
+            estimated(&raw mut (*site).allocated, block);
+        }
+    }
+}
+
+/// Adds what a block stands for.
+///
+/// # Safety
+/// `to` points into a map value.
+#[inline(always)]
+unsafe fn estimated(to: *mut Estimate, block: &Live) {
+    let weight = block.weight;
+    // SAFETY: the caller's.
+    unsafe {
+        add(&raw mut (*to).blocks, weight.blocks());
+        add(&raw mut (*to).bytes, weight.bytes(block.size_bytes));
+        if !weight.is_one() {
+            add(
+                &raw mut (*to).variance_of_bytes,
+                weight.variance_of_bytes(block.size_bytes),
+            );
+            add(&raw mut (*to).variance_of_blocks, weight.variance_of_blocks());
+        }
     }
 }
 
@@ -53,13 +77,18 @@ pub fn freed(process: &Process, block: &Live) {
         add(&raw mut (*site).frees, 1);
         add(&raw mut (*site).freed_bytes, block.size_bytes);
         let buckets = (&raw mut (*site).lifetimes).cast::<u64>();
-        add(buckets.add(log2(lifetime_ns)), 1);
+        let mut blocks = 1;
+        if config::samples() {
+            estimated(&raw mut (*site).freed, block);
+            blocks = block.weight.whole_blocks();
+        }
+        add(buckets.add(bucket(lifetime_ns)), blocks);
     }
 }
 
-/// Bucket of a lifetime: the position of its highest bit, at most the last bucket.
+/// Bucket of a lifetime: the position of its highest bit above the first bucket's.
 #[inline(always)]
-fn log2(ns: u64) -> usize {
+fn bucket(ns: u64) -> usize {
     let bit = 63 - (ns >> LIFETIME_FIRST_BIT | 1).leading_zeros() as usize;
     if bit < LIFETIME_BUCKETS {
         bit
