@@ -17,7 +17,9 @@ pub struct Live {
     /// Together with `call` and the key's process: the site.
     pub stack_id: u64,
     /// The call.
-    pub call: u32,
+    pub call: u16,
+    /// Shard of the site that counted the allocation.
+    pub shard: u16,
     /// How many allocations it stands for.
     pub weight: Weight,
 }
@@ -51,6 +53,14 @@ impl Estimate {
         variance_of_bytes: 0,
         variance_of_blocks: 0,
     };
+
+    /// Adds another.
+    pub const fn add(&mut self, other: &Self) {
+        self.blocks += other.blocks;
+        self.bytes += other.bytes;
+        self.variance_of_bytes += other.variance_of_bytes;
+        self.variance_of_blocks += other.variance_of_blocks;
+    }
 }
 
 /// Totals of a site. They only grow; what is outstanding is a difference.
@@ -84,6 +94,19 @@ impl Site {
         freed: Estimate::ZERO,
         lifetimes: [0; LIFETIME_BUCKETS],
     };
+
+    /// Adds the totals of another shard.
+    pub fn add(&mut self, other: &Self) {
+        self.allocs += other.allocs;
+        self.alloc_bytes += other.alloc_bytes;
+        self.frees += other.frees;
+        self.freed_bytes += other.freed_bytes;
+        self.allocated.add(&other.allocated);
+        self.freed.add(&other.freed);
+        for (sum, bucket) in self.lifetimes.iter_mut().zip(&other.lifetimes) {
+            *sum += bucket;
+        }
+    }
 }
 
 /// A call that has been entered and has not returned.

@@ -21,6 +21,12 @@ pub fn is_filtered(size_bytes: u64) -> bool {
     size_bytes < config.min_size_bytes || size_bytes > config.max_size_bytes
 }
 
+/// See [`Config::site_shard_mask`].
+#[inline(always)]
+pub fn site_shard_mask() -> u64 {
+    config().site_shard_mask
+}
+
 /// Whether this run may sample.
 #[inline(always)]
 pub fn samples() -> bool {

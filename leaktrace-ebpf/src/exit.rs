@@ -100,12 +100,12 @@ fn settle_old(pending: &Pending, process: Process, cookie: Cookie, address: u64)
 
 #[inline(always)]
 fn record(pending: &Pending, process: Process, cookie: Cookie, address: u64) {
-    let call = u32::from(cookie.call());
+    let (call, shard) = (cookie.call(), site::shard());
     let site_key = SiteKey {
         stack_id: pending.stack_id,
         process,
-        call,
-        pad: 0,
+        call: call.into(),
+        shard: shard.into(),
     };
     let Some(site) = site::find_or_add(&site_key) else {
         bump(Counter::SitesFull);
@@ -116,6 +116,7 @@ fn record(pending: &Pending, process: Process, cookie: Cookie, address: u64) {
         time_ns: live::now_ns(),
         stack_id: pending.stack_id,
         call,
+        shard,
         weight: pending.weight,
     };
     // First the block, then the totals: a block that could not be recorded must not be counted, since its

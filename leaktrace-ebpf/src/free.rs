@@ -39,6 +39,7 @@ pub fn free(ctx: &ProbeContext) -> u32 {
         time_ns: 0,
         stack_id: 0,
         call: 0,
+        shard: 0,
         weight: Weight::ONE,
     };
     if !live::take(&LiveKey { address, process }, &mut block) {

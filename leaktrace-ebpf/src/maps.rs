@@ -46,10 +46,10 @@ pub static LIVE_TIERS: Array<LiveTiers, 1> = Array::new();
 #[btf_map]
 pub static FILTER: Array<[u64; FILTER_WORDS], 1> = Array::new();
 
-/// Totals by site; kept until user space removes a finished process. Twice as many as stacks, so that the
-/// table of stacks is full first: that loses names, this one would lose blocks.
+/// Totals by site and shard; kept until user space removes a finished process. Four times as many as stacks, so
+/// that the table of stacks is full first: that loses names, this one would lose blocks.
 #[btf_map]
-pub static SITES: HashMap<SiteKey, Site, 524_288, GROWS> = HashMap::new();
+pub static SITES: HashMap<SiteKey, Site, 1_048_576, GROWS> = HashMap::new();
 
 /// One site of zeros, for the same reason as [`THREAD_ZERO`].
 #[btf_map]

@@ -1,6 +1,6 @@
 //! Totals by site.
 
-use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_get_smp_processor_id};
 use leaktrace_common::{
     key::{Process, SiteKey},
     record::{Estimate, LIFETIME_BUCKETS, LIFETIME_FIRST_BIT, Live, Site},
@@ -12,7 +12,7 @@ use crate::{
     maps::{SITE_ZERO, SITES},
 };
 
-/// The site's totals, made if this is its first block; `None` when the table is full.
+/// The totals of a site's shard, made if this is its first block; `None` when the table is full.
 #[inline(always)]
 pub fn find_or_add(key: &SiteKey) -> Option<*mut Site> {
     if let Some(site) = SITES.get_ptr_mut(key) {
@@ -22,6 +22,13 @@ pub fn find_or_add(key: &SiteKey) -> Option<*mut Site> {
     let zero = SITE_ZERO.get(0)?;
     let _exists_or_full: Result<(), i32> = SITES.insert(key, zero, u64::from(BPF_NOEXIST));
     SITES.get_ptr_mut(key)
+}
+
+/// The shard that this CPU counts in.
+#[inline(always)]
+pub fn shard() -> u16 {
+    // SAFETY: no arguments.
+    (u64::from(unsafe { bpf_get_smp_processor_id() }) & config::site_shard_mask()) as u16
 }
 
 /// Counts a block handed out.
@@ -61,14 +68,7 @@ unsafe fn estimated(to: *mut Estimate, block: &Live) {
 /// Counts a block of `process` as taken back, now.
 #[inline(never)]
 pub fn freed(process: &Process, block: &Live) {
-    let key = SiteKey {
-        stack_id: block.stack_id,
-        process: *process,
-        call: block.call,
-        pad: 0,
-    };
-    // Gone only if user space has purged the process meanwhile.
-    let Some(site) = SITES.get_ptr_mut(key) else {
+    let Some(site) = shard_for_free(process, block) else {
         return;
     };
     let lifetime_ns = live::now_ns().wrapping_sub(block.time_ns);
@@ -95,4 +95,27 @@ fn bucket(ns: u64) -> usize {
     } else {
         LIFETIME_BUCKETS - 1
     }
+}
+
+/// This CPU's shard of a block's site, or, where there is no room for another, the one that counted the
+/// allocation. `None` only if user space has purged the process meanwhile.
+#[inline(always)]
+fn shard_for_free(process: &Process, block: &Live) -> Option<*mut Site> {
+    let counted = SiteKey {
+        stack_id: block.stack_id,
+        process: *process,
+        call: block.call.into(),
+        shard: block.shard.into(),
+    };
+    let shard = u32::from(shard());
+    if shard == counted.shard {
+        return SITES.get_ptr_mut(counted);
+    }
+    let here = SiteKey { shard, ..counted };
+    if let Some(site) = SITES.get_ptr_mut(here) {
+        return Some(site);
+    }
+    // Not made for a process that is gone.
+    let there = SITES.get_ptr_mut(counted)?;
+    Some(find_or_add(&here).unwrap_or(there))
 }

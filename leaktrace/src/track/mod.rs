@@ -89,7 +89,7 @@ impl LiveBlock {
         Self {
             process: key.process,
             stack_id: live.stack_id,
-            call: live.call,
+            call: live.call as u32,
             address: key.address,
             size_bytes: live.size_bytes,
             time_ns: live.time_ns,
@@ -101,7 +101,7 @@ impl LiveBlock {
             stack_id: self.stack_id,
             process: self.process,
             call: self.call,
-            pad: 0,
+            shard: 0,
         }
     }
 }
