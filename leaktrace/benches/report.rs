@@ -38,7 +38,7 @@ const fn key(site: u64) -> SiteKey {
             pad: 0,
         },
         call: 1,
-        pad: 0,
+        shard: 0,
     }
 }
 

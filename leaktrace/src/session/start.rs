@@ -22,7 +22,7 @@ use crate::{
         caps::Caps,
         counters::Counters,
         events::EventReader,
-        maps::{LiveTable, Tables},
+        maps::{self as kernel_maps, LiveTable, Tables},
         object::{self, KernelSide, LoadError},
         sideband::Sideband,
     },
@@ -73,6 +73,7 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
         min_size_bytes: config.filters.min_size_bytes,
         max_size_bytes: config.filters.max_size_bytes,
         sampling: u64::from(config.samples()),
+        site_shard_mask: u64::from(kernel_maps::site_shards() - 1),
     };
     let (mut kernel, tier) = object::load(constants, kind)?;
     let live = Arc::new(Mutex::new(LiveTable::new(&kernel, tier, config.max_live)?));

@@ -99,7 +99,7 @@ impl LiveBlock {
         Self {
             process: key.process,
             stack_id: live.stack_id,
-            call: live.call,
+            call: live.call as u32,
             address: key.address,
             size_bytes: live.size_bytes,
             time_ns: live.time_ns,
@@ -112,7 +112,7 @@ impl LiveBlock {
             stack_id: self.stack_id,
             process: self.process,
             call: self.call,
-            pad: 0,
+            shard: 0,
         }
     }
 }

@@ -18,7 +18,7 @@ pub(super) fn key(tgid: u32, stack_id: u64) -> SiteKey {
         stack_id,
         process: process(tgid, 0),
         call: 1,
-        pad: 0,
+        shard: 0,
     }
 }
 
