@@ -33,7 +33,7 @@ pub(super) struct Kept {
 /// The blocks of a site that pass the filters.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Survivors {
-    /// What the sweep has found so far.
+    /// What the sweep has found so far; with a filter by age only.
     swept: Swept,
     /// What it comes to, once it is settled.
     pub(super) held: Outstanding,
@@ -160,7 +160,10 @@ impl Sites {
             return;
         }
         let survivors = &mut self.map.entry(block.site_key()).or_default().survivors;
-        survivors.swept.add(block.size_bytes, block.weight);
+        // Without a filter by age the totals say how much it is.
+        if older_than_ns > 0 {
+            survivors.swept.add(block.size_bytes, block.weight);
+        }
         survivors
             .ages
             .record(age_ns / MS, block.weight.whole_blocks() as u32);
@@ -330,7 +333,7 @@ mod tests {
         let mut sites = Sites::default();
         sites.begin(&settings);
         for index in 0..2_000_000u64 {
-            sites.add_block(10_000_000, 0, &block(index % 2000, 2_000_000 - index, index));
+            sites.add_block(10_000_000, 1, &block(index % 2000, 2_000_000 - index, index));
         }
         assert_eq!(sites.limit, 500);
         assert!(sites.kept <= KEPT_MAX);
