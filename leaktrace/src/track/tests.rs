@@ -40,6 +40,7 @@ pub(super) fn block(site: SiteKey, address: u64, size_bytes: u64, time_ns: u64) 
         address,
         size_bytes,
         time_ns,
+        weight: Weight::ONE,
     }
 }
 
