@@ -13,7 +13,7 @@ use std::{
 use nix::sys::stat::{major, minor};
 
 use crate::{
-    config::CustomPair,
+    config::{CustomPair, ProbeAt},
     probe::{
         elf::{self, ElfError, Scan},
         process::{self, Mapping},
@@ -51,13 +51,15 @@ pub struct Catalog {
     /// What a mapping's file is; `None` for one that could not be opened or is no ELF file.
     known: HashMap<FileKey, Option<ObjectId>>,
     custom: Option<CustomPair>,
+    probe_at: ProbeAt,
 }
 
 impl Catalog {
     /// With the custom functions of `--alloc` and `--free`, if any.
-    pub fn new(custom: Option<CustomPair>) -> Self {
+    pub fn new(custom: Option<CustomPair>, probe_at: ProbeAt) -> Self {
         Self {
             custom,
+            probe_at,
             ..Self::default()
         }
     }
@@ -156,7 +158,10 @@ impl Catalog {
                 .filter(|custom| is_same(&custom.object, path))
                 .map_or(&[] as &[_], |custom| &custom.functions);
             match elf::scan_file(file, path, functions) {
-                Ok(scan) => {
+                Ok(mut scan) => {
+                    if self.probe_at == ProbeAt::Entry {
+                        scan.probe_entries();
+                    }
                     free.insert(Rc::new(scan));
                 }
                 Err(ElfError::NotElf { .. }) => {}
