@@ -16,18 +16,23 @@ enum Wish {
     Calloc(u64, u64),
     Memalign(u32, u64),
     Realloc(u64),
+    /// To no bytes, only of a block that is held.
+    ReallocAway,
     ReallocFailing,
     MallocFailing,
     Free,
 }
 
-fn wishes() -> impl Strategy<Value = Vec<(u64, usize, Wish)>> {
+/// Sizes of at least `least` bytes.
+fn wishes(least: u64) -> impl Strategy<Value = Vec<(u64, usize, Wish)>> {
     // Small blocks, page-sized ones, and some that the allocator maps by themselves.
     let size = prop_oneof![10 => 0_u64..600, 3 => 600_u64..20_000, 1 => 130_000_u64..400_000];
+    let size = size.prop_map(move |bytes| bytes + least);
     let wish = prop_oneof![
         6 => size.clone().prop_map(Wish::Malloc),
-        3 => (0_u64..40, 0_u64..80).prop_map(|(count, size)| Wish::Calloc(count, size)),
-        2 => (3_u32..12, 1_u64..3000).prop_map(|(power, size)| Wish::Memalign(power, size)),
+        3 => (0_u64..40, 0_u64..80).prop_map(move |(count, size)| Wish::Calloc(count + least / 64, size + least.min(64))),
+        2 => (3_u32..12, 1_u64..3000).prop_map(move |(power, size)| Wish::Memalign(power, size + least)),
+        1 => Just(Wish::ReallocAway),
         5 => size.prop_map(Wish::Realloc),
         1 => Just(Wish::ReallocFailing),
         1 => Just(Wish::MallocFailing),
@@ -69,7 +74,7 @@ fn play(wishes: &[(u64, usize, Wish)]) -> (String, Model) {
                 format!("R {slot}")
             }
             // realloc(p, 0) is free(p); realloc(NULL, 0) is malloc(0).
-            (Wish::Realloc(0), Some(_)) => {
+            (Wish::Realloc(0) | Wish::ReallocAway, Some(_)) => {
                 model.frees += 1;
                 slots[*slot] = None;
                 format!("r {slot} 0")
@@ -79,7 +84,7 @@ fn play(wishes: &[(u64, usize, Wish)]) -> (String, Model) {
                 model.frees += u64::from(held.is_some());
                 format!("r {slot} {bytes}")
             }
-            (Wish::ReallocFailing, None) => continue,
+            (Wish::ReallocFailing | Wish::ReallocAway, None) => continue,
             (Wish::Malloc(bytes), None) => {
                 taken("malloc", *bytes);
                 format!("m {slot} {bytes}")
@@ -126,6 +131,30 @@ fn reported(report: &Report) -> Model {
     }
 }
 
+/// Plays the wishes and compares.
+fn check(wishes: &[(u64, usize, Wish)], options: &[&str]) -> Result<(), TestCaseError> {
+    let (script, model) = play(wishes);
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file can be made");
+    file.write_all(script.as_bytes())
+        .expect("the script can be written");
+    let path = file.path().to_str().expect("a plain path");
+    let mut target = Target::program(&fixtures::c("random_ops"), &[path]);
+    let traced = trace(&mut target, options);
+    traced.report.assert_adds_up();
+    traced.report.assert_no_losses();
+    prop_assert_eq!(reported(&traced.report), model);
+    for counter in ["free_unknown", "realloc_unknown", "free_missed", "abandoned"] {
+        prop_assert_eq!(traced.report.ledger(counter), 0, "{}", counter);
+    }
+    target.finish_with(0);
+    Ok(())
+}
+
+/// The mean gap between samples, the smallest there is, and a size that 32 of them fit in: a block of it is
+/// left out once in 10^14.
+const MEAN: &str = "1KiB";
+const SURE_BYTES: u64 = 32 << 10;
+
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: 20,
@@ -135,19 +164,12 @@ proptest! {
     })]
 
     #[test]
-    fn any_sequence_of_calls_is_matched_to_the_block(wishes in wishes()) {
-        let (script, model) = play(&wishes);
-        let mut file = tempfile::NamedTempFile::new().expect("a temporary file can be made");
-        file.write_all(script.as_bytes()).expect("the script can be written");
-        let path = file.path().to_str().expect("a plain path");
-        let mut target = Target::program(&fixtures::c("random_ops"), &[path]);
-        let traced = trace(&mut target, &[]);
-        traced.report.assert_adds_up();
-        traced.report.assert_no_losses();
-        prop_assert_eq!(reported(&traced.report), model);
-        for counter in ["free_unknown", "realloc_unknown", "free_missed", "abandoned"] {
-            prop_assert_eq!(traced.report.ledger(counter), 0, "{}", counter);
-        }
-        target.finish_with(0);
+    fn any_sequence_of_calls_is_matched_to_the_block(wishes in wishes(0)) {
+        check(&wishes, &[])?;
+    }
+
+    #[test]
+    fn any_sequence_of_calls_is_matched_where_sampling_takes_every_block(wishes in wishes(SURE_BYTES)) {
+        check(&wishes, &["--sample-bytes", MEAN])?;
     }
 }
