@@ -9,8 +9,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    thread,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -21,9 +20,10 @@ use nix::{
 };
 use serde_json::Value;
 
+use super::{Running, create, directory, need_root, wait_for};
 use crate::{
-    process::{cargo, is_root, run as run_command, step, workspace},
-    test::{release_binary, target_dir},
+    process::{cargo, run as run_command, step, workspace},
+    test::release_binary,
 };
 
 const BLOCKS: u64 = 1_000_000;
@@ -32,39 +32,14 @@ const SITES: u64 = 10_000;
 /// How many sites the report shows: the default, and all of them.
 const SHOWN: [u64; 2] = [10, SITES];
 
-/// How long leaktrace may take to attach, and to report.
-const LIMIT: Duration = Duration::from_mins(2);
-
-#[derive(clap::Args)]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    bench: Bench,
-}
-
-#[derive(clap::Subcommand)]
-enum Bench {
-    /// Time and memory of a report of a million blocks from ten thousand sites
-    Report,
-}
-
-pub(crate) fn run(args: &Args) -> Result<()> {
-    match args.bench {
-        Bench::Report => report(),
-    }
-}
-
-fn report() -> Result<()> {
+pub(super) fn run() -> Result<()> {
     step("the pure part");
     run_command(cargo().args(["bench", "--locked", "--package", "leaktrace", "--bench", "report"]))?;
 
     step("end to end");
-    ensure!(
-        is_root(),
-        "tracing needs root; run `sudo --preserve-env=PATH cargo xtask bench report`"
-    );
+    need_root("report")?;
     let leaktrace = release_binary()?;
-    let directory = target_dir().join("bench");
-    fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    let directory = directory()?;
     let fixture = compile(&directory)?;
     let rows = SHOWN.map(|shown| measure(&leaktrace, &fixture, &directory, shown));
 
@@ -150,7 +125,7 @@ fn measure(leaktrace: &Path, fixture: &Path, directory: &Path, shown: u64) -> Re
             .args(["--top", &shown.to_string(), "--output"])
             .arg(&document)
             .stdin(Stdio::null())
-            .stderr(fs::File::create(&log).with_context(|| format!("cannot create {}", log.display()))?),
+            .stderr(create(&log)?),
     )?;
     wait_for("leaktrace to attach", || {
         let text = fs::read_to_string(&log).unwrap_or_default();
@@ -210,20 +185,6 @@ fn verify(report: &Value, truth: &str, shown: u64) -> Result<()> {
     Ok(())
 }
 
-/// Asks until the answer is yes.
-fn wait_for(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let started = Instant::now();
-    while !done()? {
-        ensure!(
-            started.elapsed() < LIMIT,
-            "waited {} s for {what}",
-            LIMIT.as_secs()
-        );
-        thread::sleep(Duration::from_millis(1));
-    }
-    Ok(())
-}
-
 /// `VmHWM` of a process.
 fn peak(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -261,27 +222,6 @@ fn map_memory(fdinfo: &str) -> Option<(u64, u64)> {
 
 fn mebibytes(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
-}
-
-/// A child that never outlives its measurement.
-struct Running(Child);
-
-impl Running {
-    fn start(command: &mut Command) -> Result<Self> {
-        command
-            .spawn()
-            .map(Self)
-            .with_context(|| format!("cannot start {}", command.get_program().display()))
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        if self.0.kill().is_ok() {
-            let _status = self.0.wait();
-        }
-    }
 }
 
 #[cfg(test)]

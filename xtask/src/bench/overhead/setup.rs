@@ -1,0 +1,88 @@
+//! What a workload can be run under, by name. Must not know how any of it is started.
+
+/// One row of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Setup {
+    Untraced,
+    /// Empty programs at leaktrace's sites; the return of an allocating call traps too.
+    FloorReturn,
+    /// The same, but the entry run skips the return.
+    FloorSkip,
+    /// As [`Setup::FloorReturn`], at the first instructions.
+    FloorSymbols,
+    Full,
+    Sampled64,
+    Sampled512,
+    /// leaktrace with a `--min-size` that nothing reaches.
+    Filtered,
+    Heaptrack,
+    Bpftrace,
+}
+
+impl Setup {
+    pub(super) const ALL: [Self; 10] = [
+        Self::Untraced,
+        Self::FloorReturn,
+        Self::FloorSkip,
+        Self::FloorSymbols,
+        Self::Full,
+        Self::Sampled64,
+        Self::Sampled512,
+        Self::Filtered,
+        Self::Heaptrack,
+        Self::Bpftrace,
+    ];
+
+    /// As typed after `--only`, and in the JSON.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Untraced => "untraced",
+            Self::FloorReturn => "floor-return",
+            Self::FloorSkip => "floor-skip",
+            Self::FloorSymbols => "floor-symbols",
+            Self::Full => "full",
+            Self::Sampled64 => "64KiB",
+            Self::Sampled512 => "512KiB",
+            Self::Filtered => "min-size",
+            Self::Heaptrack => "heaptrack",
+            Self::Bpftrace => "bpftrace",
+        }
+    }
+
+    /// As in the table.
+    pub(super) const fn title(self) -> &'static str {
+        match self {
+            Self::Untraced => "untraced",
+            Self::FloorReturn => "floor with return",
+            Self::FloorSkip => "floor without return",
+            Self::FloorSymbols => "floor at the symbols, with return",
+            Self::Full => "leaktrace",
+            Self::Sampled64 => "leaktrace --sample-bytes 64KiB",
+            Self::Sampled512 => "leaktrace --sample-bytes 512KiB",
+            Self::Filtered => "leaktrace --min-size 1GiB",
+            Self::Heaptrack => "heaptrack",
+            Self::Bpftrace => "bpftrace script",
+        }
+    }
+
+    /// What leaktrace is told; `None` for other tracers.
+    pub(super) const fn options(self) -> Option<&'static [&'static str]> {
+        match self {
+            Self::Full => Some(&[]),
+            Self::Sampled64 => Some(&["--sample-bytes", "64KiB"]),
+            Self::Sampled512 => Some(&["--sample-bytes", "512KiB"]),
+            Self::Filtered => Some(&["--min-size", "1GiB"]),
+            _ => None,
+        }
+    }
+
+    /// What the example `floor` is told; `None` for what is no floor.
+    pub(super) const fn floor(self) -> Option<&'static [&'static str]> {
+        match self {
+            Self::FloorReturn => Some(&["--at", "sites", "--returns", "take"]),
+            Self::FloorSkip => Some(&["--at", "sites", "--returns", "skip"]),
+            Self::FloorSymbols => Some(&["--at", "symbols", "--returns", "take"]),
+            _ => None,
+        }
+    }
+}
