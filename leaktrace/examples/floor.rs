@@ -109,7 +109,8 @@ fn run(args: &Args) -> Result<()> {
 const fn point(function: &Function, at: At) -> Point {
     Point {
         offset: match at {
-            At::Sites | At::Symbols => function.offset,
+            At::Sites => function.probe_offset(),
+            At::Symbols => function.offset,
         },
         cookie: 0,
     }
