@@ -10,3 +10,4 @@ mod image;
 pub mod process;
 pub mod refuse;
 mod returns;
+pub mod trap;

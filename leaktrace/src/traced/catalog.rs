@@ -5,18 +5,20 @@
 use std::{
     collections::HashMap,
     fs::File,
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     rc::Rc,
 };
 
 use nix::sys::stat::{major, minor};
 
+use super::slots::Slots;
 use crate::{
     config::CustomPair,
     probe::{
         elf::{self, ElfError, Scan},
         process::{self, Mapping},
+        trap::Trap,
     },
     symbol::objects::{ObjectId, Objects},
 };
@@ -51,6 +53,8 @@ pub struct Catalog {
     /// What a mapping's file is; `None` for one that could not be opened or is no ELF file.
     known: HashMap<FileKey, Option<ObjectId>>,
     custom: Option<CustomPair>,
+    /// The functions found so far.
+    pub slots: Slots,
 }
 
 impl Catalog {
@@ -140,6 +144,7 @@ impl Catalog {
 
     fn add(&mut self, path: &Path, file: File) -> Option<ObjectId> {
         let again = file.try_clone();
+        let code = file.try_clone().ok();
         let id = match self.objects.insert(path, file) {
             Ok(id) => id,
             Err(error) => {
@@ -156,7 +161,11 @@ impl Catalog {
                 .filter(|custom| is_same(&custom.object, path))
                 .map_or(&[] as &[_], |custom| &custom.functions);
             match elf::scan_file(file, path, functions) {
-                Ok(scan) => {
+                Ok(mut scan) => {
+                    for function in &mut scan.functions {
+                        let trap = trap_at(code.as_ref(), function.offset);
+                        self.slots.assign(id, function, trap);
+                    }
                     free.insert(Rc::new(scan));
                 }
                 Err(ElfError::NotElf { .. }) => {}
@@ -194,6 +203,15 @@ impl Catalog {
             .map_or(&[] as &[_], |custom| &custom.functions);
         crate::probe::allocators::call_name_with(call as u16, custom)
     }
+}
+
+/// How the kernel gets over the instruction at a file offset. One that cannot be read is taken for the dear kind.
+fn trap_at(file: Option<&File>, offset: u64) -> Trap {
+    let mut code = [0_u8; 8];
+    let read = file
+        .and_then(|file| file.read_at(&mut code, offset).ok())
+        .unwrap_or(0);
+    Trap::of(&code[..read])
 }
 
 /// Whether two paths are the same file, or, where one cannot be looked at, the same path.

@@ -6,3 +6,4 @@
 pub mod catalog;
 pub mod process;
 pub mod set;
+pub mod slots;
