@@ -11,7 +11,13 @@ pub struct Config {
     pub max_size_bytes: u64,
     /// Not 0 where this run may sample: records then carry weights, and the filter of live addresses is kept.
     pub sampling: u64,
+    /// Shards of a site less one: a power of two less one. Threads on different CPUs that allocate from one stack
+    /// would otherwise write to one cache line.
+    pub site_shard_mask: u64,
 }
+
+/// Most shards that a site can have.
+pub const SITE_SHARDS_MAX: u32 = 8;
 
 impl Config {
     /// Every allocation is recorded.
@@ -19,6 +25,7 @@ impl Config {
         min_size_bytes: 0,
         max_size_bytes: u64::MAX,
         sampling: 0,
+        site_shard_mask: 0,
     };
 }
 
@@ -30,7 +37,13 @@ pub const LIVE_TIERS_MAX: u32 = 6;
 /// Blocks the first tier holds.
 pub const LIVE_TIER_FIRST: u32 = 1 << 16;
 
-const _: () = assert!(size_of::<Config>() == 24);
+/// Words of the filter of live addresses, four counts each: 256 KiB, which a core's second-level cache holds.
+/// With 20 000 sampled blocks alive, 10 GiB at a mean of 512 KiB, one free in seven of unsampled blocks
+/// still asks the live table.
+pub const FILTER_WORDS: usize = 1 << 15;
+
+const _: () = assert!(FILTER_WORDS.is_power_of_two());
+const _: () = assert!(size_of::<Config>() == 32);
 const _: () = assert!(size_of::<LiveTiers>() == 16);
 
 /// Which tier new blocks go to, and how many exist.

@@ -54,9 +54,9 @@ counters! {
     Failed => "failed", false;
     /// Allocations of a size that --min-size or --max-size leaves out.
     FilteredSize => "filtered_size", false;
-    /// Frees of blocks that are not in the live table: allocated before the attach or filtered out.
+    /// Frees of blocks that are not in the live table: allocated before the attach or filtered out. Not counted where sampling is on: there it is the normal case.
     FreeUnknown => "free_unknown", false;
-    /// Reallocations of blocks that are not in the live table.
+    /// Reallocations of blocks that are not in the live table. Not counted where sampling is on.
     ReallocUnknown => "realloc_unknown", false;
     /// Addresses handed out again while still recorded: their free was not seen, and is taken as done.
     FreeMissed => "free_missed", false;

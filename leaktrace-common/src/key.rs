@@ -26,7 +26,7 @@ pub struct LiveKey {
     pub process: Process,
 }
 
-/// Key of a site: one allocator call from one stack of one process image.
+/// Key of a site: one allocator call from one stack of one process image. The kernel keeps a site in shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct SiteKey {
@@ -36,8 +36,8 @@ pub struct SiteKey {
     pub process: Process,
     /// The call ([`crate::call::CallId`]).
     pub call: u32,
-    /// Always 0.
-    pub pad: u32,
+    /// Which CPUs have counted; always 0 in user space, which sums the shards.
+    pub shard: u32,
 }
 
 const _: () = assert!(size_of::<Process>() == 8);

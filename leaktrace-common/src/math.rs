@@ -90,7 +90,7 @@ const fn const_exp2_neg(i: u128) -> u32 {
 #[inline(always)]
 pub fn gap_bytes(random: u32, mean_bytes: u64) -> u64 {
     // v in (0, 1), in units of 2^-33; the gap is -ln(1 - v) means.
-    let v = 2 * random as u64 + 1;
+    let v = 2 * u64::from(random) + 1;
     if v < 1 << 27 {
         // Below 1/64 by the series: small blocks are taken by small v, and an interpolated logarithm would
         // be wrong in proportion there.
@@ -118,7 +118,7 @@ fn minus_ln(u: u64) -> u64 {
     let t2 = (t * t) >> 30;
     let t3 = (t2 * t) >> 30;
     let ln_mantissa = at(&LN, cell) + t - t2 / 2 + t3 / 3;
-    let halvings = (zeros - 30) as u64;
+    let halvings = u64::from(zeros - 30);
     (halvings * LN_2_30).saturating_sub(ln_mantissa)
 }
 
@@ -132,7 +132,7 @@ fn quotient(a: u64, b: u64) -> u64 {
 #[inline(always)]
 fn at(table: &[u32; CELLS], cell: usize) -> u64 {
     // SAFETY: callers mask the cell to the table's length; indexing would add a panic path to the BPF code.
-    unsafe { *table.as_ptr().add(cell) as u64 }
+    unsafe { u64::from(*table.as_ptr().add(cell)) }
 }
 
 /// How many allocations a recorded one stands for: at least 1. Never 0 in a record.
@@ -166,9 +166,9 @@ impl Weight {
     }
 
     #[inline(always)]
-    fn encode(ratio_26: u64) -> Self {
+    const fn encode(ratio_26: u64) -> Self {
         let bits = 64 - ratio_26.leading_zeros();
-        let exponent = if bits > 27 { bits - 27 } else { 0 };
+        let exponent = bits.saturating_sub(27);
         Self(((ratio_26 >> exponent) as u32) << 5 | exponent)
     }
 

@@ -17,7 +17,9 @@ pub struct Live {
     /// Together with `call` and the key's process: the site.
     pub stack_id: u64,
     /// The call.
-    pub call: u32,
+    pub call: u16,
+    /// Shard of the site that counted the allocation.
+    pub shard: u16,
     /// How many allocations it stands for.
     pub weight: Weight,
 }
@@ -51,6 +53,14 @@ impl Estimate {
         variance_of_bytes: 0,
         variance_of_blocks: 0,
     };
+
+    /// Adds another.
+    pub const fn add(&mut self, other: &Self) {
+        self.blocks += other.blocks;
+        self.bytes += other.bytes;
+        self.variance_of_bytes += other.variance_of_bytes;
+        self.variance_of_blocks += other.variance_of_blocks;
+    }
 }
 
 /// Totals of a site. They only grow; what is outstanding is a difference.
@@ -84,6 +94,19 @@ impl Site {
         freed: Estimate::ZERO,
         lifetimes: [0; LIFETIME_BUCKETS],
     };
+
+    /// Adds the totals of another shard.
+    pub fn add(&mut self, other: &Self) {
+        self.allocs += other.allocs;
+        self.alloc_bytes += other.alloc_bytes;
+        self.frees += other.frees;
+        self.freed_bytes += other.freed_bytes;
+        self.allocated.add(&other.allocated);
+        self.freed.add(&other.freed);
+        for (sum, bucket) in self.lifetimes.iter_mut().zip(&other.lifetimes) {
+            *sum += bucket;
+        }
+    }
 }
 
 /// A call that has been entered and has not returned.
@@ -149,9 +172,14 @@ pub struct Thread {
     pub trampoline: u64,
     /// One call in flight per layer: the outermost one owns the record, those inside it are silent.
     pub pending: [Pending; LAYERS_MAX],
+    /// Stacks of this thread that are known to be in the table, by the low bits of their ids.
+    pub kept: [u64; KEPT_STACKS],
     /// Scratch for the stack walk.
     pub stack: Stack,
 }
+
+/// Size of [`Thread::kept`], a power of two.
+pub const KEPT_STACKS: usize = 16;
 
 /// Layers ([`crate::call::Cookie::layer`]) that can have a call in flight at the same time in one thread. A
 /// power of two.
@@ -195,6 +223,6 @@ const _: () = assert!(size_of::<Estimate>() == 32);
 const _: () = assert!(size_of::<Tracked>() == 8);
 const _: () = assert!(size_of::<Site>() == 96 + 8 * LIFETIME_BUCKETS);
 const _: () = assert!(size_of::<Pending>() == 120);
-const _: () = assert!(LAYERS_MAX.is_power_of_two());
+const _: () = assert!(LAYERS_MAX.is_power_of_two() && KEPT_STACKS.is_power_of_two());
 // 2 KiB is the size class of the kernel's BPF allocator that this must fit, with ~56 bytes of header.
 const _: () = assert!(size_of::<Thread>() <= 1980);

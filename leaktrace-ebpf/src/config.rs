@@ -10,12 +10,34 @@ static CONFIG: Global<Config> = Global::new(Config::ALL);
 
 /// The configuration. The verifier knows the values and drops what they make unreachable.
 #[inline(always)]
-pub fn config() -> Config {
+fn config() -> Config {
     CONFIG.load()
+}
+
+/// Whether --min-size or --max-size leaves a size out.
+#[inline(always)]
+pub fn is_filtered(size_bytes: u64) -> bool {
+    let config = config();
+    size_bytes < config.min_size_bytes || size_bytes > config.max_size_bytes
+}
+
+/// See [`Config::site_shard_mask`].
+#[inline(always)]
+pub fn site_shard_mask() -> u64 {
+    config().site_shard_mask
+}
+
+/// Whether this run may sample.
+#[inline(always)]
+pub fn samples() -> bool {
+    config().sampling != 0
 }
 
 /// Mean gap between two samples of a thread; 0 records every allocation.
 #[inline(always)]
 pub fn mean_bytes() -> u64 {
+    if !samples() {
+        return 0;
+    }
     CONTROL.get(0).map_or(0, |control| control.mean_bytes)
 }

@@ -1,93 +1,158 @@
 //! The moment an allocation call is entered: decide whether this call owns its block, take the stack,
 //! remember the arguments.
 
-use aya_ebpf::{EbpfContext as _, helpers::bpf_get_attach_cookie, programs::ProbeContext};
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::{bpf_get_attach_cookie, bpf_get_prandom_u32},
+    programs::ProbeContext,
+};
 use leaktrace_common::{
     call::Cookie,
     counter::Counter,
     key::{LiveKey, Process},
     math::Weight,
-    record::{Pending, outcome},
+    record::{Pending, Thread, outcome},
 };
 
 use crate::{
-    KEEP_RETURN, SKIP_RETURN, config, counter::bump, hits, live, registers, registers::Arguments, stack,
-    thread,
+    KEEP_RETURN, SKIP_RETURN, config, counter::bump, filter, hits, live, registers, registers::Arguments,
+    stack, thread,
 };
 
 /// Value for a session: whether the return is wanted.
+///
+/// In the order of what it costs: what is filtered by size is done with before the thread's state is looked
+/// up, what sampling leaves out before anything is written or read but that state.
 #[inline(always)]
 pub fn enter(ctx: &ProbeContext) -> u32 {
     // SAFETY: the helper takes the context of this program.
     let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
     hits::entry(cookie);
-    let Some(state) = thread::current() else {
-        return SKIP_RETURN;
-    };
-    let state_process = state.process;
-    let state_trampoline = state.trampoline;
-    let process = Process {
-        space: cookie.space(),
-        ..state_process
-    };
-    let sp = registers::stack_pointer(ctx);
-    let instruction = registers::instruction(ctx);
-    let pending = thread::pending(state, cookie.layer());
-    if pending.sp != 0 {
-        let under_way = is_under_way(pending, state_trampoline);
-        if pending.sp > sp && under_way {
-            bump(Counter::Nested);
-            return SKIP_RETURN;
-        }
-        if pending.sp == sp && pending.instruction != instruction && under_way {
-            // A tail call (`operator new` jumping to `malloc`): still the same call for its caller. Its
-            // return is the outer one's, so it is kept.
-            bump(Counter::Nested);
-            return KEEP_RETURN;
-        }
-        // The stack is back at or above where that call began, or no longer holds its return address: it
-        // has been left without returning.
-        abandon(pending, state_process);
-    }
-
     let arguments = Arguments::read(ctx);
     let size_bytes = requested(&arguments, cookie);
-    let config = config::config();
-    let mean_bytes = if config.sampling == 0 {
-        0
-    } else {
-        config::mean_bytes()
-    };
-    pending.weight = Weight::of(size_bytes, mean_bytes);
-    let filtered = size_bytes < config.min_size_bytes || size_bytes > config.max_size_bytes;
+    let filtered = config::is_filtered(size_bytes);
     if filtered && !cookie.is_realloc() {
         bump(Counter::FilteredSize);
         return SKIP_RETURN;
     }
-    pending.instruction = instruction;
-    pending.return_address = registers::read_word(sp).unwrap_or(0);
-    pending.slot_seen = 0;
-    pending.cookie = cookie.0;
-    pending.size_bytes = size_bytes;
-    pending.outcome = if filtered {
-        outcome::FILTERED
-    } else {
-        outcome::RECORD
+    let Some(state) = thread::current() else {
+        return SKIP_RETURN;
     };
-    pending.out_pointer = arguments.get(cookie.pointer_arg(), 0);
-    pending.old_address = 0;
-    pending.old_known = 0;
+    let state_process = state.process;
+    let call = Call {
+        sp: registers::stack_pointer(ctx),
+        instruction: registers::instruction(ctx),
+    };
+    let trampoline = state.trampoline;
+    let pending = thread::pending(state, cookie.layer());
+    if pending.sp != 0
+        && let Some(nested) = inside(pending, &call, trampoline, state_process)
+    {
+        return nested;
+    }
+
+    let mean_bytes = config::mean_bytes();
+    let taken = mean_bytes == 0 || state.sampler.takes(size_bytes, mean_bytes, random);
+    let outcome = if filtered {
+        outcome::FILTERED
+    } else if taken {
+        outcome::RECORD
+    } else {
+        bump(Counter::SampledOut);
+        outcome::SAMPLED_OUT
+    };
+    let process = Process {
+        space: cookie.space(),
+        ..state_process
+    };
+    let block = arguments.get(cookie.pointer_arg(), 0);
+    if outcome != outcome::RECORD && !is_watched(cookie, block, process) {
+        if filtered {
+            bump(Counter::FilteredSize);
+        }
+        return SKIP_RETURN;
+    }
+    begin(ctx, state, &call, cookie, outcome, size_bytes, block);
+    let pending = thread::pending(state, cookie.layer());
+    pending.weight = Weight::of(size_bytes, mean_bytes);
     if cookie.is_realloc() {
         take_old(pending, process);
     }
-    pending.sp = sp;
-    let stack_id = if filtered {
-        0
-    } else {
-        stack::capture(ctx, &mut state.stack)
-    };
-    thread::pending(state, cookie.layer()).stack_id = stack_id;
     KEEP_RETURN
+}
+
+/// Where a call is entered.
+struct Call {
+    sp: u64,
+    instruction: u64,
+}
+
+/// Whether the return of a call whose block is not recorded matters all the same: it may get its block from
+/// another probed function, which must be known as a part of this call, or it is a realloc that takes a
+/// recorded block back.
+#[inline(always)]
+fn is_watched(cookie: Cookie, block: u64, process: Process) -> bool {
+    cookie.hands_over()
+        || cookie.has_ret_instructions()
+        || (cookie.is_realloc() && block != 0 && filter::may_hold(block, process.tgid))
+}
+
+/// Whether a call entered while another is pending is a part of it: then the value for the session. If the
+/// pending one cannot return any more, it is dropped.
+#[inline(always)]
+fn inside(pending: &mut Pending, call: &Call, trampoline: u64, process: Process) -> Option<u32> {
+    let under_way = is_under_way(pending, trampoline);
+    if pending.sp > call.sp && under_way {
+        bump(Counter::Nested);
+        return Some(SKIP_RETURN);
+    }
+    if pending.sp == call.sp && pending.instruction != call.instruction && under_way {
+        // A tail call (`operator new` jumping to `malloc`): still the same call for its caller. Its
+        // return is the outer one's, so it is kept.
+        bump(Counter::Nested);
+        return Some(KEEP_RETURN);
+    }
+    // The stack is back at or above where that call began, or no longer holds its return address: it
+    // has been left without returning.
+    abandon(pending, process);
+    None
+}
+
+/// Notes a call whose return is waited for, with its stack if its block is to be recorded.
+#[inline(always)]
+fn begin(
+    ctx: &ProbeContext,
+    state: &mut Thread,
+    call: &Call,
+    cookie: Cookie,
+    outcome: u32,
+    size_bytes: u64,
+    block: u64,
+) {
+    let return_address = registers::read_word(call.sp).unwrap_or(0);
+    let stack_id = if outcome == outcome::RECORD {
+        stack::capture(ctx, state, return_address)
+    } else {
+        0
+    };
+    let pending = thread::pending(state, cookie.layer());
+    pending.sp = call.sp;
+    pending.instruction = call.instruction;
+    pending.return_address = return_address;
+    pending.slot_seen = 0;
+    pending.cookie = cookie.0;
+    pending.size_bytes = size_bytes;
+    pending.outcome = outcome;
+    pending.out_pointer = block;
+    pending.stack_id = stack_id;
+    pending.old_address = 0;
+    pending.old_known = 0;
+}
+
+#[inline(always)]
+fn random() -> u32 {
+    // SAFETY: no arguments.
+    unsafe { bpf_get_prandom_u32() }
 }
 
 /// Whether a call that began further up the stack can still return. One that was left by an exception or a
@@ -154,7 +219,7 @@ fn take_old(pending: &mut Pending, process: Process) {
     }
     if live::take(&LiveKey { address, process }, &mut pending.old) {
         pending.old_known = 1;
-    } else {
+    } else if !config::samples() {
         bump(Counter::ReallocUnknown);
     }
 }

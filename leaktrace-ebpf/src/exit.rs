@@ -5,7 +5,6 @@ use leaktrace_common::{
     call::Cookie,
     counter::Counter,
     key::{LiveKey, Process, SiteKey},
-    math::Weight,
     record::{Live, Pending, outcome},
 };
 
@@ -45,6 +44,10 @@ pub fn exit(ctx: &ProbeContext) -> u32 {
 #[inline(always)]
 fn settle(pending: &Pending, process: Process, result: u64) {
     let cookie = Cookie(pending.cookie);
+    if pending.outcome == outcome::SAMPLED_OUT && !cookie.is_realloc() {
+        // It was pending only so that calls inside it were known as its parts.
+        return;
+    }
     let address = if cookie.result_in_out_pointer() {
         // The C `int` result: 0 is success. On failure the out-pointer means nothing and is not read.
         if result as u32 != 0 {
@@ -68,11 +71,12 @@ fn settle(pending: &Pending, process: Process, result: u64) {
         }
         return;
     }
-    if pending.outcome != outcome::RECORD {
-        bump(Counter::FilteredSize);
-        return;
+    match pending.outcome {
+        outcome::RECORD => record(pending, process, cookie, address),
+        outcome::FILTERED => bump(Counter::FilteredSize),
+        // Counted when it was left out.
+        _ => {}
     }
-    record(pending, process, cookie, address);
 }
 
 /// The block that realloc was given: freed if the call succeeded, still the caller's if it failed.
@@ -96,12 +100,12 @@ fn settle_old(pending: &Pending, process: Process, cookie: Cookie, address: u64)
 
 #[inline(always)]
 fn record(pending: &Pending, process: Process, cookie: Cookie, address: u64) {
-    let call = u32::from(cookie.call());
+    let (call, shard) = (cookie.call(), site::shard());
     let site_key = SiteKey {
         stack_id: pending.stack_id,
         process,
-        call,
-        pad: 0,
+        call: call.into(),
+        shard: shard.into(),
     };
     let Some(site) = site::find_or_add(&site_key) else {
         bump(Counter::SitesFull);
@@ -112,11 +116,12 @@ fn record(pending: &Pending, process: Process, cookie: Cookie, address: u64) {
         time_ns: live::now_ns(),
         stack_id: pending.stack_id,
         call,
-        weight: Weight::ONE,
+        shard,
+        weight: pending.weight,
     };
     // First the block, then the totals: a block that could not be recorded must not be counted, since its
     // free could not be matched.
     if live::insert(&LiveKey { address, process }, &block) {
-        site::allocated(site, block.size_bytes);
+        site::allocated(site, &block);
     }
 }

@@ -10,7 +10,9 @@ use leaktrace_common::{
     record::Live,
 };
 
-use crate::{KEEP_RETURN, counter::bump, hits, live, registers, registers::Arguments, site, thread};
+use crate::{
+    KEEP_RETURN, config, counter::bump, filter, hits, live, registers, registers::Arguments, site, thread,
+};
 
 /// Always 0.
 #[inline(always)]
@@ -20,6 +22,9 @@ pub fn free(ctx: &ProbeContext) -> u32 {
     hits::entry(cookie);
     let address = Arguments::read(ctx).get(cookie.pointer_arg(), 0);
     if address == 0 {
+        return KEEP_RETURN;
+    }
+    if !filter::may_hold(address, thread::current_tgid()) {
         return KEEP_RETURN;
     }
     let Some(process) = thread::current_process() else {
@@ -34,6 +39,7 @@ pub fn free(ctx: &ProbeContext) -> u32 {
         time_ns: 0,
         stack_id: 0,
         call: 0,
+        shard: 0,
         weight: Weight::ONE,
     };
     if !live::take(&LiveKey { address, process }, &mut block) {
@@ -42,6 +48,7 @@ pub fn free(ctx: &ProbeContext) -> u32 {
         site::freed(&process, &block);
     }
     if cookie.delegates()
+        && !config::samples()
         && let Some(state) = thread::current()
     {
         state.delegated_address = address;
@@ -54,6 +61,10 @@ pub fn free(ctx: &ProbeContext) -> u32 {
 /// it out: `free_sized` that calls `free`, or a realloc that frees its old block.
 #[inline(always)]
 fn unknown(address: u64, cookie: Cookie, sp: u64) {
+    // Where most blocks are not recorded nothing follows from it.
+    if config::samples() {
+        return;
+    }
     if let Some(state) = thread::known() {
         if state.delegated_address == address && sp <= state.delegated_sp {
             return;

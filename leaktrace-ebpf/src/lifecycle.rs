@@ -27,7 +27,7 @@ const EXEC_OLD_PID: usize = 1;
 /// (fs/exec.c: `exec_binprm` calls `trace_sched_process_exec` last).
 #[inline(always)]
 pub fn exec(ctx: &RawTracePointContext) -> i32 {
-    let tgid = live::current_tgid();
+    let tgid = thread::current_tgid();
     let Some(process) = PROCESSES.get_ptr_mut(tgid) else {
         return 0;
     };
@@ -71,7 +71,7 @@ pub fn thread_exit(ctx: &RawTracePointContext) -> i32 {
 /// Tells user space that blocks now go to tier `next`.
 #[inline(always)]
 pub fn announce_full_tier(next: u32) {
-    announce(kind::TIER_FULL, live::current_tgid(), u64::from(next));
+    announce(kind::TIER_FULL, thread::current_tgid(), u64::from(next));
 }
 
 #[inline(always)]

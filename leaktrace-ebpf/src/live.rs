@@ -2,13 +2,13 @@
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
-    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns},
+    helpers::bpf_ktime_get_boot_ns,
 };
 use leaktrace_common::{config::LIVE_TIERS_MAX, counter::Counter, key::LiveKey, record::Live};
 
 use crate::{
     counter::{add, bump},
-    lifecycle,
+    filter, lifecycle,
     maps::{LIVE, LIVE_TIERS},
     site,
 };
@@ -49,7 +49,11 @@ fn take_from(tier: u32, key: &LiveKey, block: &mut Live) -> bool {
     // Copied before the removal: the memory of a removed element may be handed out again at once.
     *block = *found;
     // Of two threads that free one block at the same time (a bug of the target) one finds it gone.
-    table.remove(key).is_ok()
+    let taken = table.remove(key).is_ok();
+    if taken {
+        filter::remove(key.address, key.process.tgid);
+    }
+    taken
 }
 
 /// Puts a block back that `take` took out: a realloc that failed.
@@ -78,6 +82,7 @@ pub fn insert(key: &LiveKey, block: &Live) -> bool {
 
 #[inline(never)]
 fn store(key: &LiveKey, block: &Live) -> bool {
+    filter::add(key.address, key.process.tgid);
     let current = current_tier();
     let mut result = store_in(current, key, block);
     if result == E2BIG {
@@ -94,6 +99,7 @@ fn store(key: &LiveKey, block: &Live) -> bool {
         }
         _ => bump(Counter::LiveNoMemory),
     }
+    filter::remove(key.address, key.process.tgid);
     false
 }
 
@@ -136,10 +142,4 @@ fn missed_free(key: &LiveKey, stale: &Live) {
 #[inline(always)]
 fn current_tier() -> u32 {
     LIVE_TIERS.get(0).map_or(0, |tiers| tiers.current)
-}
-
-/// The current process, for events.
-#[inline(always)]
-pub fn current_tgid() -> u32 {
-    (bpf_get_current_pid_tgid() >> 32) as u32
 }

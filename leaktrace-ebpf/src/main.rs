@@ -11,6 +11,7 @@ mod config;
 mod counter;
 mod enter;
 mod exit;
+mod filter;
 mod free;
 mod hits;
 mod lifecycle;

@@ -8,7 +8,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use leaktrace_common::{
-    config::{LIVE_TIER_FIRST, LIVE_TIERS_MAX, LiveTiers},
+    config::{FILTER_WORDS, LIVE_TIER_FIRST, LIVE_TIERS_MAX, LiveTiers},
     counter::Counter,
     key::{LiveKey, SiteKey},
     record::{Control, HIT_SLOTS, Hits, Live, Site, Thread, Tracked},
@@ -42,10 +42,14 @@ pub static LIVE: ArrayOfMaps<LiveTier, { LIVE_TIERS_MAX as usize }> = ArrayOfMap
 #[btf_map]
 pub static LIVE_TIERS: Array<LiveTiers, 1> = Array::new();
 
-/// Totals by site; kept until user space removes a finished process. Twice as many as stacks, so that the
-/// table of stacks is full first: that loses names, this one would lose blocks.
+/// Which addresses may be in LIVE. See [`crate::filter`].
 #[btf_map]
-pub static SITES: HashMap<SiteKey, Site, 524_288, GROWS> = HashMap::new();
+pub static FILTER: Array<[u64; FILTER_WORDS], 1> = Array::new();
+
+/// Totals by site and shard; kept until user space removes a finished process. Four times as many as stacks, so
+/// that the table of stacks is full first: that loses names, this one would lose blocks.
+#[btf_map]
+pub static SITES: HashMap<SiteKey, Site, 1_048_576, GROWS> = HashMap::new();
 
 /// One site of zeros, for the same reason as [`THREAD_ZERO`].
 #[btf_map]

@@ -48,7 +48,7 @@ fn create<'a>() -> Option<&'a mut Thread> {
 /// also fires in a vfork child, which runs in the same memory under its own tgid.
 #[inline(always)]
 pub fn current_process() -> Option<Process> {
-    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let tgid = current_tgid();
     // SAFETY: a copy of a word that only the exec tracepoint writes.
     let Some(tracked) = (unsafe { PROCESSES.get(tgid) }) else {
         bump(Counter::Untracked);
@@ -60,6 +60,12 @@ pub fn current_process() -> Option<Process> {
         space: 0,
         pad: 0,
     })
+}
+
+/// The current process.
+#[inline(always)]
+pub fn current_tgid() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
 }
 
 /// The slot for calls of a layer.

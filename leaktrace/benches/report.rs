@@ -10,6 +10,7 @@ use leaktrace::report::model::{
 };
 use leaktrace::track::{LiveBlock, Settings, SiteSnapshot, Snapshot, Sort, Tracker};
 use leaktrace_common::key::{Process, SiteKey};
+use leaktrace_common::math::Weight;
 use leaktrace_common::record::Site;
 
 #[global_allocator]
@@ -37,7 +38,7 @@ const fn key(site: u64) -> SiteKey {
             pad: 0,
         },
         call: 1,
-        pad: 0,
+        shard: 0,
     }
 }
 
@@ -53,6 +54,7 @@ fn blocks() -> Vec<LiveBlock> {
                 address: 0x5555_0000_0000 + index * 64,
                 size_bytes: 16 + mixed % 4096,
                 time_ns: NOW_NS - mixed % (SPREAD_S * SECOND_NS),
+                weight: Weight::ONE,
             }
         })
         .collect()
@@ -64,6 +66,7 @@ const fn settings(top: usize) -> Settings {
         top,
         sort: Sort::Bytes,
         blocks_per_site: None,
+        largest_mean_bytes: None,
     }
 }
 
@@ -186,6 +189,7 @@ fn survivor(site: &SiteSnapshot) -> Survivor {
         space: "heap".to_owned(),
         bytes: site.bytes,
         blocks: site.blocks,
+        sampled: site.sampled,
         mean_bytes: site.bytes as f64 / site.blocks.max(1) as f64,
         bytes_per_s: site.bytes_per_s,
         allocs: site.allocs,

@@ -2,7 +2,10 @@
 //!
 //! Must not know how it was typed (that is `cli`), nor the kernel, a process or a terminal.
 
-use leaktrace_common::call::Space;
+use leaktrace_common::{
+    call::Space,
+    math::{MEAN_MAX_BYTES, MEAN_MIN_BYTES},
+};
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use crate::{
@@ -26,6 +29,8 @@ pub mod defaults {
     pub const DEMO_DURATION: Duration = Duration::from_secs(6);
     /// Age from which a block is a survivor.
     pub const OLDER_THAN: Duration = Duration::ZERO;
+    /// Mean gap between samples: none, every allocation is recorded.
+    pub const SAMPLE_BYTES: u64 = 0;
     /// Number of sites listed.
     pub const TOP: usize = 10;
     /// Order of the sites.
@@ -47,6 +52,8 @@ pub struct Config {
     pub custom: Option<CustomPair>,
     /// Which blocks count.
     pub filters: Filters,
+    /// Mean of the bytes that a thread asks for between two samples; 0 records every allocation.
+    pub sample_bytes: u64,
     /// Number of sites listed; 0 lists none.
     pub top: usize,
     /// Their order.
@@ -171,6 +178,12 @@ pub enum ConfigError {
         /// `--max-size`, in bytes.
         max: u64,
     },
+    /// A mean gap between samples that the kernel side cannot draw.
+    #[error(
+        "--sample-bytes {} is not within {} and {}: give a size between them, such as 512KiB, or 0 to record every allocation",
+        size(*.0), size(MEAN_MIN_BYTES), size(MEAN_MAX_BYTES)
+    )]
+    SampleBytes(u64),
     /// `-d 0`.
     #[error(
         "--duration 0 traces nothing: give a time such as 30s, or leave the option out to trace until Ctrl-C"
@@ -208,6 +221,7 @@ impl Config {
             follow_forks: false,
             custom: None,
             filters: Filters::default(),
+            sample_bytes: defaults::SAMPLE_BYTES,
             top: defaults::TOP,
             sort: defaults::SORT,
             show_blocks: false,
@@ -218,6 +232,11 @@ impl Config {
             attach: None,
             verbose: 0,
         }
+    }
+
+    /// Whether allocations may be left out of the record, so that numbers are estimates.
+    pub const fn samples(&self) -> bool {
+        self.sample_bytes > 0
     }
 
     /// Checks what concerns more than one value.
@@ -239,6 +258,9 @@ impl Config {
         }
         if min > max {
             return Err(ConfigError::SizesCrossed { min, max });
+        }
+        if self.samples() && !(MEAN_MIN_BYTES..=MEAN_MAX_BYTES).contains(&self.sample_bytes) {
+            return Err(ConfigError::SampleBytes(self.sample_bytes));
         }
         if let Some(run) = self.duration {
             if run.is_zero() {
@@ -322,6 +344,20 @@ mod tests {
                     ..one_pid()
                 },
                 "--min-size 2.0 KiB is above --max-size 1.0 KiB",
+            ),
+            (
+                Config {
+                    sample_bytes: 12,
+                    ..one_pid()
+                },
+                "--sample-bytes 12 B is not within 1.0 KiB and 64.0 MiB",
+            ),
+            (
+                Config {
+                    sample_bytes: MEAN_MAX_BYTES + 1,
+                    ..one_pid()
+                },
+                "0 to record every allocation",
             ),
             (
                 Config {

@@ -15,9 +15,9 @@ use crate::registers;
 /// ordinary register.
 const FRAME_MAX_BYTES: u64 = 1 << 20;
 
-/// Fills `stack` and returns its hash.
+/// Fills `stack` and returns its hash. `caller` is 0 if it could not be read.
 #[inline(always)]
-pub fn walk(ctx: &ProbeContext, stack: &mut Stack) -> u64 {
+pub fn walk(ctx: &ProbeContext, stack: &mut Stack, caller: u64) -> u64 {
     let frames = (&raw mut stack.frames).cast::<u64>();
     let function = registers::instruction(ctx);
     let mut hash = Hash::new().add(function);
@@ -26,7 +26,7 @@ pub fn walk(ctx: &ProbeContext, stack: &mut Stack) -> u64 {
     let mut len = 1;
     // SAFETY: indices are constants or loop counters below FRAMES_MAX; indexing would add panic paths.
     unsafe { *frames = function };
-    if let Some(caller) = registers::read_word(sp) {
+    if caller != 0 {
         hash = hash.add(caller);
         // SAFETY: as above.
         unsafe { *frames.add(1) = caller };

@@ -6,22 +6,36 @@
 mod frame_pointer;
 
 use aya_ebpf::{bindings::BPF_NOEXIST, programs::ProbeContext};
-use leaktrace_common::{counter::Counter, stack::Stack};
+use leaktrace_common::{
+    counter::Counter,
+    record::{KEPT_STACKS, Thread},
+    stack::Stack,
+};
 
 use crate::{counter::bump, maps::STACKS};
 
 const E2BIG: i32 = -7;
 const ENOMEM: i32 = -12;
 
-/// Walks the stack into `scratch`, keeps it, and returns its id: a 64-bit hash of the frames, or 0 when
-/// the table has no room (counted).
+/// Walks the stack, keeps it, and returns its id: a 64-bit hash of the frames, or 0 when the table has no room
+/// (counted). `caller` is the probed function's return address; 0 if it could not be read.
 #[inline(never)]
-pub fn capture(ctx: &ProbeContext, scratch: &mut Stack) -> u64 {
-    let id = frame_pointer::walk(ctx, scratch);
-    if scratch.truncated != 0 {
+pub fn capture(ctx: &ProbeContext, thread: &mut Thread, caller: u64) -> u64 {
+    let id = frame_pointer::walk(ctx, &mut thread.stack, caller);
+    if thread.stack.truncated != 0 {
         bump(Counter::StacksTruncated);
     }
-    keep(id, scratch)
+    // SAFETY: masked to the array's length; indexing would add a panic path.
+    let kept = unsafe {
+        &mut *(&raw mut thread.kept)
+            .cast::<u64>()
+            .add(id as usize & (KEPT_STACKS - 1))
+    };
+    if *kept == id {
+        return id;
+    }
+    *kept = keep(id, &thread.stack);
+    *kept
 }
 
 #[inline(always)]

@@ -46,6 +46,8 @@ pub(super) struct Cli {
     #[command(flatten)]
     pub(super) filter: FilterArgs,
     #[command(flatten)]
+    pub(super) sampling: SamplingArgs,
+    #[command(flatten)]
     pub(super) report: ReportArgs,
     #[command(flatten)]
     pub(super) output: OutputArgs,
@@ -136,6 +138,20 @@ pub(super) struct FilterArgs {
     /// A size, as for --min-size. The default is no limit. Example: --max-size 64MiB
     #[arg(long, value_name = "SIZE")]
     pub(super) max_size: Option<Size>,
+}
+
+/// Which allocations are recorded.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sampling")]
+pub(super) struct SamplingArgs {
+    /// Record a sample: one allocation in this many bytes of a thread, on average; 0 records all.
+    ///
+    /// For programs that allocate so often that recording everything costs too much. Large blocks are
+    /// more likely to be taken than small ones, and each one that is stands for those that are not:
+    /// bytes and blocks become estimates, with the range that holds the true number in 95 of 100 runs.
+    /// A size from 1KiB to 64MiB, as for --min-size. Example: --sample-bytes 512KiB
+    #[arg(long, value_name = "SIZE", default_value_t = Size(defaults::SAMPLE_BYTES))]
+    pub(super) sample_bytes: Size,
 }
 
 /// When to report, and what.

@@ -157,6 +157,7 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
     let Cli {
         target,
         filter,
+        sampling,
         report,
         output: output_args,
         bounds,
@@ -179,6 +180,7 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
             min_size_bytes: filter.min_size.map_or(0, |size| size.0),
             max_size_bytes: filter.max_size.map_or(u64::MAX, |size| size.0),
         },
+        sample_bytes: sampling.sample_bytes.0,
         top: report.top,
         sort: report.sort,
         show_blocks: report.show_blocks,

@@ -54,7 +54,7 @@ fn a_command_keeps_its_own_options() {
 fn every_option_reaches_the_config() {
     let config = config(
         "leaktrace -p 1 --follow-forks --alloc get(size=arg0)->ret --free put(ptr=arg0) --object /lib/pool.so \
-         --older-than 30s --min-size 1KiB --max-size 2MiB -i 500ms -d 10m --top 3 --sort growth \
+         --older-than 30s --min-size 1KiB --max-size 2MiB --sample-bytes 512KiB -i 500ms -d 10m --top 3 --sort growth \
          --format json -o out.json --show-blocks --no-color --max-live 5 --attach perf -vv",
     );
     assert!(config.follow_forks && config.show_blocks);
@@ -67,6 +67,7 @@ fn every_option_reaches_the_config() {
         max_size_bytes: 2 << 20,
     };
     assert_eq!(config.filters, filters);
+    assert_eq!(config.sample_bytes, 512 << 10);
     assert_eq!(config.interval, Some(Duration::from_millis(500)));
     assert_eq!(config.duration, Some(Duration::from_mins(10)));
     assert_eq!((config.top, config.sort, config.max_live), (3, Sort::Growth, 5));
@@ -173,6 +174,11 @@ const REFUSALS: &[(&str, &str)] = &[
     (
         "leaktrace -p 0",
         "--pid '0': 0 is no process that can be traced: write the id of one (see 'pidof NAME')",
+    ),
+    (
+        "leaktrace -p 1 --sample-bytes 100",
+        "--sample-bytes 100 B is not within 1.0 KiB and 64.0 MiB: give a size between them, such as 512KiB, or 0 to \
+         record every allocation",
     ),
 ];
 

@@ -2,12 +2,13 @@
 //! numbers.
 
 use std::{
+    collections::HashMap,
     io,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
 };
 
 use leaktrace_common::{
-    config::{LIVE_TIER_FIRST, LIVE_TIERS_MAX, LiveTiers},
+    config::{LIVE_TIER_FIRST, LIVE_TIERS_MAX, LiveTiers, SITE_SHARDS_MAX},
     key::{LiveKey, Process, SiteKey},
     record::{Control, Live, Site, Tracked},
     stack::Stack,
@@ -172,6 +173,13 @@ const fn belongs(process: Process, tgid: u32, image: u16) -> bool {
     process.tgid == tgid && process.image == image
 }
 
+/// Shards that a site is kept in: one for each CPU, up to a bound.
+pub fn site_shards() -> u32 {
+    // Where the number cannot be read, more than needed do no harm.
+    let cpus = aya::util::nr_cpus().map_or(SITE_SHARDS_MAX, |cpus| cpus as u32);
+    cpus.next_power_of_two().min(SITE_SHARDS_MAX)
+}
+
 /// Sites, stacks and traced processes.
 #[derive(Debug)]
 pub struct Tables {
@@ -193,12 +201,30 @@ impl Tables {
         })
     }
 
-    /// Totals of all sites.
+    /// Totals of all sites, the shards of each summed.
     ///
     /// # Errors
     /// [`TableError`].
-    pub fn for_each_site(&self, each: impl FnMut(&SiteKey, &Site)) -> Result<(), TableError> {
-        sys::map_for_each(self.sites.as_fd(), each).map_err(error("SITES", "read"))
+    pub fn for_each_site(&self, mut each: impl FnMut(&SiteKey, &Site)) -> Result<(), TableError> {
+        for (key, totals) in &self.sum_shards(|_| true)? {
+            each(key, totals);
+        }
+        Ok(())
+    }
+
+    fn sum_shards(
+        &self,
+        mut wanted: impl FnMut(&SiteKey) -> bool,
+    ) -> Result<HashMap<SiteKey, Site>, TableError> {
+        let mut sums = HashMap::new();
+        sys::map_for_each(self.sites.as_fd(), |key: &SiteKey, shard: &Site| {
+            if wanted(key) {
+                let key = SiteKey { shard: 0, ..*key };
+                sums.entry(key).or_insert(Site::EMPTY).add(shard);
+            }
+        })
+        .map_err(error("SITES", "read"))?;
+        Ok(sums)
     }
 
     /// The frames of a stack, from the inside out; `None` when it is not in the table.
@@ -258,12 +284,16 @@ impl Tables {
         mut each: impl FnMut(&SiteKey, &Site),
     ) -> Result<(), TableError> {
         let mut gone = Vec::new();
-        self.for_each_site(|key, totals| {
-            if belongs(key.process, tgid, image) {
-                each(key, totals);
+        let sums = self.sum_shards(|key| {
+            let belongs = belongs(key.process, tgid, image);
+            if belongs {
                 gone.push(*key);
             }
+            belongs
         })?;
+        for (key, totals) in &sums {
+            each(key, totals);
+        }
         sys::map_delete_all(self.sites.as_fd(), &gone).map_err(error("SITES", "purge"))
     }
 }

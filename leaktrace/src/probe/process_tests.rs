@@ -1,5 +1,7 @@
 //! `/proc` text as the kernel writes it, and the processes of this test itself.
 
+use std::io::{Read as _, Write as _};
+
 use super::*;
 
 fn parse(line: &str) -> Mapping {
@@ -132,10 +134,14 @@ fn opens_the_mapped_file_after_it_was_deleted() {
     // Runs until its input ends.
     let mut child = std::process::Command::new(&program)
         .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
     fs::remove_file(&program).unwrap();
     let pid = child.id();
+    // `spawn` returns when the old memory is gone; the new program is mapped once it answers.
+    child.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
     let code = mappings(pid)
         .unwrap()
         .into_iter()

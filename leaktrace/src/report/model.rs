@@ -103,6 +103,15 @@ pub struct Tracing {
     pub skipped: Vec<SkippedSite>,
     /// The filters in force.
     pub filters: Filters,
+    /// How allocations were sampled; none where all were recorded.
+    pub sampling: Option<Sampling>,
+}
+
+/// Allocations were sampled: numbers are estimates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Sampling {
+    /// Mean of the bytes that a thread asks for between two samples.
+    pub mean_bytes: u64,
 }
 
 /// One probe.
@@ -155,6 +164,9 @@ pub struct Totals {
     pub live_bytes: u64,
     /// Outstanding blocks.
     pub live_blocks: u64,
+    /// How far to trust the two, where allocations were sampled: fields beside them.
+    #[serde(flatten)]
+    pub sampled: Option<Sampled>,
     /// Bytes handed out since the attach.
     pub alloc_bytes: u64,
     /// Blocks handed out since the attach.
@@ -171,6 +183,17 @@ pub struct Totals {
     pub live_bytes_per_s: f64,
     /// Resident memory of the running processes, in bytes; none if none runs.
     pub rss_bytes: Option<u64>,
+}
+
+/// What an estimate of outstanding bytes and blocks rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Sampled {
+    /// Recorded blocks among the outstanding ones.
+    pub samples: u64,
+    /// Lower and upper bound of the bytes, at 95 %.
+    pub bytes_interval: [u64; 2],
+    /// Lower and upper bound of the blocks, at 95 %.
+    pub blocks_interval: [u64; 2],
 }
 
 /// A site with outstanding blocks.
@@ -190,6 +213,9 @@ pub struct Survivor {
     pub bytes: u64,
     /// Outstanding blocks that pass the filters.
     pub blocks: u64,
+    /// How far to trust the two, where allocations were sampled: fields beside them.
+    #[serde(flatten)]
+    pub sampled: Option<Sampled>,
     /// Their mean size.
     pub mean_bytes: f64,
     /// Growth of the site's outstanding bytes per second, over the interval.
@@ -240,12 +266,15 @@ pub struct Frame {
 }
 
 /// An outstanding block.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Block {
     /// Address, hexadecimal.
     pub address: String,
     /// Bytes asked for.
     pub bytes: u64,
+    /// How many blocks it stands for, where allocations were sampled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f64>,
     /// Age.
     pub age_ms: u64,
 }

@@ -71,6 +71,7 @@ fn survivors() -> Vec<Survivor> {
         space: text("heap"),
         bytes: 1_258_291,
         blocks: 1_234,
+        sampled: None,
         mean_bytes: 1_258_291.0 / 1_234.0,
         bytes_per_s: 8_192.0,
         allocs: 5_000,
@@ -106,6 +107,7 @@ fn survivors() -> Vec<Survivor> {
         block_list: Some(vec![Block {
             address: text("0x55d0000192a0"),
             bytes: 4_096,
+            weight: None,
             age_ms: 61_000,
         }]),
         ..leak.clone()
@@ -151,6 +153,7 @@ fn tracing() -> Tracing {
             top: 2,
             sort: text("bytes"),
         },
+        sampling: None,
     }
 }
 
@@ -182,6 +185,7 @@ pub(super) fn report() -> Report {
         totals: Totals {
             live_bytes: 1_304_096,
             live_blocks: 1_301,
+            sampled: None,
             alloc_bytes: 2_254_857_830,
             allocs: 1_234_567,
             frees: 1_233_266,
@@ -202,6 +206,30 @@ pub(super) fn report() -> Report {
             "3 allocations are reported without their stack because the stack table was full: raise --max-stacks",
         )],
     }
+}
+
+/// The same, sampled.
+pub(super) fn sampled() -> Report {
+    let mut report = report();
+    report.tracing.sampling = Some(Sampling {
+        mean_bytes: 512 << 10,
+    });
+    report.totals.sampled = Some(Sampled {
+        samples: 3,
+        bytes_interval: [442_972, 4_198_312],
+        blocks_interval: [442, 4_198],
+    });
+    for survivor in &mut report.survivors {
+        survivor.sampled = Some(Sampled {
+            samples: 2,
+            bytes_interval: [217_940, 3_364_312],
+            blocks_interval: [221, 3_421],
+        });
+        for block in survivor.block_list.iter_mut().flatten() {
+            block.weight = Some(128.5);
+        }
+    }
+    report
 }
 
 /// Nothing outstanding, nothing lost.

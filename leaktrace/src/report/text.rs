@@ -10,9 +10,9 @@ use super::{
     Renderer,
     frames::{self, columns, elide},
     ledger::{self, Line},
-    model::{Filters, Process, Report, State, Survivor, Totals},
+    model::{Filters, Process, Report, Sampled, State, Survivor, Totals},
     style::{Ink, Style},
-    units::{count, counted, duration_ms, duration_s, growth, rate, size, size_f64},
+    units::{count, counted, duration_ms, duration_s, growth, rate, size, size_f64, size_range},
 };
 
 /// The text format.
@@ -83,6 +83,13 @@ impl Page<'_> {
             writeln!(self.out, "  command      {line}")?;
         }
         self.totals(report)?;
+        if let Some(sampling) = report.tracing.sampling {
+            let mean = size(sampling.mean_bytes);
+            writeln!(
+                self.out,
+                "  sampling     every {mean} per thread: numbers are estimates, ranges are 95 %"
+            )?;
+        }
         let filters = filters(&report.tracing.filters);
         if !filters.is_empty() {
             writeln!(self.out, "  counted are  blocks {filters}")?;
@@ -143,6 +150,9 @@ impl Page<'_> {
             };
             let line = format!("  {name:<11}  {bytes}  {speed:>w_speed$}  {more}");
             writeln!(self.out, "{}", line.trim_end())?;
+            if let Some(sampled) = totals.sampled.filter(|_| name == "outstanding") {
+                writeln!(self.out, "    range      {}", rests_on(&sampled))?;
+            }
         }
         Ok(())
     }
@@ -208,6 +218,9 @@ impl Page<'_> {
         }
         for (line, survivor) in lines.zip(&report.survivors) {
             writeln!(self.out, "{}", self.style.paint(Ink::Strong, line))?;
+            if let Some(sampled) = &survivor.sampled {
+                writeln!(self.out, "{INDENT}{}", rests_on(sampled))?;
+            }
             self.origin(survivor)?;
             stack::write(self.out, frames::callers(survivor), self.width, self.style)?;
             self.blocks(survivor)?;
@@ -236,21 +249,22 @@ impl Page<'_> {
         let Some(blocks) = &survivor.block_list else {
             return Ok(());
         };
-        let rows: Vec<[String; 3]> = blocks
+        let rows: Vec<[String; 4]> = blocks
             .iter()
             .map(|block| {
                 [
                     block.address.clone(),
                     size(block.bytes),
                     duration_ms(block.age_ms),
+                    block.weight.map_or_else(String::new, stands_for),
                 ]
             })
             .collect();
-        let [w_address, w_bytes, w_age] = column_widths(&rows);
-        for [address, bytes, age] in &rows {
+        let [w_address, w_bytes, w_age, _] = column_widths(&rows);
+        for [address, bytes, age, weight] in &rows {
             writeln!(
                 self.out,
-                "{INDENT}block {address:<w_address$}  {bytes:>w_bytes$}  {age:>w_age$} old"
+                "{INDENT}block {address:<w_address$}  {bytes:>w_bytes$}  {age:>w_age$} old{weight}"
             )?;
         }
         Ok(())
@@ -426,6 +440,20 @@ fn numbers(rank: usize, survivor: &Survivor) -> [String; 8] {
     ]
 }
 
+/// The range of an estimate, and what it rests on.
+fn rests_on(sampled: &Sampled) -> String {
+    format!(
+        "{}, from {}",
+        size_range(sampled.bytes_interval),
+        counted(sampled.samples, "sample")
+    )
+}
+
+/// What a block's weight means.
+fn stands_for(weight: f64) -> String {
+    format!(", stands for {weight:.1}")
+}
+
 /// Cells to the right of their columns; the rank's column reaches to the indentation.
 fn aligned(cells: &[String; 8], widths: [usize; 8]) -> String {
     cells
@@ -450,6 +478,12 @@ fn nothing(report: &Report) -> String {
     } = report.totals;
     let filters = &report.tracing.filters;
     match () {
+        () if report.tracing.sampling.is_some() && allocs == 0 => {
+            "no allocation was sampled since the attach".to_owned()
+        }
+        () if report.tracing.sampling.is_some() && live_blocks == 0 => {
+            "no sample is outstanding: every sampled block was freed".to_owned()
+        }
         () if live_blocks == 0 && allocs == 0 => {
             "nothing outstanding: no allocation was seen since the attach".to_owned()
         }

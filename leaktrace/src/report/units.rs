@@ -28,6 +28,15 @@ pub fn size_f64(bytes: f64) -> String {
     }
 }
 
+/// Two sizes: `11.9 to 12.9 MiB`, with both units where they differ.
+pub fn size_range([low, high]: [u64; 2]) -> String {
+    let (low, high) = (size(low), size(high));
+    match (low.split_once(' '), high.split_once(' ')) {
+        (Some((number, unit)), Some((_, same))) if unit == same => format!("{number} to {high}"),
+        _ => format!("{low} to {high}"),
+    }
+}
+
 /// A change in bytes per second, signed: `+12.3 KiB/s`, `-512 B/s`, `0 B/s`.
 pub fn growth(bytes_per_s: f64) -> String {
     let text = size_f64(bytes_per_s.abs());
@@ -112,6 +121,13 @@ mod tests {
         assert_eq!(size_f64(1023.6), "1.0 KiB");
         assert_eq!(size_f64(f64::NAN), "0 B");
         assert_eq!(size_f64(f64::INFINITY), "0 B");
+    }
+
+    #[test]
+    fn ranges() {
+        assert_eq!(size_range([12_478_054, 13_526_630]), "11.9 to 12.9 MiB");
+        assert_eq!(size_range([512 << 10, 3 << 19]), "512.0 KiB to 1.5 MiB");
+        assert_eq!(size_range([0, 7]), "0 to 7 B");
     }
 
     #[test]

@@ -10,7 +10,8 @@ use crate::{
     report::{
         ledger::{self, Line},
         model::{
-            Block, Filters, ProbeSite, Process, Report, SCHEMA, SkippedSite, State, Survivor, Target, Tracing,
+            Block, Filters, ProbeSite, Process, Report, SCHEMA, Sampling, SkippedSite, State, Survivor,
+            Target, Tracing,
         },
     },
     symbol::{Symbolizer as _, blaze::Blaze, mappings::Mappings, objects::ObjectId},
@@ -99,6 +100,7 @@ impl Builder {
             let shown = blocks.iter().map(|block| Block {
                 address: format!("{:#x}", block.address),
                 bytes: block.size_bytes,
+                weight: from.config.samples().then(|| block.weight.to_f64()),
                 age_ms: block.age_ms,
             });
             shown.collect()
@@ -113,6 +115,7 @@ impl Builder {
                 .to_owned(),
             bytes: site.bytes,
             blocks: site.blocks,
+            sampled: site.sampled,
             mean_bytes: if site.blocks == 0 {
                 0.0
             } else {
@@ -223,6 +226,9 @@ fn tracing(from: &Sources<'_>, kernel_release: &str) -> Tracing {
             top: config.top,
             sort: config.sort.name().to_owned(),
         },
+        sampling: config.samples().then_some(Sampling {
+            mean_bytes: config.sample_bytes,
+        }),
     }
 }
 

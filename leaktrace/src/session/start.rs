@@ -22,7 +22,7 @@ use crate::{
         caps::Caps,
         counters::Counters,
         events::EventReader,
-        maps::{LiveTable, Tables},
+        maps::{self as kernel_maps, LiveTable, Tables},
         object::{self, KernelSide, LoadError},
         sideband::Sideband,
     },
@@ -72,11 +72,14 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
     let constants = kernel_config::Config {
         min_size_bytes: config.filters.min_size_bytes,
         max_size_bytes: config.filters.max_size_bytes,
-        sampling: 0,
+        sampling: u64::from(config.samples()),
+        site_shard_mask: u64::from(kernel_maps::site_shards() - 1),
     };
     let (mut kernel, tier) = object::load(constants, kind)?;
     let live = Arc::new(Mutex::new(LiveTable::new(&kernel, tier, config.max_live)?));
     let tables = Tables::new(&kernel)?;
+    // Before anything is attached: a thread draws its first gap at its first allocation.
+    tables.set_mean(config.sample_bytes)?;
     let counters = Counters::new(&mut kernel.ebpf).map_err(LoadError::Maps)?;
     let events = EventReader::start(&mut kernel.ebpf, &live).map_err(LoadError::Maps)?;
     kernel.attach_tracepoints()?;
@@ -132,6 +135,7 @@ fn settings(config: &Config) -> Settings {
             Sort::Age => track::Sort::Age,
         },
         blocks_per_site: config.show_blocks.then_some(track::BLOCKS_PER_SITE),
+        largest_mean_bytes: config.samples().then_some(config.sample_bytes),
     }
 }
 

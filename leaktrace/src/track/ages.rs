@@ -39,10 +39,10 @@ impl Default for Steps {
 }
 
 impl Ages {
-    /// Adds one age.
-    pub(super) fn record(&mut self, age_ms: u64) {
+    /// Adds one age of a block that stands for `blocks` of them.
+    pub(super) fn record(&mut self, age_ms: u64, blocks: u32) {
         self.widen(age_ms, age_ms);
-        self.steps.add(step_of(age_ms), 1);
+        self.steps.add(step_of(age_ms), blocks);
     }
 
     /// Adds all ages of another site.
@@ -199,13 +199,13 @@ mod tests {
     fn space_is_bounded_by_the_range_and_not_by_the_number() {
         let mut ages = Ages::default();
         for age in 0..1_000_000u64 {
-            ages.record(age % 250 * 1000);
+            ages.record(age % 250 * 1000, 1);
         }
         assert!(ages.heap_bytes() <= 512 * 8, "{}", ages.heap_bytes());
         let mut spread = Ages::default();
         let month_ms = 30 * 24 * 3600 * 1000;
         for index in 0..100_000u64 {
-            spread.record(index * index % month_ms);
+            spread.record(index * index % month_ms, 1);
         }
         assert!(spread.heap_bytes() < 14 << 10, "{}", spread.heap_bytes());
         assert!(matches!(spread.steps, Steps::Many(_)));
@@ -223,14 +223,14 @@ mod tests {
     #[test]
     fn ages_beyond_the_range_keep_their_extremes() {
         let mut ages = Ages::default();
-        ages.record(u64::MAX);
+        ages.record(u64::MAX, 1);
         assert_eq!(ages.summary().max, u64::MAX);
         assert_eq!(ages.summary().min, u64::MAX);
     }
 
     fn record_all(ages: &mut Ages, values: &[u64]) {
         for value in values {
-            ages.record(*value);
+            ages.record(*value, 1);
         }
     }
 

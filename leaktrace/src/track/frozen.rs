@@ -219,7 +219,7 @@ mod tests {
                 pad: 0,
             },
             call: 0,
-            pad: 0,
+            shard: 0,
         }
     }
 

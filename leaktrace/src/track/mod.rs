@@ -7,15 +7,19 @@
 //! [`Tracker::finish`]. When a process image ends: [`Tracker::freeze`], in place of further intervals.
 
 mod ages;
+mod estimate;
 mod frozen;
 mod hash;
+mod interval;
 mod site;
 mod snapshot;
+mod sums;
 
 use std::hash::Hash;
 
 use leaktrace_common::call::CallId;
 use leaktrace_common::key::{LiveKey, Process, SiteKey};
+use leaktrace_common::math::Weight;
 use leaktrace_common::record::{Live, Site};
 
 use crate::report::model::State;
@@ -50,6 +54,9 @@ pub struct Settings {
     pub sort: Sort,
     /// How many of its oldest blocks to list with each site; `None` for no list.
     pub blocks_per_site: Option<usize>,
+    /// Where blocks are samples: the largest mean gap between two samples of a thread, bytes; 0 until any
+    /// allocation may be left out. `None` where every allocation is recorded.
+    pub largest_mean_bytes: Option<u64>,
 }
 
 /// Blocks listed with a site if blocks are listed.
@@ -62,6 +69,7 @@ impl Default for Settings {
             top: 10,
             sort: Sort::Bytes,
             blocks_per_site: None,
+            largest_mean_bytes: None,
         }
     }
 }
@@ -81,6 +89,8 @@ pub struct LiveBlock {
     pub size_bytes: u64,
     /// When, nanoseconds of `CLOCK_BOOTTIME`.
     pub time_ns: u64,
+    /// How many allocations it stands for.
+    pub weight: Weight,
 }
 
 impl LiveBlock {
@@ -89,10 +99,11 @@ impl LiveBlock {
         Self {
             process: key.process,
             stack_id: live.stack_id,
-            call: live.call,
+            call: live.call as u32,
             address: key.address,
             size_bytes: live.size_bytes,
             time_ns: live.time_ns,
+            weight: live.weight,
         }
     }
 
@@ -101,7 +112,7 @@ impl LiveBlock {
             stack_id: self.stack_id,
             process: self.process,
             call: self.call,
-            pad: 0,
+            shard: 0,
         }
     }
 }
@@ -153,6 +164,14 @@ impl Tracker {
             sites: Sites::default(),
             frozen: Frozen::default(),
             before: Before::new(start_ns),
+        }
+    }
+
+    /// Another mean gap between samples is in force. What a larger one has left out before stays unknown,
+    /// so the largest counts. Of no effect where blocks are no samples.
+    pub fn sample_mean(&mut self, mean_bytes: u64) {
+        if let Some(largest) = &mut self.settings.largest_mean_bytes {
+            *largest = mean_bytes.max(*largest);
         }
     }
 
@@ -242,5 +261,7 @@ impl Tracker {
 
 #[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+mod sampling_tests;
 #[cfg(test)]
 mod tests;

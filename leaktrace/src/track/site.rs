@@ -6,13 +6,15 @@ use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
 
 use leaktrace_common::key::SiteKey;
-use leaktrace_common::record::{LIFETIME_BUCKETS, Site};
+use leaktrace_common::record::{Estimate, LIFETIME_BUCKETS, Site};
 
 use super::ages::Ages;
+use super::estimate::{Outstanding, Rounding, Swept};
 use super::hash::BuildKeyHasher;
+use super::sums::{Sums, consistent};
 use super::{LiveBlock, Settings};
 
-/// Blocks kept for display in all sites together: 24 MiB. Beyond it each site keeps fewer.
+/// Blocks kept for display in all sites together: 32 MiB. Beyond it each site keeps fewer.
 const KEPT_MAX: usize = 1 << 20;
 
 /// Nanoseconds in a millisecond.
@@ -24,54 +26,20 @@ pub(super) struct Kept {
     pub(super) time_ns: u64,
     pub(super) address: u64,
     pub(super) size_bytes: u64,
+    /// A [`leaktrace_common::math::Weight`]: of no meaning for the order.
+    pub(super) weight: u32,
 }
 
 /// The blocks of a site that pass the filters.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Survivors {
-    pub(super) bytes: u64,
-    pub(super) blocks: u64,
+    /// What the sweep has found so far.
+    swept: Swept,
+    /// What it comes to, once it is settled.
+    pub(super) held: Outstanding,
     pub(super) ages: Ages,
     /// The youngest of them on top.
     pub(super) oldest: BinaryHeap<Kept>,
-}
-
-/// Counts of a site that do not contradict each other: never more frees than allocations.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Sums {
-    pub(super) allocs: u64,
-    pub(super) alloc_bytes: u64,
-    pub(super) frees: u64,
-    pub(super) freed_bytes: u64,
-}
-
-impl Sums {
-    /// Outstanding blocks.
-    pub(super) const fn live_blocks(&self) -> u64 {
-        self.allocs - self.frees
-    }
-
-    /// Their bytes.
-    pub(super) const fn live_bytes(&self) -> u64 {
-        self.alloc_bytes - self.freed_bytes
-    }
-
-    /// The kernel's counters are read one after the other while they grow: a block may be seen freed
-    /// before it is seen allocated, and its bytes with or without itself.
-    fn from_totals(totals: &Site) -> Self {
-        let frees = totals.frees.min(totals.allocs);
-        let freed_bytes = if frees == totals.allocs {
-            totals.alloc_bytes
-        } else {
-            totals.freed_bytes.min(totals.alloc_bytes)
-        };
-        Self {
-            allocs: totals.allocs,
-            alloc_bytes: totals.alloc_bytes,
-            frees,
-            freed_bytes,
-        }
-    }
 }
 
 /// A site.
@@ -104,22 +72,19 @@ impl SiteState {
     }
 
     /// Takes new totals over; returns whether they contradict themselves or those before.
-    fn update(&mut self, new: &Site) -> bool {
+    fn update(&mut self, new: &Site, sampling: bool, round: Rounding) -> bool {
         let old = self.totals;
         self.totals = Site {
             allocs: new.allocs.max(old.allocs),
             alloc_bytes: new.alloc_bytes.max(old.alloc_bytes),
             frees: new.frees.max(old.frees),
             freed_bytes: new.freed_bytes.max(old.freed_bytes),
+            allocated: larger(&new.allocated, &old.allocated),
+            freed: larger(&new.freed, &old.freed),
             lifetimes: new.lifetimes,
-            ..*new
         };
-        self.sums = Sums::from_totals(&self.totals);
-        let taken = Site {
-            frees: self.sums.frees,
-            freed_bytes: self.sums.freed_bytes,
-            ..self.totals
-        };
+        let taken = consistent(&self.totals, sampling);
+        self.sums = Sums::of(&taken, sampling, round);
         taken != *new
     }
 
@@ -128,17 +93,24 @@ impl SiteState {
     /// Without a filter by age everything outstanding is a survivor, and the totals, which add up to
     /// the block, say how much that is; the sweep, which takes time while the target runs, says only
     /// how old it is. With one, the sweep decides.
-    pub(super) fn settle(&mut self, settings: &Settings) -> bool {
-        let (live_bytes, live_blocks) = (self.sums.live_bytes(), self.sums.live_blocks());
-        let survivors = &mut self.survivors;
+    pub(super) fn settle(&mut self, settings: &Settings, round: Rounding) -> bool {
         if settings.older_than_ns == 0 {
-            (survivors.bytes, survivors.blocks) = (live_bytes, live_blocks);
+            self.survivors.held = self.sums.live;
             return false;
         }
-        let torn = survivors.bytes > live_bytes || survivors.blocks > live_blocks;
-        survivors.bytes = survivors.bytes.min(live_bytes);
-        survivors.blocks = survivors.blocks.min(live_blocks);
-        torn
+        let (held, cut) = self.survivors.swept.within(&self.sums.live, round);
+        self.survivors.held = held;
+        cut
+    }
+}
+
+/// Field by field.
+fn larger(new: &Estimate, old: &Estimate) -> Estimate {
+    Estimate {
+        blocks: new.blocks.max(old.blocks),
+        bytes: new.bytes.max(old.bytes),
+        variance_of_bytes: new.variance_of_bytes.max(old.variance_of_bytes),
+        variance_of_blocks: new.variance_of_blocks.max(old.variance_of_blocks),
     }
 }
 
@@ -150,6 +122,8 @@ pub(super) struct Sites {
     kept: usize,
     /// How many of them a site may have now.
     limit: usize,
+    /// Whether blocks are samples.
+    sampling: bool,
     /// Contradictions met.
     pub(super) torn: u64,
 }
@@ -159,16 +133,23 @@ impl Sites {
     pub(super) fn begin(&mut self, settings: &Settings) {
         for site in self.map.values_mut() {
             let survivors = &mut site.survivors;
-            (survivors.bytes, survivors.blocks) = (0, 0);
+            survivors.swept = Swept::default();
+            survivors.held = Outstanding::default();
             survivors.ages.clear();
             survivors.oldest = BinaryHeap::new();
         }
         self.kept = 0;
         self.limit = settings.blocks_per_site.unwrap_or(0);
+        self.sampling = settings.largest_mean_bytes.is_some();
     }
 
     pub(super) fn add_totals(&mut self, key: SiteKey, totals: &Site) {
-        let torn = self.map.entry(key).or_default().update(totals);
+        let round = Rounding::of(key.stack_id);
+        let torn = self
+            .map
+            .entry(key)
+            .or_default()
+            .update(totals, self.sampling, round);
         self.torn += u64::from(torn);
     }
 
@@ -179,9 +160,10 @@ impl Sites {
             return;
         }
         let survivors = &mut self.map.entry(block.site_key()).or_default().survivors;
-        survivors.bytes = survivors.bytes.saturating_add(block.size_bytes);
-        survivors.blocks += 1;
-        survivors.ages.record(age_ns / MS);
+        survivors.swept.add(block.size_bytes, block.weight);
+        survivors
+            .ages
+            .record(age_ns / MS, block.weight.whole_blocks() as u32);
         if self.limit == 0 {
             return;
         }
@@ -189,6 +171,7 @@ impl Sites {
             time_ns: block.time_ns,
             address: block.address,
             size_bytes: block.size_bytes,
+            weight: block.weight.0,
         };
         if survivors.oldest.len() < self.limit {
             survivors.oldest.push(kept);
@@ -219,8 +202,8 @@ impl Sites {
 
     /// Ends the adding: see [`SiteState::settle`].
     pub(super) fn settle(&mut self, settings: &Settings) {
-        for site in self.map.values_mut() {
-            self.torn += u64::from(site.settle(settings));
+        for (key, site) in &mut self.map {
+            self.torn += u64::from(site.settle(settings, Rounding::of(key.stack_id)));
         }
     }
 
@@ -241,6 +224,7 @@ impl SiteState {
 mod tests {
     use super::*;
     use leaktrace_common::key::Process;
+    use leaktrace_common::math::Weight;
     use proptest::prelude::*;
 
     fn totals(allocs: u64, alloc_bytes: u64, frees: u64, freed_bytes: u64) -> Site {
@@ -253,13 +237,27 @@ mod tests {
         }
     }
 
+    /// Totals that a sweep cannot exceed.
+    const FULL: Outstanding = Outstanding {
+        bytes: u64::MAX,
+        blocks: u64::MAX,
+        samples: u64::MAX,
+        recorded_bytes: u64::MAX,
+        variance_of_bytes: 0,
+        variance_of_blocks: 0,
+    };
+
+    fn update(site: &mut SiteState, totals: &Site) -> bool {
+        site.update(totals, false, Rounding::default())
+    }
+
     #[test]
     fn consistent_totals_are_taken_as_they_are() {
         let mut site = SiteState::default();
-        assert!(!site.update(&totals(3, 30, 1, 10)));
+        assert!(!update(&mut site, &totals(3, 30, 1, 10)));
         assert_eq!((site.sums.live_blocks(), site.sums.live_bytes()), (2, 20));
         // Blocks of no bytes are blocks.
-        assert!(!site.update(&totals(4, 30, 1, 30)));
+        assert!(!update(&mut site, &totals(4, 30, 1, 30)));
         assert_eq!((site.sums.live_blocks(), site.sums.live_bytes()), (3, 0));
     }
 
@@ -267,23 +265,42 @@ mod tests {
     fn torn_totals_are_clamped_and_reported() {
         for torn in [totals(1, 10, 2, 20), totals(2, 10, 1, 20), totals(2, 20, 2, 10)] {
             let mut site = SiteState::default();
-            assert!(site.update(&torn), "{torn:?}");
+            assert!(update(&mut site, &torn), "{torn:?}");
             assert_eq!(site.sums.live_blocks(), torn.allocs.saturating_sub(torn.frees));
             assert_eq!(site.sums.live_bytes(), 0, "{torn:?}");
         }
         let mut site = SiteState::default();
-        site.update(&totals(5, 50, 2, 20));
-        assert!(site.update(&totals(4, 50, 2, 20)), "counters never shrink");
+        update(&mut site, &totals(5, 50, 2, 20));
+        assert!(update(&mut site, &totals(4, 50, 2, 20)), "counters never shrink");
         assert_eq!(site.sums.allocs, 5);
+    }
+
+    #[test]
+    fn a_sample_counted_before_what_it_stands_for_is_reported() {
+        let mut site = SiteState::default();
+        let torn = totals(1, 10, 0, 0);
+        assert!(site.update(&torn, true, Rounding::default()));
+        assert_eq!((site.sums.live_blocks(), site.sums.live_bytes()), (1, 10));
+        let whole = Site {
+            allocated: Estimate {
+                blocks: 7 << 16,
+                bytes: 70,
+                ..Estimate::ZERO
+            },
+            ..torn
+        };
+        assert!(!site.update(&whole, true, Rounding::default()));
+        assert_eq!((site.sums.live_blocks(), site.sums.live_bytes()), (7, 70));
+        assert_eq!((site.sums.live.samples, site.sums.live.recorded_bytes), (1, 10));
     }
 
     #[test]
     fn a_torn_reading_leaves_no_trace_in_the_next() {
         let mut site = SiteState::default();
         // The second block's bytes are in, its count is not.
-        assert!(site.update(&totals(1, 30, 1, 10)));
+        assert!(update(&mut site, &totals(1, 30, 1, 10)));
         assert_eq!((site.sums.live_blocks(), site.sums.live_bytes()), (0, 0));
-        assert!(!site.update(&totals(2, 30, 1, 10)));
+        assert!(!update(&mut site, &totals(2, 30, 1, 10)));
         assert_eq!((site.sums.live_blocks(), site.sums.live_bytes()), (1, 20));
     }
 
@@ -300,6 +317,7 @@ mod tests {
             address,
             size_bytes: 1,
             time_ns,
+            weight: Weight::ONE,
         }
     }
 
@@ -317,7 +335,8 @@ mod tests {
         assert_eq!(sites.limit, 500);
         assert!(sites.kept <= KEPT_MAX);
         let site = &sites.map[&block(7, 0, 0).site_key()];
-        assert_eq!((site.survivors.blocks, site.survivors.oldest.len()), (1000, 500));
+        let (swept, _) = site.survivors.swept.within(&FULL, Rounding::default());
+        assert_eq!((swept.blocks, site.survivors.oldest.len()), (1000, 500));
         let youngest = site.survivors.oldest.peek().unwrap();
         assert_eq!(youngest.address, 7 + 500 * 2000);
     }
@@ -345,12 +364,42 @@ mod tests {
             let mut site = SiteState::default();
             for (allocs, alloc_bytes, frees, freed_bytes) in reads {
                 let before = site.sums;
-                site.update(&totals(allocs, alloc_bytes, frees, freed_bytes));
+                update(&mut site, &totals(allocs, alloc_bytes, frees, freed_bytes));
                 let now = site.sums;
                 prop_assert!(now.frees <= now.allocs && now.freed_bytes <= now.alloc_bytes);
                 prop_assert!(site.sums.live_blocks() > 0 || site.sums.live_bytes() == 0);
                 prop_assert!(now.allocs >= before.allocs && now.frees >= before.frees);
             }
         }
+
+        #[test]
+        fn whatever_is_read_of_samples_adds_up(
+            reads in prop::collection::vec((0u64..9, 0u64..90, 0u64..9, 0u64..90, estimate(), estimate()), 1..20),
+            stack_id in any::<u64>(),
+        ) {
+            let mut site = SiteState::default();
+            for (allocs, alloc_bytes, frees, freed_bytes, allocated, freed) in reads {
+                let new = Site { allocated, freed, ..totals(allocs, alloc_bytes, frees, freed_bytes) };
+                let before = site.sums;
+                site.update(&new, true, Rounding::of(stack_id));
+                let now = site.sums;
+                prop_assert_eq!(now.allocs - now.frees, now.live_blocks());
+                prop_assert_eq!(now.alloc_bytes - now.freed_bytes, now.live_bytes());
+                prop_assert!(now.live.samples <= now.live_blocks() && now.live.recorded_bytes <= now.live_bytes());
+                prop_assert!(now.live.samples > 0 || now.live_blocks() == 0 && now.live_bytes() == 0);
+                prop_assert!(now.allocs >= before.allocs && now.alloc_bytes >= before.alloc_bytes);
+            }
+        }
+    }
+
+    fn estimate() -> impl Strategy<Value = Estimate> {
+        (0u64..900_000, 0u64..2000, 0u64..50, 0u64..50).prop_map(
+            |(blocks, bytes, variance_of_bytes, variance_of_blocks)| Estimate {
+                blocks,
+                bytes,
+                variance_of_bytes,
+                variance_of_blocks,
+            },
+        )
     }
 }

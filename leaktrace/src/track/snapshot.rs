@@ -7,12 +7,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
 use leaktrace_common::key::Process;
+use leaktrace_common::math::Weight;
 use leaktrace_common::record::LIFETIME_BUCKETS;
 
 use super::ages::Ages;
-use super::site::{Kept, SiteState, Sums};
+use super::estimate::{Outstanding, Unseen};
+use super::site::{Kept, SiteState};
+use super::sums::Sums;
 use super::{Image, Settings, SiteRef, Sort};
-use crate::report::model::{Age, Omitted, State, Totals};
+use crate::report::model::{Age, Omitted, Sampled, State, Totals};
 
 /// Lifetimes of freed blocks: bucket `k` counts those of at least 2^k ns, less than twice that.
 pub type Lifetimes = [u64; LIFETIME_BUCKETS];
@@ -64,6 +67,8 @@ pub struct SiteSnapshot {
     pub bytes: u64,
     /// Outstanding blocks that pass the filters.
     pub blocks: u64,
+    /// How far to trust the two, where blocks are samples.
+    pub sampled: Option<Sampled>,
     /// Growth of all its outstanding bytes per second, over the interval.
     pub bytes_per_s: f64,
     /// Blocks handed out.
@@ -85,6 +90,8 @@ pub struct BlockAge {
     pub address: u64,
     /// Bytes asked for.
     pub size_bytes: u64,
+    /// How many blocks it stands for.
+    pub weight: Weight,
     /// Age in milliseconds: at the snapshot, or when its image ended.
     pub age_ms: u64,
 }
@@ -124,16 +131,6 @@ impl Default for Rest {
     }
 }
 
-impl Sums {
-    /// Adds another site's; stays at the largest number rather than start again from 0.
-    pub(super) const fn add(&mut self, other: &Self) {
-        self.allocs = self.allocs.saturating_add(other.allocs);
-        self.alloc_bytes = self.alloc_bytes.saturating_add(other.alloc_bytes);
-        self.frees = self.frees.saturating_add(other.frees);
-        self.freed_bytes = self.freed_bytes.saturating_add(other.freed_bytes);
-    }
-}
-
 pub(super) fn add_lifetimes(sum: &mut Lifetimes, site: &[u64; LIFETIME_BUCKETS]) {
     for (sum, count) in sum.iter_mut().zip(site) {
         *sum += *count;
@@ -154,19 +151,17 @@ pub(super) struct Entry<'a> {
 struct Group<'a> {
     first: Entry<'a>,
     members: Vec<Entry<'a>>,
-    bytes: u64,
-    blocks: u64,
+    held: Outstanding,
     growth: i128,
     oldest_ms: u64,
 }
 
 impl<'a> Group<'a> {
-    const fn new(first: Entry<'a>) -> Self {
+    fn new(first: Entry<'a>) -> Self {
         Self {
             first,
             members: Vec::new(),
-            bytes: 0,
-            blocks: 0,
+            held: Outstanding::default(),
             growth: 0,
             oldest_ms: 0,
         }
@@ -178,8 +173,7 @@ impl<'a> Group<'a> {
             self.first = entry;
         }
         let site = entry.data;
-        self.bytes = self.bytes.saturating_add(site.survivors.bytes);
-        self.blocks = self.blocks.saturating_add(site.survivors.blocks);
+        self.held.add(&site.survivors.held);
         self.growth += i128::from(site.sums.live_bytes()) - i128::from(site.previous_live_bytes);
         self.oldest_ms = self.oldest_ms.max(site.survivors.ages.max_ms());
         self.members.push(entry);
@@ -190,17 +184,17 @@ impl<'a> Group<'a> {
     fn compare(&self, other: &Self, sort: Sort) -> Ordering {
         let by = match sort {
             Sort::Bytes => Ordering::Equal,
-            Sort::Blocks => other.blocks.cmp(&self.blocks),
+            Sort::Blocks => other.held.blocks.cmp(&self.held.blocks),
             Sort::Growth => other.growth.cmp(&self.growth),
             Sort::Age => other.oldest_ms.cmp(&self.oldest_ms),
         };
         let place = |group: &Self| (group.first.site.image, group.first.site.key);
-        by.then(other.bytes.cmp(&self.bytes))
-            .then(other.blocks.cmp(&self.blocks))
+        by.then(other.held.bytes.cmp(&self.held.bytes))
+            .then(other.held.blocks.cmp(&self.held.blocks))
             .then_with(|| place(self).cmp(&place(other)))
     }
 
-    fn into_snapshot(self, interval_ns: u64, blocks_max: Option<usize>) -> SiteSnapshot {
+    fn into_snapshot(self, settings: &Settings, interval_ns: u64) -> SiteSnapshot {
         let mut sums = Sums::default();
         let mut lifetimes = [0; LIFETIME_BUCKETS];
         let mut ages = Ages::default();
@@ -213,14 +207,19 @@ impl<'a> Group<'a> {
             site: self.first.site,
             merged: self.members.len(),
             state: self.first.state,
-            bytes: self.bytes,
-            blocks: self.blocks,
+            bytes: self.held.bytes,
+            blocks: self.held.blocks,
+            sampled: settings
+                .largest_mean_bytes
+                .map(|mean_bytes| self.held.sampled(mean_bytes, Unseen::LikeSeen)),
             bytes_per_s: per_second(self.growth as f64, interval_ns),
             allocs: sums.allocs,
             frees: sums.frees,
             age_ms: ages.summary(),
             lifetimes,
-            oldest: blocks_max.map(|max| oldest_blocks(&self.members, max)),
+            oldest: settings
+                .blocks_per_site
+                .map(|max| oldest_blocks(&self.members, max)),
         }
     }
 }
@@ -238,6 +237,7 @@ fn oldest_blocks(members: &[Entry<'_>], max: usize) -> Vec<BlockAge> {
         .map(|kept| BlockAge {
             address: kept.address,
             size_bytes: kept.size_bytes,
+            weight: Weight(kept.weight),
             age_ms: aged_at_ns.saturating_sub(kept.time_ns) / 1_000_000,
         })
         .collect()
@@ -276,7 +276,7 @@ pub(super) fn list<'a, K: Hash + Eq>(
         let site = entry.data;
         sums.add(&site.sums);
         add_lifetimes(&mut lifetimes, site.lifetimes());
-        if site.survivors.blocks == 0 {
+        if site.survivors.held.blocks == 0 {
             live_sites += u64::from(site.sums.live_blocks() > 0);
             continue;
         }
@@ -293,7 +293,7 @@ pub(super) fn list<'a, K: Hash + Eq>(
     groups.truncate(settings.top);
     let sites: Vec<_> = groups
         .into_iter()
-        .map(|group| group.into_snapshot(interval_ns, settings.blocks_per_site))
+        .map(|group| group.into_snapshot(settings, interval_ns))
         .collect();
     let shown = |of: fn(&SiteSnapshot) -> u64| sites.iter().map(of).fold(0, u64::saturating_add);
     Listed {
@@ -303,15 +303,18 @@ pub(super) fn list<'a, K: Hash + Eq>(
             bytes: sums.live_bytes().saturating_sub(shown(|site| site.bytes)),
         },
         sites,
-        totals: totals_of(&sums),
+        totals: totals_of(&sums, settings),
         lifetimes,
     }
 }
 
-fn totals_of(sums: &Sums) -> Totals {
+fn totals_of(sums: &Sums, settings: &Settings) -> Totals {
     Totals {
         live_bytes: sums.live_bytes(),
         live_blocks: sums.live_blocks(),
+        sampled: settings
+            .largest_mean_bytes
+            .map(|mean_bytes| sums.live.sampled(mean_bytes, Unseen::Any)),
         alloc_bytes: sums.alloc_bytes,
         allocs: sums.allocs,
         frees: sums.frees,

@@ -18,7 +18,7 @@ pub(super) fn key(tgid: u32, stack_id: u64) -> SiteKey {
         stack_id,
         process: process(tgid, 0),
         call: 1,
-        pad: 0,
+        shard: 0,
     }
 }
 
@@ -40,6 +40,7 @@ pub(super) fn block(site: SiteKey, address: u64, size_bytes: u64, time_ns: u64) 
         address,
         size_bytes,
         time_ns,
+        weight: Weight::ONE,
     }
 }
 
