@@ -95,6 +95,11 @@ impl Meter {
         self.costs.as_ref()
     }
 
+    /// Whether runs are being timed, which is to be over soon.
+    pub const fn is_timing(&self) -> bool {
+        self.timing.window.is_some()
+    }
+
     /// Why runs cannot be timed, if so.
     pub fn untimed(&self) -> Option<&str> {
         self.timing.unavailable.as_deref()

@@ -7,6 +7,7 @@
 pub mod calibrate;
 pub mod controller;
 pub mod cost;
+pub mod coverage;
 mod ladder;
 pub mod meter;
 mod pacer;

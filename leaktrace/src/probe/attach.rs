@@ -124,6 +124,11 @@ impl Attacher {
         Self { programs, pmu }
     }
 
+    /// What is attached.
+    pub const fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
     /// The mechanism in use.
     pub const fn kind(&self) -> AttachKind {
         self.programs.kind

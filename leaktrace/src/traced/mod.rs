@@ -4,6 +4,7 @@
 //! blocks, stacks or reports beyond what a process is called there.
 
 pub mod catalog;
+mod pause;
 pub mod process;
 pub mod set;
 pub mod slots;
