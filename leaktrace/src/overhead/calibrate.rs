@@ -3,12 +3,13 @@
 //! The price differs by a factor of ten between machines, and by more between kinds of instruction, so no
 //! table could hold it. Must not know allocators.
 
-use std::{io, os::fd::AsFd as _, path::Path, time::Instant};
+use std::{io, os::fd::AsFd as _, path::Path};
 
 use super::cost::TrapCosts;
 use crate::{
     kernel::{
         caps::{AttachKind, constant_program},
+        clock::thread_cpu_ns,
         sys::{PerfUprobe, Point, probed},
     },
     probe::{
@@ -113,12 +114,13 @@ fn rounds() -> [f64; 3] {
     times.map(median)
 }
 
+/// By the thread's CPU time, as the target's is counted: a machine with other work must not make traps look dearer.
 fn per_call_ns(function: extern "C" fn(), calls: u32) -> f64 {
-    let start = Instant::now();
+    let start_ns = thread_cpu_ns();
     for _ in 0..calls {
         function();
     }
-    start.elapsed().as_nanos() as f64 / f64::from(calls)
+    (thread_cpu_ns() - start_ns) as f64 / f64::from(calls)
 }
 
 fn median(mut times: Vec<f64>) -> f64 {

@@ -1,7 +1,8 @@
 //! Which part of the target's running each function was probed for. Pure: time comes in.
 //!
-//! By the target's CPU time and not by the clock: probes go out when the load is high, so by the clock a paused
-//! function would seem to be seen more than it is.
+//! By the target's own CPU time, without what tracing takes of it: it calls its functions in that time. By the
+//! clock a paused function would seem to be seen more than it is, because probes go out when the load is high; by
+//! all CPU time too, because while probes are in the target gets less done in it.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -12,21 +13,21 @@ struct Absence {
     until_ns: Option<u64>,
 }
 
-/// CPU time of the target, and that of it in which a function was not probed.
+/// Own CPU time of the target, and that of it in which a function was not probed.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    target_cpu_ns: f64,
+    own_cpu_ns: f64,
     unseen_ns: HashMap<u16, f64>,
 }
 
 impl Seen {
-    /// Share of the target's CPU time in which the function of a slot was probed.
+    /// Share of the target's own CPU time in which the function of a slot was probed.
     pub fn share(&self, slot: u16) -> f64 {
         let unseen_ns = self.unseen_ns.get(&slot).copied().unwrap_or(0.0);
-        if self.target_cpu_ns <= 0.0 {
+        if self.own_cpu_ns <= 0.0 {
             return 1.0;
         }
-        (1.0 - unseen_ns / self.target_cpu_ns).clamp(0.0, 1.0)
+        (1.0 - unseen_ns / self.own_cpu_ns).clamp(0.0, 1.0)
     }
 
     /// The slots that were not probed for some of the time.
@@ -34,13 +35,18 @@ impl Seen {
         self.unseen_ns.keys().copied()
     }
 
-    fn add(&mut self, target_cpu_ns: f64, unseen: &HashMap<u16, f64>) {
-        self.target_cpu_ns += target_cpu_ns;
+    /// `unseen` is the part of the step for which each function was not probed; nothing was traced of it there.
+    fn add(&mut self, target_cpu_ns: f64, cost_ns: f64, unseen: &HashMap<u16, f64>) {
+        let own_cpu_ns = (target_cpu_ns - cost_ns).max(LEAST_OWN * target_cpu_ns);
+        self.own_cpu_ns += own_cpu_ns;
         for (&slot, part) in unseen {
-            *self.unseen_ns.entry(slot).or_default() += part * target_cpu_ns;
+            *self.unseen_ns.entry(slot).or_default() += (part * target_cpu_ns).min(own_cpu_ns);
         }
     }
 }
+
+/// Part of its CPU time that a target has for itself at least: a calibrated cost is not exact.
+const LEAST_OWN: f64 = 0.02;
 
 /// Follows what goes out and comes back.
 #[derive(Clone, Debug, Default)]
@@ -71,8 +77,8 @@ impl Coverage {
         }
     }
 
-    /// The target has used so much CPU time from `start_ns` to `end_ns`.
-    pub fn step(&mut self, start_ns: u64, end_ns: u64, target_cpu_ns: u64) {
+    /// The target has used so much CPU time from `start_ns` to `end_ns`, and tracing so much of it.
+    pub fn step(&mut self, start_ns: u64, end_ns: u64, target_cpu_ns: u64, cost_ns: f64) {
         let elapsed_ns = end_ns.saturating_sub(start_ns).max(1) as f64;
         let part = |absence: &Absence| {
             let until_ns = absence.until_ns.unwrap_or(end_ns).min(end_ns);
@@ -83,8 +89,9 @@ impl Coverage {
             .iter()
             .map(|(&slot, absence)| (slot, part(absence)))
             .collect();
-        self.interval.add(target_cpu_ns as f64, &unseen);
-        self.run.add(target_cpu_ns as f64, &unseen);
+        let target_cpu_ns = target_cpu_ns as f64;
+        self.interval.add(target_cpu_ns, cost_ns, &unseen);
+        self.run.add(target_cpu_ns, cost_ns, &unseen);
         self.absences
             .retain(|_, absence| absence.until_ns.is_none_or(|until_ns| until_ns > end_ns));
     }
@@ -102,12 +109,12 @@ mod tests {
     #[test]
     fn time_in_which_the_target_does_not_run_does_not_count() {
         let mut coverage = Coverage::default();
-        coverage.step(0, 100, 50);
+        coverage.step(0, 100, 50, 0.0);
         coverage.gone(&BTreeSet::from([3]), 100);
-        coverage.step(100, 200, 50);
-        coverage.step(200, 10_000, 0);
+        coverage.step(100, 200, 50, 0.0);
+        coverage.step(200, 10_000, 0, 0.0);
         coverage.back(3, 10_050);
-        coverage.step(10_000, 10_100, 100);
+        coverage.step(10_000, 10_100, 100, 0.0);
         // 50 seen, 50 not, and half of 100.
         assert!(
             (coverage.run.share(3) - 0.5).abs() < 1e-9,
@@ -116,9 +123,22 @@ mod tests {
         );
         assert!((coverage.run.share(4) - 1.0).abs() < 1e-9);
         coverage.begin_interval();
-        coverage.step(10_100, 10_200, 100);
+        coverage.step(10_100, 10_200, 100, 0.0);
         assert!((coverage.interval.share(3) - 1.0).abs() < 1e-9);
         assert_eq!(coverage.run.paused().collect::<Vec<_>>(), [3]);
+    }
+
+    #[test]
+    fn what_tracing_takes_is_not_time_in_which_the_target_calls() {
+        let mut coverage = Coverage::default();
+        coverage.step(0, 100, 100, 90.0);
+        coverage.gone(&BTreeSet::from([1]), 100);
+        coverage.step(100, 200, 30, 0.0);
+        assert!(
+            (coverage.run.share(1) - 0.25).abs() < 1e-9,
+            "{}",
+            coverage.run.share(1)
+        );
     }
 
     #[test]
@@ -127,7 +147,7 @@ mod tests {
         coverage.gone(&BTreeSet::from([1]), 0);
         coverage.back(1, 50);
         coverage.gone(&BTreeSet::from([1]), 60);
-        coverage.step(0, 100, 10);
+        coverage.step(0, 100, 10, 0.0);
         assert!(coverage.run.share(1) < 1e-9);
     }
 }

@@ -67,7 +67,7 @@ pub struct FunctionCost {
     pub returns: u64,
     /// Seconds in traps and programs.
     pub cost_s: f64,
-    /// Share of the targets' CPU time in which it was probed.
+    /// Share of the targets' own CPU time, without what tracing took, in which it was probed.
     pub seen_share: f64,
     /// Whether it is paused now.
     pub paused: bool,
@@ -87,7 +87,7 @@ pub struct Budget {
     pub unseen_allocs: u64,
     /// Their bytes.
     pub unseen_alloc_bytes: u64,
-    /// Share of the targets' CPU time in which not all frees were seen.
+    /// The same share in which not all frees were seen.
     pub frees_unseen_share: f64,
     /// Outstanding blocks that were handed out before frees were last unseen: each may have been freed since.
     pub unsure_blocks: u64,

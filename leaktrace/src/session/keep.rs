@@ -75,7 +75,8 @@ impl Keeper {
                 collector.unsure_before_ns = collector.unsure_before_ns.max(at_ns);
             }
         }
-        self.coverage.step(self.last_ns, now_ns, reading.target_cpu_ns);
+        self.coverage
+            .step(self.last_ns, now_ns, reading.target_cpu_ns, reading.cost.ns());
         self.last_ns = now_ns;
         if self.any_frees_out(&traced.catalog.slots) {
             collector.unsure_before_ns = now_ns;
@@ -154,10 +155,10 @@ impl Keeper {
     }
 
     /// What was recorded of a call while its functions were probed stands for what it did while they were not:
-    /// by the interval, since the load changes. One in which next to nothing was seen is judged with the next.
+    /// by the interval, since the load changes. One in which nothing was seen is judged with the next.
     fn estimate_unseen(&mut self, slots: &Slots, collector: &Collector) {
         let seen = &self.coverage.interval;
-        if seen.paused().any(|slot| seen.share(slot) < LEAST_SEEN) {
+        if seen.paused().any(|slot| !self.entries.contains_key(&slot)) {
             return;
         }
         for (&call, &now) in &collector.handed_out {
@@ -171,8 +172,8 @@ impl Keeper {
     }
 }
 
-/// Share of the target's CPU time that says something about the rest.
-const LEAST_SEEN: f64 = 0.01;
+/// A smaller share of the target's CPU time says nothing about the rest.
+const LEAST_SEEN: f64 = 1e-4;
 
 /// Share of a call's entries that were seen: several functions may count as one call.
 fn seen_share(call: u32, entries: &HashMap<u16, u64>, slots: &Slots, seen: &Seen) -> f64 {
