@@ -21,20 +21,12 @@ use crate::{
 
 /// Value for a session: whether the return is wanted.
 ///
-/// In the order of what it costs: what is filtered by size is done with before the thread's state is looked
-/// up, what sampling leaves out before anything is written or read but that state.
+/// What is left out, by size or by sampling, is done with before anything but the thread's state is looked at.
 #[inline(always)]
 pub fn enter(ctx: &ProbeContext) -> u32 {
     // SAFETY: the helper takes the context of this program.
     let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
     hits::entry(cookie);
-    let arguments = Arguments::read(ctx);
-    let size_bytes = requested(&arguments, cookie);
-    let filtered = config::is_filtered(size_bytes);
-    if filtered && !cookie.is_realloc() {
-        bump(Counter::FilteredSize);
-        return SKIP_RETURN;
-    }
     let Some(state) = thread::current() else {
         return SKIP_RETURN;
     };
@@ -51,11 +43,12 @@ pub fn enter(ctx: &ProbeContext) -> u32 {
         return nested;
     }
 
+    let arguments = Arguments::read(ctx);
+    let size_bytes = requested(&arguments, cookie);
     let mean_bytes = config::mean_bytes();
-    let taken = mean_bytes == 0 || state.sampler.takes(size_bytes, mean_bytes, random);
-    let outcome = if filtered {
+    let outcome = if config::is_filtered(size_bytes) {
         outcome::FILTERED
-    } else if taken {
+    } else if mean_bytes == 0 || state.sampler.takes(size_bytes, mean_bytes, random) {
         outcome::RECORD
     } else {
         bump(Counter::SampledOut);
@@ -67,7 +60,7 @@ pub fn enter(ctx: &ProbeContext) -> u32 {
     };
     let block = arguments.get(cookie.pointer_arg(), 0);
     if outcome != outcome::RECORD && !is_watched(cookie, block, process) {
-        if filtered {
+        if outcome == outcome::FILTERED {
             bump(Counter::FilteredSize);
         }
         return SKIP_RETURN;

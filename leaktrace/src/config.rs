@@ -72,6 +72,8 @@ pub struct Config {
     pub max_live: u32,
     /// The mechanism to attach by; `None` is the best one that the kernel has.
     pub attach: Option<AttachKind>,
+    /// Where in a function its probe goes.
+    pub probe_at: ProbeAt,
     /// How much to say on stderr.
     pub verbose: u8,
 }
@@ -167,6 +169,16 @@ impl Sort {
     }
 }
 
+/// Where in a function its probe goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ProbeAt {
+    /// Where it costs least.
+    #[default]
+    Site,
+    /// On the first instruction, for comparison.
+    Entry,
+}
+
 /// Where the reports go, and in which form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
@@ -260,6 +272,7 @@ impl Config {
             output: Output::default(),
             max_live: defaults::MAX_LIVE,
             attach: None,
+            probe_at: ProbeAt::Site,
             verbose: 0,
         }
     }

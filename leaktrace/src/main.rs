@@ -10,6 +10,7 @@ use leaktrace::{
     demo, doctor,
     error::Error,
     kernel::caps::Caps,
+    probe::listing,
     report::output::is_broken_pipe,
     session::{self, ChildFate},
 };
@@ -33,6 +34,12 @@ fn main() -> ExitCode {
         }
         Invocation::DemoTarget => return ExitCode::SUCCESS,
         Invocation::Doctor(options) => return diagnose(options.color),
+        Invocation::Probes(files) => {
+            return match listing::markdown(&files) {
+                Ok(table) => written(io::stdout().write_all(table.as_bytes())),
+                Err(error) => unusable(&error),
+            };
+        }
         Invocation::Completions(shell) => return written(generate::completions(shell, &mut io::stdout())),
         Invocation::Man => return written(generate::man_page(&mut io::stdout())),
     };

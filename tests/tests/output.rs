@@ -76,7 +76,16 @@ fn json_has_every_documented_field() {
     has("/tracing", &["attach", "kernel", "sites", "skipped", "filters"]);
     has(
         "/tracing/sites/0",
-        &["object", "function", "call", "offset", "kind", "pids"],
+        &[
+            "object",
+            "function",
+            "call",
+            "offset",
+            "function_offset",
+            "instruction",
+            "kind",
+            "pids",
+        ],
     );
     has(
         "/target/processes/0",

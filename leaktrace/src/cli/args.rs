@@ -10,7 +10,7 @@ use clap_complete::Shell;
 
 use super::parse::{self, Size, Time};
 use crate::{
-    config::{AttachKind, Share, Sort, defaults},
+    config::{AttachKind, ProbeAt, Share, Sort, defaults},
     report::Format,
 };
 
@@ -228,6 +228,10 @@ pub(super) struct BoundArgs {
     /// Attach by this mechanism and no other, for tests.
     #[arg(long, value_enum, value_name = "KIND", hide = true)]
     pub(super) attach: Option<AttachKind>,
+
+    /// Probe functions at this place, for tests.
+    #[arg(long, value_enum, value_name = "PLACE", default_value_t = ProbeAt::Site, hide = true)]
+    pub(super) probe_at: ProbeAt,
 }
 
 /// What every subcommand takes.
@@ -265,6 +269,13 @@ pub(super) enum Command {
     ///
     /// Example: leaktrace man > /usr/local/share/man/man1/leaktrace.1
     Man,
+    /// Print at which instruction each allocator function of these files is probed, as a Markdown table.
+    #[command(hide = true)]
+    Probes {
+        /// Libraries and executables.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
     /// The program that 'leaktrace demo' traces.
     #[command(hide = true)]
     DemoTarget,

@@ -8,7 +8,7 @@ mod fold;
 pub mod generate;
 pub mod parse;
 
-use std::{env, ffi::OsString, fmt, time::Duration};
+use std::{env, ffi::OsString, fmt, path::PathBuf, time::Duration};
 
 use clap::{CommandFactory as _, FromArgMatches as _, parser::ValueSource};
 pub use clap_complete::Shell;
@@ -30,6 +30,8 @@ pub enum Invocation {
     DemoTarget,
     /// Say what this kernel and user can do.
     Doctor(General),
+    /// Print where functions of these files are probed.
+    Probes(Vec<PathBuf>),
     /// Print a completion script.
     Completions(Shell),
     /// Print the manual page.
@@ -65,7 +67,7 @@ impl Invocation {
             Self::Trace(config) => config.verbose,
             Self::Demo(demo) => demo.verbose,
             Self::Doctor(general) => general.verbose,
-            Self::DemoTarget | Self::Completions(_) | Self::Man => 0,
+            Self::DemoTarget | Self::Probes(_) | Self::Completions(_) | Self::Man => 0,
         }
     }
 }
@@ -127,6 +129,7 @@ fn parse_with(line: impl IntoIterator<Item = OsString>, color: bool) -> Result<I
         Some(Command::Demo(demo)) => demonstration(demo, general).map(Invocation::Demo),
         Some(Command::DemoTarget) => Ok(Invocation::DemoTarget),
         Some(Command::Doctor) => Ok(Invocation::Doctor(general)),
+        Some(Command::Probes { files }) => Ok(Invocation::Probes(files)),
         Some(Command::Completions { shell }) => Ok(Invocation::Completions(shell)),
         Some(Command::Man) => Ok(Invocation::Man),
     }
@@ -190,6 +193,7 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
         output: output(output_args, general),
         max_live: bounds.max_live,
         attach: bounds.attach,
+        probe_at: bounds.probe_at,
         verbose: general.verbose,
     };
     config.validate()?;

@@ -9,7 +9,7 @@ use leaktrace_common::{call::Op, record::Hits};
 
 use crate::{
     kernel::object::Program,
-    probe::trap::Trap,
+    probe::site::SiteKind,
     traced::slots::{Return, Slot},
 };
 
@@ -17,7 +17,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProbeKind {
     /// At its entry.
-    pub entry: Trap,
+    pub entry: SiteKind,
     /// The program that runs there.
     pub entry_program: Program,
     /// At its return, with the program that runs there; `None` where that is not probed.
@@ -52,10 +52,10 @@ pub struct TrapCosts {
 }
 
 impl TrapCosts {
-    const fn of_entry(&self, trap: Trap) -> f64 {
-        match trap {
-            Trap::Emulated => self.emulated_ns,
-            Trap::SingleStepped => self.single_stepped_ns,
+    const fn of_entry(&self, kind: SiteKind) -> f64 {
+        match kind {
+            SiteKind::Emulated(_) => self.emulated_ns,
+            SiteKind::SingleStepped => self.single_stepped_ns,
         }
     }
 
@@ -169,6 +169,7 @@ impl AddAssign for Cost {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::probe::site::Emulated;
 
     const COSTS: TrapCosts = TrapCosts {
         emulated_ns: 900.0,
@@ -190,7 +191,7 @@ mod tests {
         runs.add(Program::AllocSession, 10, 2_000);
         runs.add(Program::FreeEnter, 10, 1_000);
         let malloc = ProbeKind {
-            entry: Trap::Emulated,
+            entry: SiteKind::Emulated(Emulated::Push),
             entry_program: Program::AllocSession,
             exit: Some((Return::Probe, Program::AllocSession)),
         };
@@ -200,7 +201,7 @@ mod tests {
         assert!(close(cost.run_ns, 140.0 * 200.0), "{cost:?}");
 
         let free = ProbeKind {
-            entry: Trap::SingleStepped,
+            entry: SiteKind::SingleStepped,
             entry_program: Program::FreeEnter,
             exit: None,
         };
@@ -208,7 +209,7 @@ mod tests {
         assert!(close(cost.ns(), 10.0 * 15_100.0), "{cost:?}");
 
         let throwing = ProbeKind {
-            entry: Trap::Emulated,
+            entry: SiteKind::Emulated(Emulated::Push),
             entry_program: Program::AllocEnter,
             exit: Some((Return::Instruction, Program::AllocExit)),
         };

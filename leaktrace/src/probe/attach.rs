@@ -156,7 +156,7 @@ impl Attacher {
             let points = functions.iter().filter(|function| wanted(&function.returns));
             points
                 .map(|function| Point {
-                    offset: function.offset,
+                    offset: function.probe_offset(),
                     cookie: function.cookie.0,
                 })
                 .collect()

@@ -3,7 +3,7 @@
 //! Pure discovery: takes the bytes of a file and the table of [`super::allocators`], gives file offsets,
 //! cookies and reasons. Must not know processes or the kernel.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,11 +12,18 @@ use leaktrace_common::call::{CallId, Cookie, Op, Shape};
 use object::{ReadCache, ReadRef};
 
 use super::allocators::{self, Taken};
+use super::body::Body;
+use super::candidate::{Candidate, imported_taker, reads_alike, settle, taker_at};
 use super::custom::CustomFunction;
+use super::handover;
 use super::image::{Extent, FunctionSymbol, Image};
-use super::returns::{self, Handover, Taker};
+use super::returns::{self, Handover, Taker, Unproven};
+use super::site::{self, Site, Why};
 
 pub use super::image::Segment;
+
+/// Bytes kept of each function up to its probed instruction, and from there on.
+const PROLOGUE_BYTES: u64 = 16;
 
 /// `EM_X86_64`.
 const MACHINE_X86_64: u16 = 62;
@@ -91,6 +98,15 @@ impl Scan {
         self.skipped.iter().filter(|skipped| skipped.reason.is_blind())
     }
 
+    /// Moves every probe to the entry of its function, for tests.
+    pub fn probe_entries(&mut self) {
+        for function in &mut self.functions {
+            let hands_over = function.cookie.hands_over();
+            function.site = Site::entry(&function.prologue, function.shape, Why::Forced);
+            function.cookie = cookie(&function.site, function.call, &function.returns, hands_over);
+        }
+    }
+
     /// The file offset of an address in the object's own numbering.
     pub fn offset_of_address(&self, address: u64) -> Option<u64> {
         self.segments.iter().find_map(|segment| {
@@ -109,7 +125,7 @@ pub struct Function {
     pub call: CallId,
     /// How its arguments and result are read.
     pub shape: Shape,
-    /// The same for the kernel side.
+    /// The same for the kernel side, as it is at the site.
     pub cookie: Cookie,
     /// File offset of its first instruction.
     pub offset: u64,
@@ -117,6 +133,17 @@ pub struct Function {
     pub size_bytes: u64,
     /// Where its result can be read.
     pub returns: Returns,
+    /// Where its calls are seen.
+    pub site: Site,
+    /// Its first instructions, the probed one included.
+    pub prologue: Vec<u8>,
+}
+
+impl Function {
+    /// File offset of the probed instruction.
+    pub const fn probe_offset(&self) -> u64 {
+        self.offset + self.site.offset_bytes
+    }
 }
 
 /// How the end of a call is seen.
@@ -303,22 +330,6 @@ fn is_libc(soname: Option<&str>) -> bool {
     })
 }
 
-/// A symbol that the table or the user names.
-#[derive(Clone, Debug)]
-struct Candidate {
-    symbol: String,
-    /// Lower wins where two share an address.
-    rank: usize,
-    call: CallId,
-    shape: Shape,
-    may_throw: bool,
-    /// `None` for a custom function.
-    taken: Option<Taken>,
-    address: u64,
-    size_bytes: u64,
-    offset: u64,
-}
-
 struct Finder<'a, 'd, R: ReadRef<'d>> {
     image: &'a Image<'d, R>,
     custom: &'a [CustomFunction],
@@ -439,7 +450,9 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
             match self.returns_of(candidate, extent, &handover) {
                 Ok(returns) => {
                     let in_libc = is_libc(scan.soname.as_deref());
-                    scan.functions.push(candidate.function(returns, in_libc));
+                    let hands_over = self.hands_over(candidates, names, candidate, extent);
+                    scan.functions
+                        .push(self.function(candidate, extent, returns, in_libc, hands_over));
                 }
                 Err(why) => scan.skipped.push(Skipped {
                     function: candidate.symbol.clone(),
@@ -488,6 +501,90 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
             .map_err(|why| why.to_string())
     }
 
+    /// Whether a call may get its block from another function that is probed, here or in another file.
+    fn hands_over(
+        &self,
+        all: &[Candidate],
+        names: &HashMap<String, u64>,
+        candidate: &Candidate,
+        extent: Extent,
+    ) -> bool {
+        if candidate.shape.op == Op::Free {
+            return false;
+        }
+        let at = |address: u64| {
+            let other = all.iter().find(|other| other.address == address)?;
+            (other.shape.op != Op::Free).then(|| Taker {
+                name: other.symbol.clone(),
+                address: Some(address),
+            })
+        };
+        let named = |name: &[u8]| match std::str::from_utf8(name).ok().and_then(|name| names.get(name)) {
+            Some(address) => at(*address),
+            None => allocators::find_indexed(name)
+                .filter(|(_, row)| row.shape.op != Op::Free)
+                .map(|_| Taker {
+                    name: String::from_utf8_lossy(name).into_owned(),
+                    address: None,
+                }),
+        };
+        let handover = Handover {
+            by_address: &at,
+            by_name: &named,
+        };
+        handover::may_hand_over(self.image, extent, &handover)
+    }
+
+    fn function(
+        &self,
+        candidate: &Candidate,
+        extent: Extent,
+        returns: Returns,
+        in_libc: bool,
+        hands_over: bool,
+    ) -> Function {
+        // Outside the C library a free may be a wrapper of the C library's.
+        let delegates = candidate.shape.delegates || (candidate.shape.op == Op::Free && !in_libc);
+        let shape = Shape {
+            delegates,
+            ..candidate.shape
+        };
+        let size_bytes = extent.end - extent.start;
+        // Without a size nothing is proven, but the first instruction may be a cheap one.
+        let known_bytes = if size_bytes == 0 {
+            PROLOGUE_BYTES
+        } else {
+            size_bytes
+        };
+        let code = self
+            .image
+            .code(candidate.address, known_bytes)
+            .unwrap_or_default();
+        let site = site::choose(candidate.address, code, shape, || self.landings(extent));
+        Function {
+            symbol: candidate.symbol.clone(),
+            call: candidate.call,
+            shape,
+            cookie: cookie(&site, candidate.call, &returns, hands_over),
+            offset: candidate.offset,
+            size_bytes: candidate.size_bytes,
+            returns,
+            prologue: code
+                .iter()
+                .take((PROLOGUE_BYTES + site.offset_bytes) as usize)
+                .copied()
+                .collect(),
+            site,
+        }
+    }
+
+    /// Where the code of a function can go on, and where others begin.
+    fn landings(&self, function: Extent) -> Result<BTreeSet<u64>, Unproven> {
+        let mut landings = Body::read(self.image, function)?.landings(self.image)?;
+        landings.extend(self.image.symbols_within(function));
+        Ok(landings)
+    }
+
     fn extent_of(&self, candidate: &Candidate) -> Extent {
         let by_size = candidate
             .address
@@ -511,77 +608,16 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
     }
 }
 
-/// The probed function that takes a call of `from` over when it jumps to or calls `address`.
-fn taker_at(all: &[Candidate], from: &Candidate, handed: &HashMap<u64, u64>, address: u64) -> Option<Taker> {
-    let taker = all
-        .iter()
-        .find(|other| other.address == address && address != from.address)?;
-    let alike = (taker.shape.op == Op::Free) == (from.shape.op == Op::Free);
-    // Two that hand their calls to each other would both go unseen.
-    let mut last = address;
-    while let Some(next) = handed.get(&last) {
-        if *next == from.address {
-            return None;
-        }
-        last = *next;
+/// What the kernel side gets with every hit.
+const fn cookie(site: &Site, call: CallId, returns: &Returns, hands_over: bool) -> Cookie {
+    let mut cookie = site.shape.cookie(call);
+    if matches!(returns, Returns::Instructions(_)) {
+        cookie = cookie.with_ret_instructions();
     }
-    alike.then(|| Taker {
-        name: taker.symbol.clone(),
-        address: Some(address),
-    })
-}
-
-/// Whether a taker reads its arguments and result as `from` does.
-fn reads_alike(all: &[Candidate], from: &Candidate, taker: &Taker) -> bool {
-    let here = taker
-        .address
-        .and_then(|address| all.iter().find(|other| other.address == address));
-    let shape = here
-        .map(|other| other.shape)
-        .or_else(|| allocators::find(&taker.name).map(|row| row.shape));
-    shape.is_some_and(|shape| {
-        Shape {
-            delegates: false,
-            ..shape
-        } == Shape {
-            delegates: false,
-            ..from.shape
-        }
-    })
-}
-
-/// A name that another object defines and that is probed there: the plain C functions only.
-fn imported_taker(op: Op, name: &[u8]) -> Option<Taker> {
-    let (_, row) = allocators::find_indexed(name)?;
-    let alike = (row.shape.op == Op::Free) == (op == Op::Free);
-    (alike && row.taken == Taken::Always && !row.may_throw).then(|| Taker {
-        name: String::from_utf8_lossy(name).into_owned(),
-        address: None,
-    })
-}
-
-impl Candidate {
-    fn function(&self, returns: Returns, in_libc: bool) -> Function {
-        // Outside the C library a free may be a wrapper of the C library's.
-        let delegates = self.shape.delegates || (self.shape.op == Op::Free && !in_libc);
-        let shape = Shape {
-            delegates,
-            ..self.shape
-        };
-        let cookie = shape.cookie(self.call);
-        Function {
-            symbol: self.symbol.clone(),
-            call: self.call,
-            shape,
-            cookie: match returns {
-                Returns::Instructions(_) => cookie.with_ret_instructions(),
-                Returns::None | Returns::Probe => cookie,
-            },
-            offset: self.offset,
-            size_bytes: self.size_bytes,
-            returns,
-        }
+    if hands_over {
+        cookie = cookie.with_handing_over();
     }
+    cookie
 }
 
 /// Where a function hands its calls to one that hands them on, names the last, which is probed; if that
@@ -612,31 +648,6 @@ fn name_last_takers(skipped: &mut [Skipped]) {
             }
         }
     }
-}
-
-/// Leaves one candidate an address, and drops those whose row asks for company that is not there.
-fn settle(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
-    let owns_allocator = candidates
-        .iter()
-        .any(|candidate| candidate.taken == Some(Taken::Always) && candidate.shape.op != Op::Free);
-    let public: HashSet<CallId> = candidates
-        .iter()
-        .filter(|candidate| candidate.taken == Some(Taken::Always))
-        .map(|candidate| candidate.call)
-        .collect();
-    candidates.retain(|candidate| match candidate.taken {
-        None | Some(Taken::Always) => true,
-        Some(Taken::WithOwnAllocator) => owns_allocator,
-        Some(Taken::Fallback) => !public.contains(&candidate.call),
-    });
-    // Of the names of one row the shortest, which has no prefix; then the larger size, since one of two
-    // symbol tables may have lost it.
-    candidates.sort_by(|a, b| {
-        let key = |c: &Candidate| (c.address, c.rank, c.symbol.len(), std::cmp::Reverse(c.size_bytes));
-        key(a).cmp(&key(b)).then_with(|| a.symbol.cmp(&b.symbol))
-    });
-    candidates.dedup_by_key(|candidate| candidate.address);
-    candidates
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 //! Only what is asked for is read, so that a large object without an allocator costs its symbol table
 //! and no more. Knows nothing of allocators or probes; nothing in a file can make it panic.
 
-use std::cell::OnceCell;
-use std::collections::HashMap;
+use std::cell::{OnceCell, RefCell};
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 
 use gimli::{BaseAddresses, EhFrame, UnwindSection as _};
@@ -58,6 +58,17 @@ impl Extent {
     }
 }
 
+/// What a slot holds once the dynamic linker is done, for good but for lazy binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Slot<'d> {
+    /// What a name is bound to.
+    Import(&'d [u8]),
+    /// A function of this file that its resolver has picked (`STT_GNU_IFUNC`).
+    Resolved,
+    /// An address of this file.
+    Address(u64),
+}
+
 /// An opened file.
 pub(crate) struct Image<'d, R: ReadRef<'d>> {
     data: R,
@@ -66,7 +77,9 @@ pub(crate) struct Image<'d, R: ReadRef<'d>> {
     sections: SectionTable<'d, FileHeader64<LittleEndian>, R>,
     segments: Vec<Segment>,
     symbol_extents: OnceCell<Vec<Extent>>,
-    imports: OnceCell<HashMap<u64, &'d [u8]>>,
+    symbol_starts: OnceCell<BTreeSet<u64>>,
+    slots: OnceCell<HashMap<u64, Slot<'d>>>,
+    pointers: RefCell<HashMap<u64, Option<u64>>>,
 }
 
 impl<'d, R: ReadRef<'d>> Image<'d, R> {
@@ -92,7 +105,9 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
             sections,
             segments,
             symbol_extents: OnceCell::new(),
-            imports: OnceCell::new(),
+            symbol_starts: OnceCell::new(),
+            slots: OnceCell::new(),
+            pointers: RefCell::default(),
         })
     }
 
@@ -278,32 +293,137 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
             .filter(|extent| extent.contains(address))
     }
 
-    /// The name that the dynamic linker binds the slot at an address to (`.got`, `.got.plt`).
-    pub(crate) fn import(&self, slot: u64) -> Option<&'d [u8]> {
-        self.imports
-            .get_or_init(|| self.read_imports())
-            .get(&slot)
-            .copied()
+    /// Whether a function symbol names an address, other than as a part of a function that a compiler has put
+    /// elsewhere.
+    pub(crate) fn begins_symbol(&self, address: u64) -> bool {
+        self.symbol_starts().contains(&address)
     }
 
-    fn read_imports(&self) -> HashMap<u64, &'d [u8]> {
-        let mut imports = HashMap::new();
+    /// The addresses in a range that function symbols name.
+    pub(crate) fn symbols_within(&self, range: Extent) -> impl Iterator<Item = u64> {
+        self.symbol_starts().range(range.start..range.end).copied()
+    }
+
+    fn symbol_starts(&self) -> &BTreeSet<u64> {
+        self.symbol_starts.get_or_init(|| {
+            let mut starts = BTreeSet::new();
+            // A broken table: fewer names, so that more code counts as the function's own.
+            let read = self.for_each_function(|symbol| {
+                // GCC and BOLT, LLVM's basic block sections.
+                let is_part = |mark: &[u8]| symbol.name.windows(mark.len()).any(|part| part == mark);
+                if !is_part(b".cold") && !is_part(b".__part.") {
+                    starts.insert(symbol.address);
+                }
+            });
+            if read.is_err() {
+                starts.clear();
+            }
+            starts
+        })
+    }
+
+    /// What the dynamic linker puts into the slot at an address (`.got`, `.got.plt`, constant pointers).
+    pub(crate) fn slot(&self, address: u64) -> Option<Slot<'d>> {
+        let slots = self.slots.get_or_init(|| {
+            let mut slots = HashMap::new();
+            self.for_each_relocation(|relocation, symbols, strings| {
+                if let Some(slot) = slot_of(relocation, symbols, strings) {
+                    slots.insert(relocation.r_offset.get(LE), slot);
+                }
+            });
+            slots
+        });
+        let pointer = || {
+            let mut pointers = self.pointers.borrow_mut();
+            *pointers
+                .entry(address)
+                .or_insert_with(|| self.read_pointer(address))
+        };
+        slots
+            .get(&address)
+            .copied()
+            .or_else(|| pointer().map(Slot::Address))
+    }
+
+    /// The address of this file that a slot holds for good: it becomes read-only, or nothing but calls and
+    /// jumps through it refers to it.
+    fn read_pointer(&self, slot: u64) -> Option<u64> {
+        let mut pointer = None;
+        let mut is_referred_to = false;
+        self.for_each_relocation(|relocation, _, _| {
+            if relocation.r_type(LE, false) == elf::R_X86_64_RELATIVE {
+                let to = relocation.r_addend.get(LE).cast_unsigned();
+                is_referred_to |= to == slot;
+                if relocation.r_offset.get(LE) == slot {
+                    pointer = Some(to);
+                }
+            }
+        });
+        let becomes_constant = self.programs.iter().any(|program| {
+            let distance = slot.checked_sub(program.p_vaddr(LE));
+            program.p_type(LE) == elf::PT_GNU_RELRO
+                && distance.is_some_and(|distance| distance < program.p_memsz(LE))
+        });
+        pointer.filter(|_| becomes_constant || (!is_referred_to && self.is_only_called(slot)))
+    }
+
+    /// Whether no code refers to a slot but by calling or jumping through it, and other files do not know it.
+    fn is_only_called(&self, slot: u64) -> bool {
+        /// Bytes that may follow the distance in an instruction: none or an immediate.
+        const AFTER: [u64; 4] = [0, 1, 2, 4];
+        let is_exported = self.sections.iter().any(|section| {
+            section.sh_type(LE) == elf::SHT_DYNSYM
+                && self.symbol_table(section).is_ok_and(|(symbols, _)| {
+                    symbols.iter().any(|symbol| {
+                        let distance = slot.checked_sub(symbol.st_value(LE));
+                        distance.is_some_and(|distance| distance < symbol.st_size(LE).max(1))
+                    })
+                })
+        });
+        if is_exported {
+            return false;
+        }
+        // Byte by byte and not by decoding, which could lose the thread: a chance match costs nothing but
+        // the proof.
+        self.segments
+            .iter()
+            .filter(|segment| segment.executable)
+            .all(|segment| {
+                let Some(code) = self.code(segment.address, segment.size_bytes) else {
+                    return false;
+                };
+                (segment.address + 4..)
+                    .zip(code.windows(4))
+                    .enumerate()
+                    .all(|(at, (end, bytes))| {
+                        let Ok(distance) = <[u8; 4]>::try_from(bytes) else {
+                            return false;
+                        };
+                        let to = end.wrapping_add_signed(i32::from_le_bytes(distance).into());
+                        let refers = AFTER.iter().any(|after| to.wrapping_add(*after) == slot);
+                        !refers || (to == slot && at >= 2 && matches!(code[at - 2..at], [0xff, 0x15 | 0x25]))
+                    })
+            })
+    }
+
+    fn for_each_relocation(
+        &self,
+        mut visit: impl FnMut(&Rela64<LittleEndian>, &[Sym64<LittleEndian>], &'d [u8]),
+    ) {
         for section in self.sections.iter() {
             let Ok(Some((relocations, link))) = section.rela(LE, self.data) else {
                 continue;
             };
-            let Ok(Ok((symbols, strings))) =
-                self.sections.section(link).map(|table| self.symbol_table(table))
-            else {
-                continue;
-            };
+            // A static executable's name no symbols and link to no table.
+            let table = self
+                .sections
+                .section(link)
+                .and_then(|table| self.symbol_table(table));
+            let (symbols, strings) = table.unwrap_or_default();
             for relocation in relocations {
-                if let Some(name) = imported_name(relocation, symbols, strings) {
-                    imports.insert(relocation.r_offset.get(LE), name);
-                }
+                visit(relocation, symbols, strings);
             }
         }
-        imports
     }
 }
 
@@ -327,17 +447,19 @@ fn unwind_entry(lookup: &[u8], lookup_address: u64, address: u64) -> Option<u64>
     Some(relative([a, b, c, d]))
 }
 
-fn imported_name<'d>(
+fn slot_of<'d>(
     relocation: &Rela64<LittleEndian>,
     symbols: &[Sym64<LittleEndian>],
     strings: &'d [u8],
-) -> Option<&'d [u8]> {
-    let kind = relocation.r_type(LE, false);
-    if kind != elf::R_X86_64_JUMP_SLOT && kind != elf::R_X86_64_GLOB_DAT {
-        return None;
+) -> Option<Slot<'d>> {
+    match relocation.r_type(LE, false) {
+        elf::R_X86_64_JUMP_SLOT | elf::R_X86_64_GLOB_DAT => {
+            let symbol = symbols.get(relocation.r_sym(LE, false) as usize)?;
+            string_at(strings, symbol.st_name(LE)).map(Slot::Import)
+        }
+        elf::R_X86_64_IRELATIVE => Some(Slot::Resolved),
+        _ => None,
     }
-    let symbol = symbols.get(relocation.r_sym(LE, false) as usize)?;
-    string_at(strings, symbol.st_name(LE))
 }
 
 fn string_at(strings: &[u8], offset: u32) -> Option<&[u8]> {

@@ -3,11 +3,16 @@
 
 pub mod allocators;
 pub mod attach;
+mod body;
+mod branch;
+mod candidate;
 pub mod closure;
 pub mod custom;
 pub mod elf;
+mod handover;
 mod image;
+pub mod listing;
 pub mod process;
 pub mod refuse;
 mod returns;
-pub mod trap;
+pub mod site;

@@ -8,17 +8,18 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, OpKind, Register};
+use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction};
 use object::ReadRef;
 
+use super::branch::{Target, is_padding, target};
 use super::image::{Extent, Image};
 
 /// Pieces of code that one function may be spread over.
-const MAX_PIECES: usize = 64;
+pub(super) const MAX_PIECES: usize = 64;
 /// Bytes of code looked at for one function.
-const MAX_CODE_BYTES: u64 = 256 * 1024;
+pub(super) const MAX_CODE_BYTES: u64 = 256 * 1024;
 /// Instructions followed for one function.
-const MAX_INSTRUCTIONS: usize = 65_536;
+pub(super) const MAX_INSTRUCTIONS: usize = 65_536;
 
 /// A probed function that takes a call over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,13 +57,6 @@ pub(crate) enum Unproven {
     TooLarge,
     #[error("it never returns")]
     NoReturn,
-}
-
-/// Where a direct or linked branch leads.
-enum Target {
-    Address(u64),
-    Import(Vec<u8>),
-    Unknown,
 }
 
 /// File offsets of every `ret` that a call of the function can end with, calls that end in a probed
@@ -159,6 +153,9 @@ fn way_out<'d, R: ReadRef<'d>>(
 ) -> Result<Option<u64>, Unproven> {
     match target(image, jump) {
         Target::Unknown => Err(Unproven::IndirectJump(jump.ip())),
+        Target::Resolved => Err(Unproven::Leaves(
+            "a function that is picked when the file is loaded".to_owned(),
+        )),
         Target::Import(name) => match ((handover.by_name)(&name), image.definition(&name)) {
             (Some(_), _) => Ok(None),
             // tcmalloc leaves for its own exported slow path. Should the name be bound to another
@@ -259,42 +256,6 @@ fn taker_of<'d, R: ReadRef<'d>>(
     match target(image, branch) {
         Target::Address(address) => (handover.by_address)(address),
         Target::Import(name) => (handover.by_name)(&name),
-        Target::Unknown => None,
+        Target::Resolved | Target::Unknown => None,
     }
-}
-
-/// Where a jump or call leads; a stub of the procedure linkage table is looked through.
-fn target<'d, R: ReadRef<'d>>(image: &Image<'d, R>, branch: &Instruction) -> Target {
-    if matches!(branch.op0_kind(), OpKind::NearBranch64) {
-        let address = branch.near_branch_target();
-        return linkage_stub(image, address).unwrap_or(Target::Address(address));
-    }
-    slot_of(image, branch).unwrap_or(Target::Unknown)
-}
-
-/// The import behind `jmp *slot(%rip)` or `call *slot(%rip)`.
-fn slot_of<'d, R: ReadRef<'d>>(image: &Image<'d, R>, branch: &Instruction) -> Option<Target> {
-    let linked = branch.op0_kind() == OpKind::Memory && branch.memory_base() == Register::RIP;
-    let name = linked
-        .then(|| image.import(branch.memory_displacement64()))
-        .flatten()?;
-    Some(Target::Import(name.to_vec()))
-}
-
-/// The import that a stub (`[endbr64] jmp *slot(%rip)`) leads to.
-fn linkage_stub<'d, R: ReadRef<'d>>(image: &Image<'d, R>, address: u64) -> Option<Target> {
-    let code = image.code(address, 16)?;
-    let jump = Decoder::with_ip(64, code, address, DecoderOptions::NONE)
-        .into_iter()
-        .find(|instruction| instruction.code() != Code::Endbr64)?;
-    (jump.flow_control() == FlowControl::IndirectBranch)
-        .then(|| slot_of(image, &jump))
-        .flatten()
-}
-
-fn is_padding(instruction: &Instruction) -> bool {
-    use iced_x86::Mnemonic::{Int3, Nop};
-    let plain_exchange =
-        instruction.code() == Code::Xchg_rm16_r16 && instruction.op0_register() == instruction.op1_register();
-    matches!(instruction.mnemonic(), Nop | Int3) || plain_exchange
 }

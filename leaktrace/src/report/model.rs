@@ -127,8 +127,13 @@ pub struct ProbeSite {
     pub function: String,
     /// What it counts as: the allocator interface's name for it.
     pub call: String,
-    /// File offset of the instruction, hexadecimal.
+    /// File offset of the probed instruction, hexadecimal: the cheapest one at which every call is seen.
     pub offset: String,
+    /// File offset of the function, hexadecimal.
+    pub function_offset: String,
+    /// What the probed instruction is to the kernel: `nop`, `push`, `call`, `jump` or `branch`, which it emulates, or
+    /// `single-stepped`, which costs a second trap.
+    pub instruction: String,
     /// `entry`, `entry+return` or `entry+ret-instructions`.
     pub kind: String,
     /// Processes it is attached to.

@@ -138,6 +138,8 @@ fn tracing() -> Tracing {
             function: text("malloc"),
             call: text("malloc"),
             offset: text("0x99500"),
+            function_offset: text("0x99500"),
+            instruction: text("push"),
             kind: text("entry+return"),
             pids: vec![4242, 4243],
         }],

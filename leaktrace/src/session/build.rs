@@ -151,7 +151,10 @@ fn probed_function(from: &Sources<'_>, mappings: &Mappings, addresses: &[u64]) -
     let mapping = mappings.find(address)?;
     let scan = from.traced.catalog.scan(mapping.object?)?;
     let offset = mapping.offset_of(address);
-    let function = scan.functions.iter().find(|function| function.offset == offset)?;
+    let function = scan
+        .functions
+        .iter()
+        .find(|function| function.probe_offset() == offset)?;
     Some(function.symbol.clone())
 }
 
@@ -246,7 +249,9 @@ fn probe_sites(from: &Sources<'_>, scan: &Scan, object: &str, pids: &[u32]) -> V
         object: object.to_owned(),
         function: function.symbol.clone(),
         call: from.traced.catalog.call_name(u32::from(function.call)).to_owned(),
-        offset: format!("{:#x}", function.offset),
+        offset: format!("{:#x}", function.probe_offset()),
+        function_offset: format!("{:#x}", function.offset),
+        instruction: function.site.kind.name().to_owned(),
         kind: match function.returns {
             Returns::None => "entry",
             Returns::Probe => "entry+return",

@@ -66,7 +66,7 @@ pub(super) struct Running {
 pub(super) fn start(config: &Config) -> Result<Running, Error> {
     let caps = Caps::probe();
     let kind = doctor::choose(&caps, config.attach).map_err(Error::Unable)?;
-    let catalog = Catalog::new(config.custom.clone());
+    let catalog = Catalog::new(config.custom.clone(), config.probe_at);
     catalog.check_custom()?;
     // Before leaktrace raises its own limits, which the command would inherit.
     let held = match &config.target {

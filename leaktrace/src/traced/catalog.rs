@@ -5,7 +5,7 @@
 use std::{
     collections::HashMap,
     fs::File,
-    os::unix::fs::{FileExt as _, MetadataExt as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     rc::Rc,
 };
@@ -14,11 +14,10 @@ use nix::sys::stat::{major, minor};
 
 use super::slots::Slots;
 use crate::{
-    config::CustomPair,
+    config::{CustomPair, ProbeAt},
     probe::{
         elf::{self, ElfError, Scan},
         process::{self, Mapping},
-        trap::Trap,
     },
     symbol::objects::{ObjectId, Objects},
 };
@@ -55,13 +54,15 @@ pub struct Catalog {
     custom: Option<CustomPair>,
     /// The functions found so far.
     pub slots: Slots,
+    probe_at: ProbeAt,
 }
 
 impl Catalog {
     /// With the custom functions of `--alloc` and `--free`, if any.
-    pub fn new(custom: Option<CustomPair>) -> Self {
+    pub fn new(custom: Option<CustomPair>, probe_at: ProbeAt) -> Self {
         Self {
             custom,
+            probe_at,
             ..Self::default()
         }
     }
@@ -144,7 +145,6 @@ impl Catalog {
 
     fn add(&mut self, path: &Path, file: File) -> Option<ObjectId> {
         let again = file.try_clone();
-        let code = file.try_clone().ok();
         let id = match self.objects.insert(path, file) {
             Ok(id) => id,
             Err(error) => {
@@ -162,9 +162,11 @@ impl Catalog {
                 .map_or(&[] as &[_], |custom| &custom.functions);
             match elf::scan_file(file, path, functions) {
                 Ok(mut scan) => {
+                    if self.probe_at == ProbeAt::Entry {
+                        scan.probe_entries();
+                    }
                     for function in &mut scan.functions {
-                        let trap = trap_at(code.as_ref(), function.offset);
-                        self.slots.assign(id, function, trap);
+                        self.slots.assign(id, function);
                     }
                     free.insert(Rc::new(scan));
                 }
@@ -203,15 +205,6 @@ impl Catalog {
             .map_or(&[] as &[_], |custom| &custom.functions);
         crate::probe::allocators::call_name_with(call as u16, custom)
     }
-}
-
-/// How the kernel gets over the instruction at a file offset. One that cannot be read is taken for the dear kind.
-fn trap_at(file: Option<&File>, offset: u64) -> Trap {
-    let mut code = [0_u8; 8];
-    let read = file
-        .and_then(|file| file.read_at(&mut code, offset).ok())
-        .unwrap_or(0);
-    Trap::of(&code[..read])
 }
 
 /// Whether two paths are the same file, or, where one cannot be looked at, the same path.

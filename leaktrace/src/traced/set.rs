@@ -25,6 +25,7 @@ use crate::{
     probe::{
         attach::{self, AttachError, Attacher, Links},
         elf::{ElfError, Function},
+        listing,
         process::{self as proc, Mapping, ProcessError},
         refuse::{self, Refusal},
     },
@@ -393,7 +394,12 @@ impl TracedSet {
     fn log(&self, pid: u32, object: ObjectId, scan: &Rc<crate::probe::elf::Scan>) {
         let name = self.catalog.name(object);
         for function in &scan.functions {
-            tracing::info!("pid {pid}: {name} {} at {:#x}", function.symbol, function.offset);
+            tracing::info!(
+                "pid {pid}: {name} {} at {:#x}: {}",
+                function.symbol,
+                function.offset,
+                listing::placement(function)
+            );
         }
         for skipped in &scan.skipped {
             tracing::info!(

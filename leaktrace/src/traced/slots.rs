@@ -8,7 +8,7 @@ use leaktrace_common::{
 use crate::{
     probe::{
         elf::{Function, Returns},
-        trap::Trap,
+        site::SiteKind,
     },
     symbol::objects::ObjectId,
 };
@@ -33,8 +33,8 @@ pub struct Slot {
     pub call: CallId,
     /// What it does to blocks.
     pub op: Op,
-    /// At its entry.
-    pub entry: Trap,
+    /// The instruction that is probed for its entry.
+    pub entry: SiteKind,
     /// At its return, where that is probed.
     pub exit: Option<Return>,
 }
@@ -47,8 +47,8 @@ impl Slots {
     /// The number that all functions share for which there is none left.
     pub const SHARED: u16 = 0;
 
-    /// Gives a function of `object` its number, which its cookie takes along. `entry` is the instruction that is probed.
-    pub fn assign(&mut self, object: ObjectId, function: &mut Function, entry: Trap) {
+    /// Gives a function of `object` its number, which its cookie takes along.
+    pub fn assign(&mut self, object: ObjectId, function: &mut Function) {
         let number = self.0.len() + 1;
         if number >= HIT_SLOTS {
             return;
@@ -59,7 +59,7 @@ impl Slots {
             function: function.symbol.clone(),
             call: function.call,
             op: function.shape.op,
-            entry,
+            entry: function.site.kind,
             exit: match function.returns {
                 Returns::None => None,
                 Returns::Probe => Some(Return::Probe),
@@ -84,6 +84,7 @@ mod tests {
     use leaktrace_common::call::{Arg, ResultIn, Shape, Space};
 
     use super::*;
+    use crate::probe::site::{Site, Why};
 
     fn function() -> Function {
         let shape = Shape {
@@ -104,6 +105,8 @@ mod tests {
             offset: 0x10,
             size_bytes: 0,
             returns: Returns::Probe,
+            site: Site::entry(&[0x55], shape, Why::Forced),
+            prologue: vec![0x55],
         }
     }
 
@@ -114,7 +117,7 @@ mod tests {
         let mut last = 0;
         for _ in 0..HIT_SLOTS + 5 {
             let mut function = function();
-            slots.assign(object, &mut function, Trap::Emulated);
+            slots.assign(object, &mut function);
             last = function.cookie.slot();
             assert_eq!(function.cookie.call(), 3);
         }
