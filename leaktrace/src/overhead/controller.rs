@@ -270,21 +270,21 @@ impl Spending {
     }
 }
 
-/// The share, averaged over time.
+/// The share, averaged over time. In nanoseconds.
 #[derive(Clone, Copy, Debug, Default)]
 struct Calm {
-    elapsed_ns: f64,
-    target_cpu_ns: f64,
-    cost_ns: f64,
+    elapsed: f64,
+    target_cpu: f64,
+    cost: f64,
 }
 
 impl Calm {
     fn share(&mut self, elapsed_ns: u64, target_cpu_ns: u64, cost_ns: f64) -> f64 {
         let kept = (-(elapsed_ns as f64) / CALM_TAU_NS).exp();
-        self.elapsed_ns = self.elapsed_ns * kept + elapsed_ns as f64;
-        self.target_cpu_ns = self.target_cpu_ns * kept + target_cpu_ns as f64;
-        self.cost_ns = self.cost_ns * kept + cost_ns;
-        self.cost_ns / self.target_cpu_ns.max(IDLE_CPUS * self.elapsed_ns).max(1.0)
+        self.elapsed = self.elapsed * kept + elapsed_ns as f64;
+        self.target_cpu = self.target_cpu * kept + target_cpu_ns as f64;
+        self.cost = self.cost * kept + cost_ns;
+        self.cost / self.target_cpu.max(IDLE_CPUS * self.elapsed).max(1.0)
     }
 }
 

@@ -77,8 +77,8 @@ pub fn percent(share: f64) -> String {
     let percent = share * 100.0;
     match percent {
         _ if percent >= 9.95 => format!("{percent:.0} %"),
-        _ if percent >= 0.095 || percent < 0.005 => format!("{percent:.1} %"),
-        _ => format!("{percent:.2} %"),
+        _ if (0.005..0.095).contains(&percent) => format!("{percent:.2} %"),
+        _ => format!("{percent:.1} %"),
     }
 }
 

@@ -61,9 +61,8 @@ impl Builder {
     }
 
     /// The report of a snapshot.
-    pub(super) fn report(&mut self, from: Sources<'_>, snapshot: &Snapshot, last: bool) -> Report {
+    pub(super) fn report(&mut self, from: &Sources<'_>, snapshot: &Snapshot, last: bool) -> Report {
         self.sequence += 1;
-        let from = &from;
         let (ledger, mut warnings) = ledger(from, snapshot);
         warnings.extend(unsure(&from.overhead));
         let rss_bytes = running_rss(from.traced);

@@ -57,7 +57,7 @@ pub(super) struct HandedOut {
 
 impl HandedOut {
     /// What a site has handed out: what its samples stand for, where they are samples.
-    fn of_site(site: &Site) -> Self {
+    const fn of_site(site: &Site) -> Self {
         if site.allocated.bytes == 0 {
             Self {
                 blocks: site.allocs,

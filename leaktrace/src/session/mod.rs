@@ -386,7 +386,7 @@ impl<'a> Session<'a> {
                 .as_ref()
                 .map_or(self.config.sample_bytes, |keeper| keeper.largest_mean_bytes),
         };
-        let report = self.builder.report(sources, &snapshot, last);
+        let report = self.builder.report(&sources, &snapshot, last);
         meter.begin_interval();
         Ok(self.output.report(&report)?)
     }

@@ -5,6 +5,7 @@
 
 pub mod catalog;
 mod pause;
+mod pauser;
 pub mod process;
 pub mod set;
 pub mod slots;

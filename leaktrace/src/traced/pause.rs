@@ -1,146 +1,143 @@
-//! Takes probes of single functions out and puts them back, in threads of its own: the kernel waits for grace
-//! periods at both, tens of milliseconds in which the loop has other things to do.
+//! Functions that are not probed for a while, in all traced processes.
 //!
 //! Must not know why.
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        mpsc::{Receiver, Sender, channel},
-    },
-};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
+use leaktrace_common::call::Op;
+
+use super::{
+    pauser::{Pauser, Placed, Wanted},
+    process::Traced,
+    set::{TracedSet, is_alive},
+};
 use crate::{
-    kernel::clock::now_ns,
-    probe::{
-        attach::{self, AttachError, Attacher, Links},
-        elf::Function,
-    },
+    probe::{attach::AttachError, elf::Function},
+    report::model::State,
     symbol::objects::ObjectId,
 };
 
-/// A function to be probed in a process.
-#[derive(Debug)]
-pub(super) struct Wanted {
-    pub(super) pid: u32,
-    pub(super) object: ObjectId,
-    /// The object's file.
-    pub(super) path: PathBuf,
-    pub(super) function: Function,
-}
-
-/// What came of it.
-#[derive(Debug)]
-pub(super) struct Placed {
-    pub(super) pid: u32,
-    pub(super) object: ObjectId,
-    pub(super) slot: u16,
-    pub(super) links: Result<Links, AttachError>,
-    /// When, nanoseconds of `CLOCK_BOOTTIME`.
-    pub(super) at_ns: u64,
-}
-
-enum Message {
-    Placed(Box<Placed>),
-    Done,
-}
-
-/// The threads and what they have to say.
-#[derive(Debug)]
-pub(super) struct Pauser {
-    attacher: Arc<Attacher>,
-    sender: Sender<Message>,
-    messages: Receiver<Message>,
-    under_way: usize,
-}
-
-impl std::fmt::Debug for Message {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Placed(_) => "Placed",
-            Self::Done => "Done",
-        })
-    }
-}
-
-impl Pauser {
-    pub(super) fn new(attacher: Arc<Attacher>) -> Self {
-        let (sender, messages) = channel();
-        Self {
-            attacher,
-            sender,
-            messages,
-            under_way: 0,
-        }
-    }
-
-    /// Whether everything that was begun is done.
-    pub(super) const fn is_settled(&self) -> bool {
-        self.under_way == 0
-    }
-
-    /// Takes out.
-    pub(super) fn take_out(&mut self, links: Vec<Links>) {
-        if links.is_empty() {
-            return;
-        }
-        self.under_way += 1;
-        let sender = self.sender.clone();
-        std::thread::spawn(move || {
-            attach::release(links);
-            let _nobody_waits: Result<_, _> = sender.send(Message::Done);
-        });
-    }
-
-    /// Puts in, in this order.
-    pub(super) fn put_in(&mut self, wanted: Vec<Wanted>) {
-        if wanted.is_empty() {
-            return;
-        }
-        self.under_way += 1;
-        let sender = self.sender.clone();
-        let attacher = Arc::clone(&self.attacher);
-        std::thread::spawn(move || {
-            for one in wanted {
-                let function = std::slice::from_ref(&one.function);
-                let placed = Placed {
-                    pid: one.pid,
-                    object: one.object,
-                    slot: one.function.cookie.slot(),
-                    links: attacher.attach(&one.path, one.pid, function),
-                    at_ns: now_ns(),
-                };
-                // With nobody to take them the links go with the message.
-                let _nobody_waits: Result<_, _> = sender.send(Message::Placed(Box::new(placed)));
+impl TracedSet {
+    /// Probes an object in a process with links for each function, so that each can be paused. All of them or, on an error, none.
+    pub(super) fn probe_singly(
+        &self,
+        traced: &mut Traced,
+        object: ObjectId,
+        path: &Path,
+        functions: &[Function],
+    ) -> Result<(), AttachError> {
+        let mut links = Vec::new();
+        for function in in_order(functions) {
+            let slot = function.cookie.slot();
+            if !self.out.contains(&slot) {
+                let function = std::slice::from_ref(function);
+                links.push((slot, self.attacher.attach(path, traced.pid, function)?));
             }
-            let _nobody_waits: Result<_, _> = sender.send(Message::Done);
-        });
+        }
+        // Dropped in this order: the reverse of that in which they came.
+        for (slot, links) in links.into_iter().rev() {
+            traced.keep(object, Some(slot), links);
+        }
+        Ok(())
     }
 
-    /// What has been put in since the last call.
-    pub(super) fn poll(&mut self) -> Vec<Placed> {
-        let mut all = Vec::new();
-        while let Ok(message) = self.messages.try_recv() {
-            self.take(message, &mut all);
-        }
-        all
+    /// From here on each function has links of its own, so that it can be paused.
+    pub fn allow_pauses(&mut self) {
+        self.pauser = Some(Pauser::new(Arc::clone(&self.attacher)));
     }
 
-    /// The same, once everything that was begun is done.
-    pub(super) fn wait(&mut self) -> Vec<Placed> {
-        let mut all = Vec::new();
-        while !self.is_settled() {
-            let Ok(message) = self.messages.recv() else { break };
-            self.take(message, &mut all);
+    /// Has these functions, by slot, not probed from now on and all others probed. It is begun here; see [`Self::settle`].
+    pub fn pause(&mut self, out: &BTreeSet<u16>) {
+        let Some(pauser) = &mut self.pauser else { return };
+        let gone: BTreeSet<u16> = out.difference(&self.out).copied().collect();
+        let mut links = Vec::new();
+        let mut wanted = Vec::new();
+        for traced in self.processes.values_mut() {
+            links.extend(traced.take_functions(&gone));
+            for object in traced.placed() {
+                let Some(scan) = self.catalog.scan(object) else {
+                    continue;
+                };
+                let path = self.catalog.usable_path(object).unwrap_or_default();
+                let missing = |function: &&Function| {
+                    let slot = function.cookie.slot();
+                    self.out.contains(&slot) && !out.contains(&slot) && !traced.has(object, slot)
+                };
+                wanted.extend(
+                    in_order(&scan.functions)
+                        .into_iter()
+                        .filter(missing)
+                        .map(|function| Wanted {
+                            pid: traced.pid,
+                            object,
+                            path: path.clone(),
+                            function: function.clone(),
+                        }),
+                );
+            }
         }
-        all
+        self.out.clone_from(out);
+        pauser.take_out(links);
+        pauser.put_in(wanted);
     }
 
-    fn take(&mut self, message: Message, all: &mut Vec<Placed>) {
-        match message {
-            Message::Placed(placed) => all.push(*placed),
-            Message::Done => self.under_way -= 1,
-        }
+    /// Takes over what [`Self::pause`] has brought about: functions that are probed again, with the time
+    /// (nanoseconds of `CLOCK_BOOTTIME`).
+    pub fn settle(&mut self) -> Vec<(u16, u64)> {
+        let placed = self.pauser.as_mut().map(Pauser::poll).unwrap_or_default();
+        self.take_over(placed)
     }
+
+    fn take_over(&mut self, placed: Vec<Placed>) -> Vec<(u16, u64)> {
+        let mut back = Vec::new();
+        let mut surplus = Vec::new();
+        for one in placed {
+            match one.links {
+                Ok(links) => {
+                    let wanted = !self.out.contains(&one.slot);
+                    let process = self.processes.get_mut(&one.pid).filter(|traced| {
+                        wanted
+                            && traced.state == State::Running
+                            && traced.is_probed(one.object)
+                            && !traced.has(one.object, one.slot)
+                    });
+                    match process {
+                        Some(traced) => traced.keep(one.object, Some(one.slot), links),
+                        None => surplus.push(links),
+                    }
+                    if wanted {
+                        back.push((one.slot, one.at_ns));
+                    }
+                }
+                Err(error) if is_alive(one.pid) => self.warnings.push(error.to_string()),
+                Err(_) => {}
+            }
+        }
+        if let Some(pauser) = &mut self.pauser {
+            pauser.take_out(surplus);
+        }
+        back
+    }
+
+    /// Waits for all that was begun.
+    pub(super) fn settle_all(&mut self) {
+        let placed = self.pauser.as_mut().map(Pauser::wait).unwrap_or_default();
+        self.take_over(placed);
+    }
+
+    /// Whether all that was begun by [`Self::pause`] is done.
+    pub fn is_settled(&self) -> bool {
+        self.pauser.as_ref().is_none_or(Pauser::is_settled)
+    }
+}
+
+/// In the order in which they are probed: a block recorded before its free is watched would look like a leak.
+fn in_order(functions: &[Function]) -> Vec<&Function> {
+    let mut functions: Vec<&Function> = functions.iter().collect();
+    functions.sort_by_key(|function| match function.shape.op {
+        Op::Free => 0,
+        Op::Realloc => 1,
+        Op::Alloc => 2,
+    });
+    functions
 }
