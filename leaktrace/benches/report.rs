@@ -8,6 +8,7 @@ use divan::{AllocProfiler, Bencher, counter::ItemsCount};
 use leaktrace::report::model::{
     Filters, Frame, Omitted, Process as ProcessRow, Report, SCHEMA, State, Survivor, Target, Totals, Tracing,
 };
+use leaktrace::report::overhead::Overhead;
 use leaktrace::track::{LiveBlock, Settings, SiteSnapshot, Snapshot, Sort, Tracker};
 use leaktrace_common::key::{Process, SiteKey};
 use leaktrace_common::math::Weight;
@@ -162,6 +163,7 @@ fn report(snapshot: &Snapshot) -> Report {
             filters: Filters::default(),
             ..Tracing::default()
         },
+        overhead: Overhead::default(),
         totals: Totals { ..snapshot.totals },
         survivors: snapshot.sites.iter().map(survivor).collect(),
         omitted: Omitted { ..snapshot.omitted },

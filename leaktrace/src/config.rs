@@ -54,6 +54,8 @@ pub struct Config {
     pub filters: Filters,
     /// Mean of the bytes that a thread asks for between two samples; 0 records every allocation.
     pub sample_bytes: u64,
+    /// What tracing may cost the targets of their CPU time; `None` is no bound.
+    pub max_overhead: Option<Share>,
     /// Number of sites listed; 0 lists none.
     pub top: usize,
     /// Their order.
@@ -74,6 +76,33 @@ pub struct Config {
     pub probe_at: ProbeAt,
     /// How much to say on stderr.
     pub verbose: u8,
+}
+
+/// A share of something, in millionths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Share {
+    millionths: u32,
+}
+
+impl Share {
+    /// The least that tracing can be held to: probes that are put in and taken out again cost something too.
+    pub const LEAST_OVERHEAD: Self = Self { millionths: 1_000 };
+    /// All of it.
+    pub const ALL: Self = Self {
+        millionths: 1_000_000,
+    };
+
+    /// From a number of hundredths, rounded.
+    pub fn of_percent(percent: f64) -> Self {
+        Self {
+            millionths: (percent * 1e4).round() as u32,
+        }
+    }
+
+    /// As a number from 0 to 1.
+    pub fn to_f64(self) -> f64 {
+        f64::from(self.millionths) / 1e6
+    }
 }
 
 /// What to trace.
@@ -234,6 +263,7 @@ impl Config {
             custom: None,
             filters: Filters::default(),
             sample_bytes: defaults::SAMPLE_BYTES,
+            max_overhead: None,
             top: defaults::TOP,
             sort: defaults::SORT,
             show_blocks: false,
@@ -249,7 +279,7 @@ impl Config {
 
     /// Whether allocations may be left out of the record, so that numbers are estimates.
     pub const fn samples(&self) -> bool {
-        self.sample_bytes > 0
+        self.sample_bytes > 0 || self.max_overhead.is_some()
     }
 
     /// Checks what concerns more than one value.
@@ -272,7 +302,7 @@ impl Config {
         if min > max {
             return Err(ConfigError::SizesCrossed { min, max });
         }
-        if self.samples() && !(MEAN_MIN_BYTES..=MEAN_MAX_BYTES).contains(&self.sample_bytes) {
+        if self.sample_bytes > 0 && !(MEAN_MIN_BYTES..=MEAN_MAX_BYTES).contains(&self.sample_bytes) {
             return Err(ConfigError::SampleBytes(self.sample_bytes));
         }
         if let Some(run) = self.duration {

@@ -10,7 +10,7 @@ use clap_complete::Shell;
 
 use super::parse::{self, Size, Time};
 use crate::{
-    config::{AttachKind, ProbeAt, Sort, defaults},
+    config::{AttachKind, ProbeAt, Share, Sort, defaults},
     report::Format,
 };
 
@@ -152,6 +152,15 @@ pub(super) struct SamplingArgs {
     /// A size from 1KiB to 64MiB, as for --min-size. Example: --sample-bytes 512KiB
     #[arg(long, value_name = "SIZE", default_value_t = Size(defaults::SAMPLE_BYTES))]
     pub(super) sample_bytes: Size,
+
+    /// Hold what tracing costs the targets to this share of their CPU time.
+    ///
+    /// leaktrace measures its cost all the time. Above the bound it first records fewer allocations, as if by a
+    /// larger --sample-bytes, and then stops probing the functions that are called most for a while at a
+    /// time. The report says what was paused, and what cannot be known because of it. Every report
+    /// states the cost, also without this option. A percentage from 0.1% to 100%. Example: --max-overhead 2%
+    #[arg(long, value_name = "PERCENT", value_parser = parse::overhead, allow_negative_numbers = true)]
+    pub(super) max_overhead: Option<Share>,
 }
 
 /// When to report, and what.

@@ -184,6 +184,7 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
             max_size_bytes: filter.max_size.map_or(u64::MAX, |size| size.0),
         },
         sample_bytes: sampling.sample_bytes.0,
+        max_overhead: sampling.max_overhead,
         top: report.top,
         sort: report.sort,
         show_blocks: report.show_blocks,

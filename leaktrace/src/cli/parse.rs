@@ -6,6 +6,8 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use bytesize::ByteSize;
 
+use crate::config::Share;
+
 /// A value that cannot be read; the message ends with what to type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ValueError {
@@ -30,6 +32,9 @@ pub enum ValueError {
     /// Not a number of things above 0.
     #[error("not a bound: write a whole number from 1 to 4294967295, such as 10000000")]
     Bound,
+    /// Not a share that tracing can be held to.
+    #[error("not a bound that can be held: write a percentage from 0.1% to 100%, such as 2%")]
+    Overhead,
     /// Process id 0.
     #[error("0 is no process that can be traced: write the id of one (see 'pidof NAME')")]
     PidZero,
@@ -129,6 +134,28 @@ pub fn bound(text: &str) -> Result<u32, ValueError> {
     }
 }
 
+/// A percentage, with or without its sign, within what tracing can be held to.
+///
+/// # Errors
+/// When it is not one.
+pub fn overhead(text: &str) -> Result<Share, ValueError> {
+    let text = text.trim();
+    let number = text.strip_suffix('%').unwrap_or(text).trim_end();
+    // `f64` would also take "inf", "nan" and "1e-1".
+    let is_decimal = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let percent: f64 = number
+        .parse()
+        .ok()
+        .filter(|_| is_decimal)
+        .ok_or(ValueError::Overhead)?;
+    let share = Share::of_percent(percent);
+    if (Share::LEAST_OVERHEAD..=Share::ALL).contains(&share) {
+        Ok(share)
+    } else {
+        Err(ValueError::Overhead)
+    }
+}
+
 /// The ids, each once, in the order given.
 pub fn unique(pids: &[u32]) -> Vec<u32> {
     let mut unique = Vec::with_capacity(pids.len());
@@ -220,6 +247,38 @@ mod tests {
             assert_eq!(pid(text), Err(ValueError::Pid), "{text}");
         }
         assert_eq!(unique(&[3, 1, 3, 2, 1]), [3, 1, 2]);
+    }
+
+    #[test]
+    fn shares_that_tracing_can_be_held_to() {
+        for (text, share) in [
+            ("2%", 0.02),
+            ("0.5%", 0.005),
+            ("5", 0.05),
+            (" 2.5 % ", 0.025),
+            ("0.1%", 0.001),
+            ("100%", 1.0),
+        ] {
+            let got = overhead(text).unwrap().to_f64();
+            assert!((got - share).abs() < 1e-9, "{text}: {got}");
+        }
+        for text in [
+            "",
+            "%",
+            "0",
+            "0%",
+            "0.01%",
+            "101%",
+            "-2%",
+            "two",
+            "2%%",
+            "1e1",
+            "nan",
+            "inf",
+            "2 percent",
+        ] {
+            assert_eq!(overhead(text), Err(ValueError::Overhead), "{text}");
+        }
     }
 
     #[test]

@@ -131,16 +131,23 @@ impl Caps {
     }
 }
 
-/// `r0 = 0; exit`
 fn empty_program(attach_type: u32) -> io::Result<OwnedFd> {
+    constant_program(attach_type, 0)
+}
+
+/// `r0 = value; exit`
+///
+/// # Errors
+/// The errno of bpf(2) `BPF_PROG_LOAD`.
+pub(crate) fn constant_program(attach_type: u32, value: i32) -> io::Result<OwnedFd> {
     const MOV64_IMM: u8 = 0xb7;
     const EXIT: u8 = 0x95;
-    let instructions = [MOV64_IMM, EXIT].map(|code| bpf_insn {
+    let instructions = [(MOV64_IMM, value), (EXIT, 0)].map(|(code, imm)| bpf_insn {
         code,
         _bitfield_align_1: [],
         _bitfield_1: bpf_insn::new_bitfield_1(0, 0),
         off: 0,
-        imm: 0,
+        imm,
     });
     sys::load_program(&ProgramImage {
         name: "leaktrace_try",

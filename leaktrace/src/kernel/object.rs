@@ -69,6 +69,19 @@ pub struct Programs {
     pub free_enter: OwnedFd,
 }
 
+/// Which of the uprobe programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Program {
+    /// Entry of an allocation call.
+    AllocEnter,
+    /// Its return.
+    AllocExit,
+    /// Both in one.
+    AllocSession,
+    /// Entry of a free.
+    FreeEnter,
+}
+
 /// What every tier of the live table is made after.
 ///
 /// Made from the same definition and BTF as the table's template: up to some kernel after 6.1 a map of
@@ -237,6 +250,21 @@ impl KernelSide {
 }
 
 impl Programs {
+    /// All that are loaded.
+    pub fn each(&self) -> impl Iterator<Item = (Program, BorrowedFd<'_>)> {
+        let session = self
+            .alloc_session
+            .as_ref()
+            .map(|fd| (Program::AllocSession, fd.as_fd()));
+        [
+            (Program::AllocEnter, self.alloc_enter.as_fd()),
+            (Program::AllocExit, self.alloc_exit.as_fd()),
+            (Program::FreeEnter, self.free_enter.as_fd()),
+        ]
+        .into_iter()
+        .chain(session)
+    }
+
     /// The session program, or the entry program where there are no sessions.
     pub fn alloc_entry(&self) -> BorrowedFd<'_> {
         self.alloc_session.as_ref().unwrap_or(&self.alloc_enter).as_fd()

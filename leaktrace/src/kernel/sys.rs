@@ -17,7 +17,7 @@ use std::{
 };
 
 use aya_obj::generated::{
-    bpf_attach_type, bpf_attr, bpf_cmd, bpf_func_info, bpf_insn, bpf_line_info, bpf_prog_type,
+    bpf_attach_type, bpf_attr, bpf_cmd, bpf_func_info, bpf_insn, bpf_line_info, bpf_prog_info, bpf_prog_type,
 };
 use leaktrace_common::{config, event, key, record, stack};
 use tokio::io::{Interest, unix::AsyncFd};
@@ -168,6 +168,75 @@ fn load_program_with(image: &ProgramImage<'_>, log: &mut [u8]) -> io::Result<Own
         u.log_size = log.len() as u32;
     }
     bpf_fd(bpf_cmd::BPF_PROG_LOAD, &mut attr)
+}
+
+/// Has the kernel time every run of every BPF program on the machine while the descriptor is open (kernel
+/// 5.8). Needs `CAP_SYS_ADMIN`.
+///
+/// # Errors
+/// The errno of bpf(2) `BPF_ENABLE_STATS`.
+pub fn enable_run_stats() -> io::Result<OwnedFd> {
+    // BPF_STATS_RUN_TIME, include/uapi/linux/bpf.h.
+    const RUN_TIME: u32 = 0;
+    let mut attr = attr();
+    // SAFETY: the union's member for this command.
+    let u = unsafe { &mut attr.enable_stats };
+    u.type_ = RUN_TIME;
+    bpf_fd(bpf_cmd::BPF_ENABLE_STATS, &mut attr)
+}
+
+/// How often a program has run while runs were timed, and for how long in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunStats {
+    /// Runs.
+    pub runs: u64,
+    /// Nanoseconds in them.
+    pub run_ns: u64,
+}
+
+/// See [`RunStats`]; it only grows, and only under [`enable_run_stats`].
+///
+/// # Errors
+/// The errno of bpf(2) `BPF_OBJ_GET_INFO_BY_FD`.
+pub fn run_stats(program: BorrowedFd<'_>) -> io::Result<RunStats> {
+    let mut info = MaybeUninit::<bpf_prog_info>::zeroed();
+    let mut attr = attr();
+    // SAFETY: the union's member for this command.
+    let u = unsafe { &mut attr.info };
+    u.bpf_fd = program.as_raw_fd() as u32;
+    u.info_len = size_of::<bpf_prog_info>() as u32;
+    u.info = info.as_mut_ptr() as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    // SAFETY: integers and arrays of them, zeroed, of which the kernel has written those that it knows.
+    let info = unsafe { info.assume_init() };
+    Ok(RunStats {
+        runs: info.run_cnt,
+        run_ns: info.run_time_ns,
+    })
+}
+
+/// Functions to measure probes on: nothing but an instruction to probe and a return. They are assembly,
+/// because the first instruction decides what a probe on it costs.
+pub mod probed {
+    use core::arch::naked_asm;
+
+    /// Begins with `push`, which the kernel emulates.
+    #[unsafe(naked)]
+    pub extern "C" fn emulated() {
+        naked_asm!("push rbp", "pop rbp", "ret")
+    }
+
+    /// The same once more, to be probed in another way at the same time.
+    #[unsafe(naked)]
+    pub extern "C" fn returning() {
+        naked_asm!("push rbp", "pop rbp", "nop", "ret")
+    }
+
+    /// Begins with an instruction that the kernel has to single-step.
+    #[unsafe(naked)]
+    pub extern "C" fn single_stepped() {
+        naked_asm!("xor eax, eax", "ret")
+    }
 }
 
 /// One probed instruction.

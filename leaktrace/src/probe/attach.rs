@@ -28,10 +28,19 @@ pub struct Links {
     frees: Vec<Link>,
 }
 
+/// One link; the probe is there as long as it is.
 #[derive(Debug)]
-enum Link {
-    Multi { _link: OwnedFd },
-    Perf { _link: PerfLink },
+pub(crate) enum Link {
+    /// One that may hold many points.
+    Multi {
+        /// Never read, only held.
+        _link: OwnedFd,
+    },
+    /// One that holds one.
+    Perf {
+        /// Never read, only held.
+        _link: PerfLink,
+    },
 }
 
 /// A probe could not be placed.
@@ -62,17 +71,62 @@ pub struct Attacher {
     pmu: Option<PerfUprobe>,
 }
 
-/// Where a program goes.
-struct Placement<'a> {
-    program: BorrowedFd<'a>,
-    attach_type: u32,
-    on_return: bool,
+/// Which program goes to some points of a file, and how.
+pub(crate) struct Placement<'a> {
+    /// The program.
+    pub program: BorrowedFd<'a>,
+    /// Its `expected_attach_type`.
+    pub attach_type: u32,
+    /// At the return of the functions that begin there.
+    pub on_return: bool,
+    /// By which mechanism.
+    pub kind: AttachKind,
+    /// Needed for [`AttachKind::Perf`].
+    pub pmu: Option<PerfUprobe>,
+}
+
+impl Placement<'_> {
+    /// Places it in process `pid`.
+    ///
+    /// # Errors
+    /// The errno of bpf(2) or `perf_event_open(2)`.
+    pub(crate) fn place(&self, path: &Path, pid: u32, points: &[Point]) -> io::Result<Vec<Link>> {
+        if points.is_empty() {
+            return Ok(Vec::new());
+        }
+        if self.kind != AttachKind::Perf {
+            let link = sys::link_multi(
+                self.program,
+                self.attach_type,
+                path,
+                points,
+                pid as i32,
+                self.on_return,
+            )?;
+            return Ok(vec![Link::Multi { _link: link }]);
+        }
+        let pmu = self
+            .pmu
+            .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
+        points
+            .iter()
+            .map(|&point| {
+                let link = sys::link_perf(self.program, pmu, path, point, pid, self.on_return)?;
+                Ok(Link::Perf { _link: link })
+            })
+            .collect()
+    }
 }
 
 impl Attacher {
     /// `pmu` is needed for [`AttachKind::Perf`].
     pub const fn new(programs: Programs, pmu: Option<PerfUprobe>) -> Self {
         Self { programs, pmu }
+    }
+
+    /// What is attached.
+    pub const fn programs(&self) -> &Programs {
+        &self.programs
     }
 
     /// The mechanism in use.
@@ -109,16 +163,14 @@ impl Attacher {
         };
         let multi = programs.kind.attach_type_of_multi();
         let place = |points: &[Point], program: BorrowedFd<'_>, attach_type: u32, on_return: bool| {
-            self.place(
-                path,
-                pid,
-                points,
-                &Placement {
-                    program,
-                    attach_type,
-                    on_return,
-                },
-            )
+            let placement = Placement {
+                program,
+                attach_type,
+                on_return,
+                kind: programs.kind,
+                pmu: self.pmu,
+            };
+            placement.place(path, pid, points)
         };
 
         let mut links = Links::default();
@@ -146,26 +198,6 @@ impl Attacher {
             .entries
             .extend(place(&throwing, programs.alloc_enter.as_fd(), multi, false)?);
         Ok(links)
-    }
-
-    fn place(&self, path: &Path, pid: u32, points: &[Point], at: &Placement<'_>) -> io::Result<Vec<Link>> {
-        if points.is_empty() {
-            return Ok(Vec::new());
-        }
-        if self.programs.kind != AttachKind::Perf {
-            let link = sys::link_multi(at.program, at.attach_type, path, points, pid as i32, at.on_return)?;
-            return Ok(vec![Link::Multi { _link: link }]);
-        }
-        let pmu = self
-            .pmu
-            .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
-        points
-            .iter()
-            .map(|&point| {
-                let link = sys::link_perf(at.program, pmu, path, point, pid, at.on_return)?;
-                Ok(Link::Perf { _link: link })
-            })
-            .collect()
     }
 }
 

@@ -9,6 +9,7 @@ mod json;
 pub mod ledger;
 pub mod model;
 pub mod output;
+pub mod overhead;
 #[cfg(test)]
 mod sample;
 mod style;

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::overhead::Overhead;
+
 /// Version of the format. A new field does not change it; a changed or removed one does.
 pub const SCHEMA: &str = "leaktrace.report/1";
 
@@ -27,6 +29,8 @@ pub struct Report {
     pub target: Target,
     /// How.
     pub tracing: Tracing,
+    /// What tracing has cost.
+    pub overhead: Overhead,
     /// Sums over all processes and all sites, those not shown included.
     pub totals: Totals,
     /// The sites with outstanding blocks, first the one that matters most.

@@ -2,7 +2,7 @@
 
 use leaktrace_common::counter::Counter;
 
-use super::model::*;
+use super::{model::*, overhead::*};
 
 fn text(text: &str) -> String {
     text.to_owned()
@@ -159,6 +159,60 @@ fn tracing() -> Tracing {
     }
 }
 
+fn spent(seconds: f64) -> Spent {
+    Spent {
+        target_share: Some(0.031),
+        traps: (1e6 * seconds) as u64,
+        trap_s: 0.025 * seconds,
+        run_s: 0.006 * seconds,
+        target_cpu_s: seconds,
+        tracer_cpu_s: 0.003 * seconds,
+        tracer_share: 0.003,
+    }
+}
+
+fn overhead() -> Overhead {
+    Overhead {
+        calibration: Some(Calibration {
+            emulated_ns: 900.0,
+            single_stepped_ns: 15_000.0,
+            return_ns: 600.0,
+        }),
+        unknown: None,
+        interval: spent(5.0),
+        run: spent(72.0),
+        functions: vec![FunctionCost {
+            object: text("/usr/lib/x86_64-linux-gnu/libc.so.6"),
+            function: text("malloc"),
+            entries: 40_000_000,
+            returns: 32_000_000,
+            cost_s: 2.2,
+            seen_share: 1.0,
+            paused: false,
+        }],
+        budget: None,
+    }
+}
+
+/// The same under a budget that took all measures.
+pub(super) fn budgeted() -> Report {
+    let mut report = report();
+    let overhead = &mut report.overhead;
+    overhead.functions[0].seen_share = 0.12;
+    overhead.functions[0].paused = true;
+    overhead.budget = Some(Budget {
+        share: 0.03,
+        mean_bytes: 512 << 10,
+        paused: 1,
+        unseen_allocs: 1_000_000,
+        unseen_alloc_bytes: 1 << 30,
+        frees_unseen_share: 0.85,
+        unsure_blocks: 1_300,
+        unsure_bytes: 1_300_000,
+    });
+    report
+}
+
 /// Two processes, one of them exited; a leak in C++ and a block without symbols; a loss.
 pub(super) fn report() -> Report {
     let mut ledger: std::collections::BTreeMap<_, _> =
@@ -184,6 +238,7 @@ pub(super) fn report() -> Report {
             ],
         },
         tracing: tracing(),
+        overhead: overhead(),
         totals: Totals {
             live_bytes: 1_304_096,
             live_blocks: 1_301,

@@ -90,6 +90,7 @@ impl Page<'_> {
                 "  sampling     every {mean} per thread: numbers are estimates, ranges are 95 %"
             )?;
         }
+        report.overhead.write_text(self.out)?;
         let filters = filters(&report.tracing.filters);
         if !filters.is_empty() {
             writeln!(self.out, "  counted are  blocks {filters}")?;

@@ -72,6 +72,16 @@ pub fn counted(number: u64, noun: &str) -> String {
     format!("{} {noun}{plural}", count(number))
 }
 
+/// A share from 0 to 1 in hundredths, with two figures at least: `3.1 %`, `0.04 %`, `42 %`.
+pub fn percent(share: f64) -> String {
+    let percent = share * 100.0;
+    match percent {
+        _ if percent >= 9.95 => format!("{percent:.0} %"),
+        _ if (0.005..0.095).contains(&percent) => format!("{percent:.2} %"),
+        _ => format!("{percent:.1} %"),
+    }
+}
+
 /// A time of two parts at most: `412 ms`, `3.2 s`, `1m 12s`, `2h 05m`, `3d 04h`.
 pub fn duration(time: Duration) -> String {
     let ms = time.as_millis();
@@ -175,5 +185,19 @@ mod tests {
         assert_eq!(duration_s(1.25), "1.3 s");
         assert_eq!(duration_s(f64::NAN), "0 ms");
         assert_eq!(duration_s(-1.0), "0 ms");
+    }
+
+    #[test]
+    fn shares() {
+        for (share, text) in [
+            (0.0, "0.0 %"),
+            (0.0004, "0.04 %"),
+            (0.005, "0.5 %"),
+            (0.031, "3.1 %"),
+            (0.0996, "10 %"),
+            (0.42, "42 %"),
+        ] {
+            assert_eq!(percent(share), text);
+        }
     }
 }

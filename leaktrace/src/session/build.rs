@@ -13,6 +13,8 @@ use crate::{
             Block, Filters, ProbeSite, Process, Report, SCHEMA, Sampling, SkippedSite, State, Survivor,
             Target, Tracing,
         },
+        overhead::Overhead,
+        units::{counted, percent, size},
     },
     symbol::{Symbolizer as _, blaze::Blaze, mappings::Mappings, objects::ObjectId},
     traced::set::TracedSet,
@@ -41,6 +43,10 @@ pub(super) struct Sources<'a> {
     pub counters: &'a Counters,
     /// For what it lost.
     pub sideband: &'a Sideband,
+    /// What tracing has cost.
+    pub overhead: Overhead,
+    /// Largest mean gap between samples so far; 0 while every allocation was recorded.
+    pub largest_mean_bytes: u64,
 }
 
 impl Builder {
@@ -57,7 +63,8 @@ impl Builder {
     /// The report of a snapshot.
     pub(super) fn report(&mut self, from: &Sources<'_>, snapshot: &Snapshot, last: bool) -> Report {
         self.sequence += 1;
-        let (ledger, warnings) = ledger(from, snapshot);
+        let (ledger, mut warnings) = ledger(from, snapshot);
+        warnings.extend(unsure(&from.overhead));
         let rss_bytes = running_rss(from.traced);
         let survivors = snapshot
             .sites
@@ -72,6 +79,7 @@ impl Builder {
             interval_s: seconds(snapshot.interval_ns),
             target: target(from, snapshot),
             tracing: tracing(from, &self.kernel_release),
+            overhead: from.overhead.clone(),
             totals: crate::report::model::Totals {
                 rss_bytes,
                 ..snapshot.totals
@@ -229,8 +237,8 @@ fn tracing(from: &Sources<'_>, kernel_release: &str) -> Tracing {
             top: config.top,
             sort: config.sort.name().to_owned(),
         },
-        sampling: config.samples().then_some(Sampling {
-            mean_bytes: config.sample_bytes,
+        sampling: (from.largest_mean_bytes > 0).then_some(Sampling {
+            mean_bytes: from.largest_mean_bytes,
         }),
     }
 }
@@ -252,6 +260,30 @@ fn probe_sites(from: &Sources<'_>, scan: &Scan, object: &str, pids: &[u32]) -> V
         pids: pids.to_vec(),
     };
     scan.functions.iter().map(site).collect()
+}
+
+/// What a budget has made unknowable.
+fn unsure(overhead: &Overhead) -> Vec<String> {
+    let Some(budget) = &overhead.budget else {
+        return Vec::new();
+    };
+    let mut warnings = Vec::new();
+    if overhead.calibration.is_none() {
+        warnings.push(
+            "--max-overhead cannot be kept, because what a trap costs could not be measured; use --sample-bytes"
+                .to_owned(),
+        );
+    }
+    if budget.unsure_blocks > 0 {
+        warnings.push(format!(
+            "frees were unseen for {} of the target's CPU time to keep to --max-overhead: {} of the outstanding in {} \
+             may have been freed since; raise --max-overhead to be sure",
+            percent(budget.frees_unseen_share),
+            size(budget.unsure_bytes),
+            counted(budget.unsure_blocks, "block"),
+        ));
+    }
+    warnings
 }
 
 /// The ledger, and a sentence for each number in it that means a loss.

@@ -3,6 +3,11 @@
 
 use std::{collections::HashMap, rc::Rc, sync::PoisonError};
 
+use leaktrace_common::{
+    math::BLOCKS_FRACTION_BITS,
+    record::{Live, Site},
+};
+
 use crate::{
     kernel::{
         clock::now_ns,
@@ -30,6 +35,54 @@ pub(super) struct Collector {
     ended: HashMap<FrozenId, (String, Mappings)>,
     /// Stacks whose garbage tail was cut; part of the ledger.
     pub stacks_cut: u64,
+    /// Blocks handed out before this time (nanoseconds of `CLOCK_BOOTTIME`) may have been freed unseen; 0 for none.
+    pub unsure_before_ns: u64,
+    /// Outstanding blocks of that kind when last looked at.
+    pub unsure: HandedOut,
+    /// The same of images that have ended.
+    unsure_ended: HandedOut,
+    /// What each call has handed out, as far as it was recorded; images that have ended included.
+    pub handed_out: HashMap<u32, HandedOut>,
+    handed_out_ended: HashMap<u32, HandedOut>,
+}
+
+/// Blocks and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct HandedOut {
+    /// Blocks.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl HandedOut {
+    /// What a site has handed out: what its samples stand for, where they are samples.
+    const fn of_site(site: &Site) -> Self {
+        if site.allocated.bytes == 0 {
+            Self {
+                blocks: site.allocs,
+                bytes: site.alloc_bytes,
+            }
+        } else {
+            Self {
+                blocks: site.allocated.blocks >> BLOCKS_FRACTION_BITS,
+                bytes: site.allocated.bytes,
+            }
+        }
+    }
+
+    const fn add(&mut self, more: Self) {
+        self.blocks += more.blocks;
+        self.bytes += more.bytes;
+    }
+
+    /// Counts a block that was handed out before `before_ns`.
+    const fn add_older(&mut self, before_ns: u64, block: &Live) {
+        if block.time_ns < before_ns {
+            self.blocks += block.weight.whole_blocks();
+            self.bytes += block.weight.bytes(block.size_bytes);
+        }
+    }
 }
 
 impl Collector {
@@ -42,7 +95,17 @@ impl Collector {
             stacks: HashMap::new(),
             ended: HashMap::new(),
             stacks_cut: 0,
+            unsure_before_ns: 0,
+            unsure: HandedOut::default(),
+            unsure_ended: HandedOut::default(),
+            handed_out: HashMap::new(),
+            handed_out_ended: HashMap::new(),
         }
+    }
+
+    /// Another mean gap between samples is in force.
+    pub(super) fn sample_mean(&mut self, mean_bytes: u64) {
+        self.tracker.sample_mean(mean_bytes);
     }
 
     /// The tables of processes, sites and stacks.
@@ -56,11 +119,19 @@ impl Collector {
     /// [`TableError`].
     pub(super) fn snapshot(&mut self, traced: &TracedSet) -> Result<Snapshot, TableError> {
         self.tracker.begin(now_ns());
-        self.tables
-            .for_each_site(|key, totals| self.tracker.add_totals(*key, totals))?;
+        self.handed_out.clone_from(&self.handed_out_ended);
+        self.tables.for_each_site(|key, totals| {
+            let handed_out = self.handed_out.entry(key.call).or_default();
+            handed_out.add(HandedOut::of_site(totals));
+            self.tracker.add_totals(*key, totals);
+        })?;
+        self.unsure = self.unsure_ended;
         {
             let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-            live.for_each(|key, block| self.tracker.add_block(&LiveBlock::new(key, block)))?;
+            live.for_each(|key, block| {
+                self.unsure.add_older(self.unsure_before_ns, block);
+                self.tracker.add_block(&LiveBlock::new(key, block));
+            })?;
         }
         let Self {
             tables,
@@ -68,7 +139,7 @@ impl Collector {
             stacks,
             ended,
             stacks_cut,
-            live: _,
+            ..
         } = self;
         let mut failed = None;
         *stacks_cut = 0;
@@ -100,6 +171,8 @@ impl Collector {
         let mut outstanding = 0_u64;
         self.tables.take_sites(pid, image, |key, totals| {
             outstanding = outstanding.saturating_add(totals.allocs.saturating_sub(totals.frees));
+            let handed_out = self.handed_out_ended.entry(key.call).or_default();
+            handed_out.add(HandedOut::of_site(totals));
             freezing.add_totals(*key, totals);
         })?;
         // A sweep of the whole table for a process that has left nothing is spared: children that live for
@@ -107,6 +180,7 @@ impl Collector {
         if outstanding > 0 {
             let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
             live.take_image(pid, image, |key, block| {
+                self.unsure_ended.add_older(self.unsure_before_ns, block);
                 freezing.add_block(&LiveBlock::new(key, block));
             })?;
         }

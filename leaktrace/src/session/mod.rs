@@ -3,6 +3,8 @@
 
 mod build;
 mod collect;
+mod costs;
+mod keep;
 mod start;
 
 use std::{
@@ -35,7 +37,7 @@ use crate::{
     cli::EXIT_UNUSABLE,
     config::{Config, Target},
     error::{Error, system},
-    kernel::{clock::now_ns, sys},
+    kernel::{clock::now_ns, object::LoadError, sys},
     report::{
         model::{Exit, State},
         output::Output,
@@ -110,11 +112,14 @@ struct Session<'a> {
     output: Output,
     /// Processes whose end is watched.
     watched: HashSet<u32>,
+    /// When the cost is looked at next.
+    next_reading: Instant,
 }
 
 /// Why the loop woke.
 enum Wake {
     Interval,
+    Measure,
     Deadline,
     Stop(Signal),
     Changes,
@@ -131,6 +136,7 @@ impl<'a> Session<'a> {
             builder,
             output,
             watched: HashSet::new(),
+            next_reading: Instant::now() + READ_SOON,
         }
     }
 
@@ -196,11 +202,13 @@ impl<'a> Session<'a> {
                 () = until(deadline) => Wake::Deadline,
                 Some(pid) = endings.recv() => Wake::Ended(pid),
                 Some(event) = self.running.events.events.recv() => Wake::Exec(event),
+                () = sleep_until(self.next_reading) => Wake::Measure,
                 () = next(&mut ticks) => Wake::Interval,
                 Some(()) = changes.recv() => Wake::Changes,
             };
             match wake {
                 Wake::Interval => self.report(&ended, false)?,
+                Wake::Measure => self.measure()?,
                 Wake::Deadline => return self.report(&ended, true),
                 Wake::Changes => {
                     // One look answers for all that have been announced.
@@ -228,6 +236,28 @@ impl<'a> Session<'a> {
                 }
             }
         }
+    }
+
+    /// Looks at what tracing costs, and does what follows from it.
+    fn measure(&mut self) -> Result<(), Error> {
+        let Running {
+            traced,
+            collector,
+            meter,
+            keeper,
+            ..
+        } = &mut self.running;
+        let running = traced.iter().filter(|process| process.state == State::Running);
+        let pids: Vec<u32> = running.map(|process| process.pid).collect();
+        let reading = meter
+            .read(traced.programs(), &traced.catalog.slots, pids)
+            .map_err(LoadError::Maps)?;
+        let soon = meter.is_timing() || keeper.is_some();
+        if let Some(keeper) = keeper {
+            keeper.step(&reading, meter, traced, collector)?;
+        }
+        self.next_reading = Instant::now() + if soon { READ_SOON } else { READ_LATER };
+        Ok(())
     }
 
     /// Whether the signal is the child's business: then its end will end the run, and a second signal ends
@@ -298,6 +328,8 @@ impl<'a> Session<'a> {
     /// A process has ended: what it still held stays as "live at exit".
     fn end(&mut self, pid: u32) -> Result<(), Error> {
         self.watched.remove(&pid);
+        // Its CPU clock goes when it is reaped.
+        self.measure()?;
         let exit = self
             .running
             .child
@@ -328,23 +360,34 @@ impl<'a> Session<'a> {
     fn report(&mut self, ended: &UnboundedSender<u32>, last: bool) -> Result<(), Error> {
         // A report is of what has happened, not of what has been looked at.
         self.follow(ended)?;
+        self.measure()?;
         let Running {
             traced,
             collector,
             counters,
             sideband,
+            meter,
+            keeper,
             ..
         } = &mut self.running;
         traced.refresh_memory();
         let snapshot = collector.snapshot(traced)?;
+        let budget = keeper
+            .as_mut()
+            .map(|keeper| keeper.budget(&traced.catalog.slots, collector));
         let sources = Sources {
             config: self.config,
             traced,
             collector,
             counters,
             sideband,
+            overhead: costs::overhead(meter, &traced.catalog, keeper.as_ref(), budget),
+            largest_mean_bytes: keeper
+                .as_ref()
+                .map_or(self.config.sample_bytes, |keeper| keeper.largest_mean_bytes),
         };
         let report = self.builder.report(&sources, &snapshot, last);
+        meter.begin_interval();
         Ok(self.output.report(&report)?)
     }
 
@@ -418,6 +461,10 @@ fn reap(child: &mut Child) -> Option<Exit> {
 fn async_fd(descriptor: OwnedFd) -> Result<AsyncFd<OwnedFd>, Error> {
     sys::watch_readable(descriptor).map_err(system("cannot watch a descriptor"))
 }
+
+/// Between two looks at the cost: while it is kept to a budget or runs are timed, and otherwise.
+const READ_SOON: Duration = Duration::from_millis(50);
+const READ_LATER: Duration = Duration::from_secs(1);
 
 /// How long changes of the processes are gathered before they are looked at: a program that starts maps
 /// dozens of files in a row.

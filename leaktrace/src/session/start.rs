@@ -13,20 +13,21 @@ use aya_log::EbpfLogger;
 use leaktrace_common::config as kernel_config;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use super::collect::Collector;
+use super::{collect::Collector, keep::Keeper};
 use crate::{
     config::{Config, Sort, Target},
     doctor,
     error::{Error, system},
     kernel::{
-        caps::Caps,
-        counters::Counters,
+        caps::{AttachKind, Caps},
+        counters::{Counters, HitTable},
         events::EventReader,
         maps::{self as kernel_maps, LiveTable, Tables},
         object::{self, KernelSide, LoadError},
         sideband::Sideband,
     },
     launch::{self, Held},
+    overhead::{calibrate::calibrate, meter::Meter},
     probe::{attach::Attacher, closure},
     traced::{catalog::Catalog, set::TracedSet},
     track::{self, Settings},
@@ -40,6 +41,10 @@ pub(super) struct Running {
     pub collector: Collector,
     /// The ledger's kernel part.
     pub counters: Counters,
+    /// What tracing costs.
+    pub meter: Meter,
+    /// Holds it to `--max-overhead`.
+    pub keeper: Option<Keeper>,
     /// New mappings, exec, fork.
     pub sideband: Sideband,
     /// Rare events of the kernel side.
@@ -81,6 +86,12 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
     // Before anything is attached: a thread draws its first gap at its first allocation.
     tables.set_mean(config.sample_bytes)?;
     let counters = Counters::new(&mut kernel.ebpf).map_err(LoadError::Maps)?;
+    let pmu = caps.perf.as_ref().ok().copied();
+    let costs = calibrate(kind, pmu).map_err(|error| error.to_string());
+    if let Err(why) = &costs {
+        tracing::warn!("what tracing costs is unknown: {why}");
+    }
+    let hits = HitTable::new(&mut kernel.ebpf).map_err(LoadError::Maps)?;
     let events = EventReader::start(&mut kernel.ebpf, &live).map_err(LoadError::Maps)?;
     kernel.attach_tracepoints()?;
     // Before the first look at /proc/PID/maps, so that no mapping falls between the two.
@@ -88,8 +99,18 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
 
     let KernelSide { mut ebpf, programs } = kernel;
     let log = kernel_log(&mut ebpf);
-    let attacher = Attacher::new(programs, caps.perf.as_ref().ok().copied());
+    let attacher = Attacher::new(programs, pmu);
     let mut traced = TracedSet::new(attacher, catalog, caps.version, config.follow_forks);
+    let running = match &config.target {
+        Target::Pids(pids) => pids.as_slice(),
+        Target::Command(_) => &[],
+    };
+    // It times the programs from their first run on.
+    let meter = Meter::new(costs, hits, kind == AttachKind::Session, running.iter().copied());
+    let keeper = config.max_overhead.map(|share| {
+        traced.allow_pauses();
+        Keeper::new(share.to_f64(), config.sample_bytes)
+    });
     if let Target::Pids(pids) = &config.target {
         for &pid in pids {
             traced.attach(pid, &tables)?;
@@ -106,6 +127,8 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
         traced,
         collector: Collector::new(tables, live, settings(config)),
         counters,
+        meter,
+        keeper,
         sideband,
         events,
         child,

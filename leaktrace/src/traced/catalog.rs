@@ -12,6 +12,7 @@ use std::{
 
 use nix::sys::stat::{major, minor};
 
+use super::slots::Slots;
 use crate::{
     config::{CustomPair, ProbeAt},
     probe::{
@@ -51,6 +52,8 @@ pub struct Catalog {
     /// What a mapping's file is; `None` for one that could not be opened or is no ELF file.
     known: HashMap<FileKey, Option<ObjectId>>,
     custom: Option<CustomPair>,
+    /// The functions found so far.
+    pub slots: Slots,
     probe_at: ProbeAt,
 }
 
@@ -161,6 +164,9 @@ impl Catalog {
                 Ok(mut scan) => {
                     if self.probe_at == ProbeAt::Entry {
                         scan.probe_entries();
+                    }
+                    for function in &mut scan.functions {
+                        self.slots.assign(id, function);
                     }
                     free.insert(Rc::new(scan));
                 }

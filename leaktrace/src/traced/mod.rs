@@ -4,5 +4,8 @@
 //! blocks, stacks or reports beyond what a process is called there.
 
 pub mod catalog;
+mod pause;
+mod pauser;
 pub mod process;
 pub mod set;
+pub mod slots;

@@ -45,8 +45,19 @@ pub struct Traced {
     counted_from_ns: u64,
     /// Objects that are or were probed in it.
     probed: BTreeSet<ObjectId>,
+    /// Those whose probes are in place, or paused.
+    placed: BTreeSet<ObjectId>,
     /// What holds the probes in place, until they are released.
-    links: Vec<(ObjectId, Links)>,
+    links: Vec<Held>,
+}
+
+/// Links of an object's functions.
+#[derive(Debug)]
+struct Held {
+    object: ObjectId,
+    /// The one function that they probe; none where they probe all of them.
+    slot: Option<u16>,
+    links: Links,
 }
 
 impl Traced {
@@ -68,6 +79,7 @@ impl Traced {
             known_from_ns: 0,
             counted_from_ns: 0,
             probed: BTreeSet::new(),
+            placed: BTreeSet::new(),
             links: Vec::new(),
         }
     }
@@ -141,15 +153,39 @@ impl Traced {
         Some(gone)
     }
 
-    /// Whether an object is probed in it.
+    /// Whether an object is probed in it, if only now and then.
     pub fn is_probed(&self, object: ObjectId) -> bool {
-        self.links.iter().any(|(probed, _)| *probed == object)
+        self.placed.contains(&object)
     }
 
-    /// Keeps the probes of an object.
-    pub fn keep(&mut self, object: ObjectId, links: Links) {
+    /// The objects that are probed in it, if only now and then.
+    pub fn placed(&self) -> impl Iterator<Item = ObjectId> {
+        self.placed.iter().copied()
+    }
+
+    /// An object is probed from now on.
+    pub fn place(&mut self, object: ObjectId) {
         self.probed.insert(object);
-        self.links.push((object, links));
+        self.placed.insert(object);
+    }
+
+    /// Keeps the probes of an object: of the function of a slot, or of all its functions.
+    pub fn keep(&mut self, object: ObjectId, slot: Option<u16>, links: Links) {
+        self.links.push(Held { object, slot, links });
+    }
+
+    /// Whether there are probes of a single function.
+    pub fn has(&self, object: ObjectId, slot: u16) -> bool {
+        self.links
+            .iter()
+            .any(|held| held.object == object && held.slot == Some(slot))
+    }
+
+    /// Hands over what holds the probes of single functions in place.
+    pub fn take_functions(&mut self, slots: &BTreeSet<u16>) -> impl Iterator<Item = Links> {
+        self.links
+            .extract_if(.., |held| held.slot.is_some_and(|slot| slots.contains(&slot)))
+            .map(|held| held.links)
     }
 
     /// The objects that are or were probed in it.
@@ -159,13 +195,13 @@ impl Traced {
 
     /// Hands over what holds its probes in place.
     pub fn take_links(&mut self) -> impl Iterator<Item = Links> {
-        std::mem::take(&mut self.links)
-            .into_iter()
-            .map(|(_, links)| links)
+        self.placed.clear();
+        std::mem::take(&mut self.links).into_iter().map(|held| held.links)
     }
 
     /// Takes all probes out. What was probed stays known, for the report.
     pub fn release(&mut self) {
+        self.placed.clear();
         self.links.clear();
     }
 }

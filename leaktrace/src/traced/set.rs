@@ -1,13 +1,14 @@
 //! All traced processes: taking one in, following what the side-band says of it, letting it go.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     rc::Rc,
+    sync::Arc,
 };
 
-use super::{catalog::Catalog, process::Traced};
+use super::{catalog::Catalog, pauser::Pauser, process::Traced};
 use crate::{
     kernel::{
         clock::now_ns,
@@ -80,12 +81,16 @@ pub struct Unseen {
 /// The processes.
 #[derive(Debug)]
 pub struct TracedSet {
-    attacher: Attacher,
+    pub(super) attacher: Arc<Attacher>,
+    /// Present where functions can be paused one by one.
+    pub(super) pauser: Option<Pauser>,
+    /// Those that are paused, by slot.
+    pub(super) out: BTreeSet<u16>,
     /// Their files.
     pub catalog: Catalog,
     kernel: KernelVersion,
     follow_forks: bool,
-    processes: BTreeMap<u32, Traced>,
+    pub(super) processes: BTreeMap<u32, Traced>,
     /// See [`Unseen`].
     pub unseen: Unseen,
     /// Sentences for the report.
@@ -111,7 +116,9 @@ impl TracedSet {
             )
         });
         Self {
-            attacher,
+            attacher: Arc::new(attacher),
+            pauser: None,
+            out: BTreeSet::new(),
             catalog,
             kernel,
             follow_forks,
@@ -256,10 +263,20 @@ impl TracedSet {
             return Ok(false);
         }
         let path = self.catalog.usable_path(object).unwrap_or_default();
-        let links = self.attacher.attach(&path, traced.pid, &scan.functions)?;
+        if self.pauser.is_some() {
+            self.probe_singly(traced, object, &path, &scan.functions)?;
+        } else {
+            let links = self.attacher.attach(&path, traced.pid, &scan.functions)?;
+            traced.keep(object, None, links);
+        }
         self.log(traced.pid, object, &scan);
-        traced.keep(object, links);
+        traced.place(object);
         Ok(true)
+    }
+
+    /// The kernel side's programs.
+    pub fn programs(&self) -> &crate::kernel::object::Programs {
+        self.attacher.programs()
     }
 
     fn log(&self, pid: u32, object: ObjectId, scan: &Rc<crate::probe::elf::Scan>) {
@@ -456,8 +473,10 @@ impl TracedSet {
 
     /// Takes every probe out.
     pub fn release_all(&mut self) {
+        self.settle_all();
         let links: Vec<Links> = self.processes.values_mut().flat_map(Traced::take_links).collect();
         attach::release(links);
+        self.settle_all();
     }
 
     /// Whether any of them still runs.
@@ -483,7 +502,7 @@ impl TracedSet {
     }
 
     /// The mechanism in use.
-    pub const fn attach_kind(&self) -> crate::kernel::caps::AttachKind {
+    pub fn attach_kind(&self) -> crate::kernel::caps::AttachKind {
         self.attacher.kind()
     }
 }
@@ -503,7 +522,7 @@ fn code(mapping: &Mapping, object: Option<ObjectId>) -> mappings::Mapping {
     }
 }
 
-fn is_alive(pid: u32) -> bool {
+pub(super) fn is_alive(pid: u32) -> bool {
     Path::new("/proc").join(pid.to_string()).exists()
 }
 

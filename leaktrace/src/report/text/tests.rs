@@ -48,3 +48,34 @@ fn no_sample_is_not_called_nothing() {
         "{text}"
     );
 }
+
+#[test]
+fn the_cost_is_a_sentence_and_a_budget_says_what_it_took() {
+    let text = rendered(&sample::report(), false, None);
+    assert!(
+        text.contains(
+            "  tracing      costs the target 3.1 % of its CPU time (3.1 % in all: 72,000,000 traps x 0.03 \u{b5}s + \
+             0.01 \u{b5}s in programs), leaktrace itself 0.3 % of a CPU\n"
+        ),
+        "{text}"
+    );
+    assert!(!text.contains("held to"), "{text}");
+    let text = rendered(&sample::budgeted(), false, None);
+    for line in [
+        "  held to      3.0 %: sampling every 512.0 KiB; malloc paused at times (malloc seen 12 % of the time)\n",
+        "  not seen     about 1.0 GiB in 1,000,000 blocks handed out while paused\n",
+        "  unsure       1.2 MiB in 1,300 blocks of the outstanding: frees were unseen for 85 % of the time\n",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+    let mut report = sample::report();
+    report.overhead.calibration = None;
+    report.overhead.unknown = Some("no probe".to_owned());
+    let text = rendered(&report, false, None);
+    assert!(
+        text.contains(
+            "  tracing      costs the target an unknown share: no probe; leaktrace itself 0.3 % of a CPU\n"
+        ),
+        "{text}"
+    );
+}

@@ -1,0 +1,143 @@
+//! Functions that are not probed for a while, in all traced processes.
+//!
+//! Must not know why.
+
+use std::{collections::BTreeSet, path::Path, sync::Arc};
+
+use leaktrace_common::call::Op;
+
+use super::{
+    pauser::{Pauser, Placed, Wanted},
+    process::Traced,
+    set::{TracedSet, is_alive},
+};
+use crate::{
+    probe::{attach::AttachError, elf::Function},
+    report::model::State,
+    symbol::objects::ObjectId,
+};
+
+impl TracedSet {
+    /// Probes an object in a process with links for each function, so that each can be paused. All of them or, on an error, none.
+    pub(super) fn probe_singly(
+        &self,
+        traced: &mut Traced,
+        object: ObjectId,
+        path: &Path,
+        functions: &[Function],
+    ) -> Result<(), AttachError> {
+        let mut links = Vec::new();
+        for function in in_order(functions) {
+            let slot = function.cookie.slot();
+            if !self.out.contains(&slot) {
+                let function = std::slice::from_ref(function);
+                links.push((slot, self.attacher.attach(path, traced.pid, function)?));
+            }
+        }
+        // Dropped in this order: the reverse of that in which they came.
+        for (slot, links) in links.into_iter().rev() {
+            traced.keep(object, Some(slot), links);
+        }
+        Ok(())
+    }
+
+    /// From here on each function has links of its own, so that it can be paused.
+    pub fn allow_pauses(&mut self) {
+        self.pauser = Some(Pauser::new(Arc::clone(&self.attacher)));
+    }
+
+    /// Has these functions, by slot, not probed from now on and all others probed. It is begun here; see [`Self::settle`].
+    pub fn pause(&mut self, out: &BTreeSet<u16>) {
+        let Some(pauser) = &mut self.pauser else { return };
+        let gone: BTreeSet<u16> = out.difference(&self.out).copied().collect();
+        let mut links = Vec::new();
+        let mut wanted = Vec::new();
+        for traced in self.processes.values_mut() {
+            links.extend(traced.take_functions(&gone));
+            for object in traced.placed() {
+                let Some(scan) = self.catalog.scan(object) else {
+                    continue;
+                };
+                let path = self.catalog.usable_path(object).unwrap_or_default();
+                let missing = |function: &&Function| {
+                    let slot = function.cookie.slot();
+                    self.out.contains(&slot) && !out.contains(&slot) && !traced.has(object, slot)
+                };
+                wanted.extend(
+                    in_order(&scan.functions)
+                        .into_iter()
+                        .filter(missing)
+                        .map(|function| Wanted {
+                            pid: traced.pid,
+                            object,
+                            path: path.clone(),
+                            function: function.clone(),
+                        }),
+                );
+            }
+        }
+        self.out.clone_from(out);
+        pauser.take_out(links);
+        pauser.put_in(wanted);
+    }
+
+    /// Takes over what [`Self::pause`] has brought about: functions that are probed again, with the time
+    /// (nanoseconds of `CLOCK_BOOTTIME`).
+    pub fn settle(&mut self) -> Vec<(u16, u64)> {
+        let placed = self.pauser.as_mut().map(Pauser::poll).unwrap_or_default();
+        self.take_over(placed)
+    }
+
+    fn take_over(&mut self, placed: Vec<Placed>) -> Vec<(u16, u64)> {
+        let mut back = Vec::new();
+        let mut surplus = Vec::new();
+        for one in placed {
+            match one.links {
+                Ok(links) => {
+                    let wanted = !self.out.contains(&one.slot);
+                    let process = self.processes.get_mut(&one.pid).filter(|traced| {
+                        wanted
+                            && traced.state == State::Running
+                            && traced.is_probed(one.object)
+                            && !traced.has(one.object, one.slot)
+                    });
+                    match process {
+                        Some(traced) => traced.keep(one.object, Some(one.slot), links),
+                        None => surplus.push(links),
+                    }
+                    if wanted {
+                        back.push((one.slot, one.at_ns));
+                    }
+                }
+                Err(error) if is_alive(one.pid) => self.warnings.push(error.to_string()),
+                Err(_) => {}
+            }
+        }
+        if let Some(pauser) = &mut self.pauser {
+            pauser.take_out(surplus);
+        }
+        back
+    }
+
+    /// Waits for all that was begun.
+    pub(super) fn settle_all(&mut self) {
+        let placed = self.pauser.as_mut().map(Pauser::wait).unwrap_or_default();
+        self.take_over(placed);
+    }
+
+    /// Whether all that was begun by [`Self::pause`] is done.
+    pub fn is_settled(&self) -> bool {
+        self.pauser.as_ref().is_none_or(Pauser::is_settled)
+    }
+}
+
+/// In the order in which they are probed: a block recorded before its free is watched would look like a leak.
+fn in_order(functions: &[Function]) -> Vec<&Function> {
+    let mut functions: Vec<&Function> = functions.iter().collect();
+    functions.sort_by_key(|function| match function.shape.op {
+        Op::Free => 0,
+        Op::Realloc => 1,
+        Op::Alloc => 2,
+    });
+    functions
+}
