@@ -653,3 +653,7 @@ fn name_last_takers(skipped: &mut [Skipped]) {
 #[cfg(test)]
 #[path = "elf_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "elf_site_tests.rs"]
+mod site_tests;
