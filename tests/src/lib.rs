@@ -9,6 +9,7 @@
 )]
 
 pub mod fixtures;
+pub mod hits;
 pub mod leaktrace;
 pub mod lines;
 pub mod memory;

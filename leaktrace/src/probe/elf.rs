@@ -4,7 +4,6 @@
 //! cookies and reasons. Must not know processes or the kernel.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -19,8 +18,10 @@ use super::handover;
 use super::image::{Extent, FunctionSymbol, Image};
 use super::returns::{self, Handover, Taker, Unproven};
 use super::site::{self, Site, Why};
+use super::skipped::name_last_takers;
 
 pub use super::image::Segment;
+pub use super::skipped::{Reason, Skipped};
 
 /// Bytes kept of each function up to its probed instruction, and from there on.
 const PROLOGUE_BYTES: u64 = 16;
@@ -162,62 +163,6 @@ pub enum Returns {
     /// pending entry must be dropped at the next entry at or above its stack pointer, or a `ret` of some
     /// later call could be taken for its own.
     Instructions(Vec<u64>),
-}
-
-/// A function that is not probed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Skipped {
-    /// Its symbol.
-    pub function: String,
-    /// Why.
-    pub reason: Reason,
-}
-
-/// Why a function is not probed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// Every call that succeeds passes through another function, which is probed.
-    Covered {
-        /// That function.
-        by: String,
-    },
-    /// Exceptions may leave it, so no return probe, and its `ret` instructions could not be proven.
-    ReturnsUnproven(String),
-    /// The symbol names a resolver that picks the function at run time.
-    Indirect,
-    /// The symbol lies outside the code of the file.
-    NotCode,
-    /// The loader's own allocator, in use until libc's takes over.
-    Loader,
-    /// The file has no such function.
-    NotFound,
-}
-
-impl Reason {
-    /// Whether calls of the function go unseen.
-    pub const fn is_blind(&self) -> bool {
-        !matches!(self, Self::Covered { .. } | Self::Loader)
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Covered { by } => write!(f, "its calls are seen in {by}, which it hands them to"),
-            Self::ReturnsUnproven(why) => {
-                write!(
-                    f,
-                    "it may throw, so a return probe could kill the process, and {why}"
-                )
-            }
-            Self::Indirect => f.write_str("the symbol is a resolver (ifunc), the function itself has none"),
-            Self::NotCode => f.write_str("the symbol lies outside the file's code"),
-            Self::Loader => f.write_str("the dynamic loader's own allocator, replaced by libc's at start"),
-            Self::NotFound => {
-                f.write_str("the file defines no function of this name (nm and nm -D list them)")
-            }
-        }
-    }
 }
 
 /// Scans an open file; reads only the parts it needs.
@@ -620,36 +565,10 @@ const fn cookie(site: &Site, call: CallId, returns: &Returns, hands_over: bool) 
     cookie
 }
 
-/// Where a function hands its calls to one that hands them on, names the last, which is probed; if that
-/// one could not be, neither function is seen.
-fn name_last_takers(skipped: &mut [Skipped]) {
-    let handed: HashMap<String, Option<String>> = skipped
-        .iter()
-        .filter_map(|skipped| match &skipped.reason {
-            Reason::Covered { by } => Some((skipped.function.clone(), Some(by.clone()))),
-            Reason::ReturnsUnproven(_) => Some((skipped.function.clone(), None)),
-            _ => None,
-        })
-        .collect();
-    for skipped in skipped {
-        let Reason::Covered { by } = &mut skipped.reason else {
-            continue;
-        };
-        // Bounded by the number of steps: two functions of one name could close a circle.
-        for _ in 0..handed.len() {
-            match handed.get(by) {
-                Some(Some(next)) => by.clone_from(next),
-                Some(None) => {
-                    let why = format!("{by}, which it hands its calls to, is not probed either");
-                    skipped.reason = Reason::ReturnsUnproven(why);
-                    break;
-                }
-                None => break,
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 #[path = "elf_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "elf_site_tests.rs"]
+mod site_tests;

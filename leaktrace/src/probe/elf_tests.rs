@@ -7,7 +7,7 @@ use std::process::Command;
 const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu";
 
 /// Scans a system library, or says loudly that it is not there.
-fn system(name: &str, package: &str) -> Option<(PathBuf, Scan)> {
+pub(super) fn system(name: &str, package: &str) -> Option<(PathBuf, Scan)> {
     let path = Path::new(LIBRARIES).join(name);
     if !path.exists() {
         eprintln!("NOT TESTED: {} is missing, install {package}", path.display());
@@ -18,7 +18,7 @@ fn system(name: &str, package: &str) -> Option<(PathBuf, Scan)> {
 }
 
 /// Runs a tool, or says loudly that it is not there.
-fn tool(name: &str, arguments: &[&str]) -> Option<String> {
+pub(super) fn tool(name: &str, arguments: &[&str]) -> Option<String> {
     match Command::new(name).args(arguments).output() {
         Ok(output) => {
             assert!(
@@ -38,7 +38,7 @@ fn tool(name: &str, arguments: &[&str]) -> Option<String> {
 }
 
 /// Compiles a source; the directory goes when the first of the pair is dropped.
-fn build(
+pub(super) fn build(
     compiler: &str,
     extension: &str,
     source: &str,
@@ -67,7 +67,7 @@ fn function(name: &str, code: &str) -> String {
     )
 }
 
-fn named<'a>(scan: &'a Scan, symbol: &str) -> &'a Function {
+pub(super) fn named<'a>(scan: &'a Scan, symbol: &str) -> &'a Function {
     scan.functions
         .iter()
         .find(|function| function.symbol == symbol)
@@ -90,7 +90,7 @@ fn reason<'a>(scan: &'a Scan, symbol: &str) -> &'a Reason {
         .reason
 }
 
-fn address_of_offset(scan: &Scan, offset: u64) -> u64 {
+pub(super) fn address_of_offset(scan: &Scan, offset: u64) -> u64 {
     let segment = scan
         .segments
         .iter()

@@ -16,3 +16,4 @@ pub mod process;
 pub mod refuse;
 mod returns;
 pub mod site;
+mod skipped;

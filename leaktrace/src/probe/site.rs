@@ -2,8 +2,8 @@
 //! entry is taken.
 //!
 //! The kernel puts a breakpoint in the place of the probed instruction. A few it can carry out itself
-//! (`branch_setup_xol_ops` and `push_setup_xol_ops` in `arch/x86/kernel/uprobes.c`, since Linux 4.17); any
-//! other it has to run out of line and single-step, which is a second trap and ten times as dear or more.
+//! (`branch_setup_xol_ops` and `push_setup_xol_ops` in `arch/x86/kernel/uprobes.c`, Linux 6.1 to 6.18); any
+//! other it has to run out of line and single-step, which is a second trap (docs/probe-sites.md has the cost).
 //! So the probe goes on the first instruction that the kernel emulates, if every call passes it just
 //! once and it finds the arguments, the stack pointer and the return address as they were at the entry. What
 //! is not proven is not done: the entry always is right.
@@ -60,7 +60,7 @@ pub enum SiteKind {
 /// Instructions that the kernel carries out itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Emulated {
-    /// One byte and prefixes. (Longer ones are emulated since Linux 6.18 only.)
+    /// Of one byte. Longer ones are emulated by newer kernels only (6.18 does).
     Nop,
     /// Of a 64-bit register.
     Push,
@@ -379,7 +379,8 @@ impl Walk {
 /// Whether the kernel carries out the instruction that `code` begins with.
 fn emulated(instruction: &Instruction, code: &[u8]) -> Option<Emulated> {
     let (kind, plain_bytes) = match instruction.code() {
-        Code::Nopw | Code::Nopd | Code::Pause => return Some(Emulated::Nop),
+        // With an operand size older kernels refuse to probe it.
+        Code::Nopd => (Emulated::Nop, 1),
         // Without a prefix or with REX.B alone; `push_setup_xol_ops` takes no other.
         Code::Push_r64 => {
             let taken = match instruction.len() {
