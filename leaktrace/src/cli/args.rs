@@ -159,7 +159,7 @@ pub(super) struct SamplingArgs {
     /// larger --sample-bytes, and then stops probing the functions that are called most for a while at a
     /// time. The report says what was paused, and what cannot be known because of it. Every report
     /// states the cost, also without this option. A percentage from 0.1% to 100%. Example: --max-overhead 2%
-    #[arg(long, value_name = "PERCENT", value_parser = parse::overhead, allow_negative_numbers = true)]
+    #[arg(long, value_name = "PERCENT", value_parser = parse::overhead, allow_hyphen_values = true)]
     pub(super) max_overhead: Option<Share>,
 }
 

@@ -20,6 +20,8 @@ const REST: f64 = 0.6;
 const REST_KEPT: f64 = 0.8;
 /// The same once frees go out as well.
 const REST_WITH_FREES: f64 = 0.2;
+/// A function that costs less than this share of the budget stays in: it would be unseen for nothing.
+const NEGLIGIBLE: f64 = 0.01;
 /// CPU time over which the cost of each function is averaged.
 const SPENDING_TAU_NS: f64 = 2e9;
 /// Time over which the share is averaged to tell that it is calm.
@@ -254,7 +256,7 @@ impl Spending {
         let mut plan = Plan::default();
         for class in [Class::Allocates, Class::TakesBack] {
             for (slot, share) in self.hottest(class) {
-                if rest <= REST_WITH_FREES * budget {
+                if rest <= REST_WITH_FREES * budget || share < NEGLIGIBLE * budget {
                     break;
                 }
                 rest -= share;

@@ -155,10 +155,11 @@ impl Keeper {
     }
 
     /// What was recorded of a call while its functions were probed stands for what it did while they were not:
-    /// by the interval, since the load changes. One in which nothing was seen is judged with the next.
+    /// by the interval, since the load changes. One in which nothing of them was seen is judged with the next.
     fn estimate_unseen(&mut self, slots: &Slots, collector: &Collector) {
         let seen = &self.coverage.interval;
-        if seen.paused().any(|slot| !self.entries.contains_key(&slot)) {
+        let is_paused = seen.paused().next().is_some();
+        if is_paused && !seen.paused().any(|slot| self.entries.contains_key(&slot)) {
             return;
         }
         for (&call, &now) in &collector.handed_out {
