@@ -43,7 +43,7 @@ const MALFORMED: &[(&[&str], &str)] = &[
     (&["-p", "1", "--max-live", "lots"], "lots"),
     (&["-p", "1", "--max-overhead", "0%"], "--max-overhead"),
     (&["-p", "1", "--max-overhead", "101%"], "--max-overhead"),
-    (&["-p", "1", "--max-overhead", "-1%"], "--max-overhead"),
+    (&["-p", "1", "--max-overhead", "-1"], "--max-overhead"),
     (&["-p", "1", "--max-overhead", "little"], "little"),
     (&["-p", "1", "--no-such-option"], "--no-such-option"),
     (&["-p", "1", "--", "true"], "-p"),
