@@ -179,6 +179,13 @@ fn load_programs(ebpf: &Ebpf, kind: AttachKind) -> Result<(Programs, TierTemplat
                 log,
             }
         })
+        .inspect(|program| {
+            if let Ok((instructions, verified)) = sys::program_size(program.as_fd()) {
+                tracing::info!(
+                    "program {name}: {instructions} instructions, {verified} looked at by the verifier"
+                );
+            }
+        })
     };
     let multi = kind.attach_type_of_multi();
     let programs = Programs {

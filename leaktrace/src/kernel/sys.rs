@@ -199,6 +199,27 @@ pub struct RunStats {
 /// # Errors
 /// The errno of bpf(2) `BPF_OBJ_GET_INFO_BY_FD`.
 pub fn run_stats(program: BorrowedFd<'_>) -> io::Result<RunStats> {
+    let info = program_info(program)?;
+    Ok(RunStats {
+        runs: info.run_cnt,
+        run_ns: info.run_time_ns,
+    })
+}
+
+/// Length of a program in instructions, and how many the verifier has looked at on all its paths (kernel 5.16;
+/// 0 before).
+///
+/// # Errors
+/// The errno of bpf(2) `BPF_OBJ_GET_INFO_BY_FD`.
+pub fn program_size(program: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
+    let info = program_info(program)?;
+    Ok((
+        info.xlated_prog_len / size_of::<bpf_insn>() as u32,
+        info.verified_insns,
+    ))
+}
+
+fn program_info(program: BorrowedFd<'_>) -> io::Result<bpf_prog_info> {
     let mut info = MaybeUninit::<bpf_prog_info>::zeroed();
     let mut attr = attr();
     // SAFETY: the union's member for this command.
@@ -208,11 +229,7 @@ pub fn run_stats(program: BorrowedFd<'_>) -> io::Result<RunStats> {
     u.info = info.as_mut_ptr() as u64;
     bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
     // SAFETY: integers and arrays of them, zeroed, of which the kernel has written those that it knows.
-    let info = unsafe { info.assume_init() };
-    Ok(RunStats {
-        runs: info.run_cnt,
-        run_ns: info.run_time_ns,
-    })
+    Ok(unsafe { info.assume_init() })
 }
 
 /// Functions to measure probes on: nothing but an instruction to probe and a return. They are assembly,

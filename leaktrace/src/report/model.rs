@@ -225,6 +225,10 @@ pub struct Survivor {
     /// How far to trust the two, where allocations were sampled: fields beside them.
     #[serde(flatten)]
     pub sampled: Option<Sampled>,
+    /// Share of the targets' own CPU time in which its function was probed; absent if it always was. What the
+    /// site did in the rest is not in its numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seen_share: Option<f64>,
     /// Their mean size.
     pub mean_bytes: f64,
     /// Growth of the site's outstanding bytes per second, over the interval.

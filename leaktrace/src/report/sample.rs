@@ -243,6 +243,7 @@ pub(super) fn report() -> Report {
             live_bytes: 1_304_096,
             live_blocks: 1_301,
             sampled: None,
+            seen_share: None,
             alloc_bytes: 2_254_857_830,
             allocs: 1_234_567,
             frees: 1_233_266,

@@ -12,7 +12,7 @@ use super::{
     ledger::{self, Line},
     model::{Filters, Process, Report, Sampled, State, Survivor, Totals},
     style::{Ink, Style},
-    units::{count, counted, duration_ms, duration_s, growth, rate, size, size_f64, size_range},
+    units::{count, counted, duration_ms, duration_s, growth, percent, rate, size, size_f64, size_range},
 };
 
 /// The text format.
@@ -221,6 +221,12 @@ impl Page<'_> {
             writeln!(self.out, "{}", self.style.paint(Ink::Strong, line))?;
             if let Some(sampled) = &survivor.sampled {
                 writeln!(self.out, "{INDENT}{}", rests_on(sampled))?;
+            }
+            if let Some(line) = survivor
+                .seen_share
+                .and_then(|share| in_all(survivor.bytes, share))
+            {
+                writeln!(self.out, "{INDENT}{line}")?;
             }
             self.origin(survivor)?;
             stack::write(self.out, frames::callers(survivor), self.width, self.style)?;
@@ -448,6 +454,18 @@ fn rests_on(sampled: &Sampled) -> String {
         size_range(sampled.bytes_interval),
         counted(sampled.samples, "sample")
     )
+}
+
+/// What the number would be if the site did the same while its function was paused. Nothing follows from less
+/// than a thousandth of the time.
+fn in_all(bytes: u64, seen_share: f64) -> Option<String> {
+    (seen_share >= 1e-3 && bytes > 0).then(|| {
+        format!(
+            "seen {} of the time: about {} if it does the same in the rest",
+            percent(seen_share),
+            size_f64(bytes as f64 / seen_share)
+        )
+    })
 }
 
 /// What a block's weight means.

@@ -99,10 +99,12 @@ impl Builder {
             &from.traced.catalog.objects,
             addresses,
         );
-        if let Some(function) = probed_function(from, mappings.unwrap_or(&nothing), addresses)
+        let probed = probed_function(from, mappings.unwrap_or(&nothing), addresses);
+        let seen_share = probed.as_ref().and_then(|function| seen_share(from, function));
+        if let Some(function) = probed
             && let Some(frame) = frames.first_mut().and_then(|frames| frames.last_mut())
         {
-            frame.symbol = Some(function.into());
+            frame.symbol = Some(function.symbol.into());
         }
         let blocks = site.oldest.as_ref().map(|blocks| {
             let shown = blocks.iter().map(|block| Block {
@@ -124,6 +126,7 @@ impl Builder {
             bytes: site.bytes,
             blocks: site.blocks,
             sampled: site.sampled,
+            seen_share,
             mean_bytes: if site.blocks == 0 {
                 0.0
             } else {
@@ -145,16 +148,36 @@ impl Builder {
 
 /// The function whose probe took the stack, by the symbol it was found under: a symbolizer may know the
 /// address by another of its names (`__GI___libc_malloc`).
-fn probed_function(from: &Sources<'_>, mappings: &Mappings, addresses: &[u64]) -> Option<String> {
+fn probed_function(from: &Sources<'_>, mappings: &Mappings, addresses: &[u64]) -> Option<Probed> {
     let address = *addresses.first()?;
     let mapping = mappings.find(address)?;
-    let scan = from.traced.catalog.scan(mapping.object?)?;
+    let object = mapping.object?;
+    let scan = from.traced.catalog.scan(object)?;
     let offset = mapping.offset_of(address);
     let function = scan
         .functions
         .iter()
         .find(|function| function.probe_offset() == offset)?;
-    Some(function.symbol.clone())
+    Some(Probed {
+        object,
+        symbol: function.symbol.clone(),
+    })
+}
+
+/// A probed function.
+struct Probed {
+    object: ObjectId,
+    symbol: String,
+}
+
+/// The part of the time that a function was probed for, if not all of it.
+fn seen_share(from: &Sources<'_>, probed: &Probed) -> Option<f64> {
+    let object = from.traced.catalog.name(probed.object);
+    let functions = &from.overhead.functions;
+    let cost = functions
+        .iter()
+        .find(|cost| cost.function == probed.symbol && cost.object == object)?;
+    (cost.seen_share < 1.0).then_some(cost.seen_share)
 }
 
 fn seconds(ns: u64) -> f64 {

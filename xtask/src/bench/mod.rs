@@ -35,6 +35,8 @@ enum Bench {
     Overhead(overhead::Args),
     /// Fail if tracing costs far more, beside empty probes, than it should; takes a minute
     Guard,
+    /// How long the kernel side's programs run at each hit
+    Programs,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -42,6 +44,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Bench::Report => report::run(),
         Bench::Overhead(args) => overhead::run(args),
         Bench::Guard => overhead::guard(),
+        Bench::Programs => overhead::programs(),
     }
 }
 

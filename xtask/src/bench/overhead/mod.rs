@@ -1,4 +1,4 @@
-//! `cargo xtask bench overhead` and `cargo xtask bench guard`: what tracing costs the traced program,
+//! `cargo xtask bench overhead`, `guard` and `programs`: what tracing costs the traced program,
 //! beside empty probes at the same places and beside other tracers, all in one run.
 //!
 //! `workload` runs the programs, `tracer` what is attached to them, `rounds` puts the two together,
@@ -6,6 +6,7 @@
 //! one of two figures of the same round.
 
 mod machine;
+mod programs;
 mod rounds;
 mod setup;
 mod stats;
@@ -246,6 +247,14 @@ fn setups(args: &Args, workload: Workload) -> Vec<Setup> {
                 }
         })
         .collect()
+}
+
+/// How long the kernel side's programs run.
+pub(super) fn programs() -> Result<()> {
+    need_root("programs")?;
+    let directory = directory()?;
+    workload::build(&directory)?;
+    programs::measure(&directory, &Tracers::build(&directory)?)
 }
 
 /// A short run that fails when a ratio is far beyond what it should be.
