@@ -7,9 +7,10 @@ use aya_ebpf::{
 use leaktrace_common::{config::LIVE_TIERS_MAX, counter::Counter, key::LiveKey, record::Live};
 
 use crate::{
+    atomic,
     counter::{add, bump},
     filter, lifecycle,
-    maps::{LIVE, LIVE_TIERS},
+    maps::{LIVE, LIVE_TIERS, LIVE_USED},
     site,
 };
 
@@ -29,10 +30,12 @@ pub fn now_ns() -> u64 {
 /// would exceed the 512 bytes of a BPF stack.
 #[inline(never)]
 pub fn take(key: &LiveKey, block: &mut Live) -> bool {
+    let used = used_tiers();
     let first = current_tier();
     // The tier that is being filled first: most blocks die young.
     for step in 0..LIVE_TIERS_MAX {
-        if take_from((first + LIVE_TIERS_MAX - step) % LIVE_TIERS_MAX, key, block) {
+        let tier = (first + LIVE_TIERS_MAX - step) % LIVE_TIERS_MAX;
+        if is_used(used, tier) && take_from(tier, key, block) {
             return true;
         }
     }
@@ -71,9 +74,10 @@ pub fn insert(key: &LiveKey, block: &Live) -> bool {
     let mut stale = *block;
     // An address that is handed out while still recorded was freed unseen. `store` sees it only in the
     // tier it writes to.
+    let used = used_tiers();
     let current = current_tier();
-    for step in 1..LIVE_TIERS_MAX {
-        if take_from((current + step) % LIVE_TIERS_MAX, key, &mut stale) {
+    for tier in 0..LIVE_TIERS_MAX {
+        if tier != current && is_used(used, tier) && take_from(tier, key, &mut stale) {
             missed_free(key, &stale);
         }
     }
@@ -88,6 +92,7 @@ fn store(key: &LiveKey, block: &Live) -> bool {
     if result == E2BIG {
         // The next tier is always there beforehand, unless --max-live has been reached.
         let next = current + 1;
+        use_tier(next);
         result = store_in(next, key, block);
         announce(next);
     }
@@ -137,6 +142,26 @@ fn announce(next: u32) {
 fn missed_free(key: &LiveKey, stale: &Live) {
     bump(Counter::FreeMissed);
     site::freed(&key.process, stale);
+}
+
+/// The tiers that may have blocks, a bit each.
+#[inline(always)]
+fn used_tiers() -> u64 {
+    LIVE_USED.get(0).map_or(u64::MAX, |used| *used | 1)
+}
+
+#[inline(always)]
+fn is_used(used: u64, tier: u32) -> bool {
+    used & (1 << tier) != 0
+}
+
+/// Notes a tier, before its first block.
+#[inline(always)]
+fn use_tier(tier: u32) {
+    if let Some(used) = LIVE_USED.get_ptr_mut(0) {
+        // SAFETY: the map's only value, an aligned u64 that is changed in this way alone.
+        unsafe { atomic::set(used, 1 << (tier & 63)) };
+    }
 }
 
 #[inline(always)]

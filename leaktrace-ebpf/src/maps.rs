@@ -42,6 +42,11 @@ pub static LIVE: ArrayOfMaps<LiveTier, { LIVE_TIERS_MAX as usize }> = ArrayOfMap
 #[btf_map]
 pub static LIVE_TIERS: Array<LiveTiers, 1> = Array::new();
 
+/// The tiers that blocks have been put into, a bit each, beside the first. Only the kernel side writes it, and a
+/// bit is never taken back: a tier that user space has made ready and nothing is in need not be looked into.
+#[btf_map]
+pub static LIVE_USED: Array<u64, 1> = Array::new();
+
 /// Which addresses may be in LIVE. See [`crate::filter`].
 #[btf_map]
 pub static FILTER: Array<[u64; FILTER_WORDS], 1> = Array::new();
