@@ -192,6 +192,7 @@ fn survivor(site: &SiteSnapshot) -> Survivor {
         bytes: site.bytes,
         blocks: site.blocks,
         sampled: site.sampled,
+        seen_share: None,
         mean_bytes: site.bytes as f64 / site.blocks.max(1) as f64,
         bytes_per_s: site.bytes_per_s,
         allocs: site.allocs,
