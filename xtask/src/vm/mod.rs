@@ -29,6 +29,9 @@ const PAIRS: u64 = 20_000;
 /// Around the JSON on the serial line.
 const BEGIN: &str = "=== report";
 const END: &str = "=== end of report";
+/// The same of a sampled run.
+const BEGIN_SAMPLED: &str = "=== sampled report";
+const END_SAMPLED: &str = "=== end of sampled report";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -76,7 +79,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let serial = boot::run(&kernel, &initramfs, args.kvm, Duration::from_secs(args.timeout_s))?;
         print!("{serial}");
         if args.run.is_empty() {
-            match verify(&serial) {
+            match verify(&serial).and_then(|()| verify_sampled(&serial)) {
                 Ok(()) => println!("Linux {version}: the leak was found, exactly"),
                 Err(error) => {
                     println!("Linux {version}: FAILED: {error:#}");
@@ -95,17 +98,45 @@ fn check_commands() -> Vec<String> {
         "leaktrace doctor".to_owned(),
         format!("leaktrace --interval 0 --format json --output /report -- /bin/leak {PAIRS}"),
         format!("echo '{BEGIN}'; cat /report; echo; echo '{END}'"),
+        // Other branches of the programs: the verifier of each kernel must take them too.
+        format!(
+            "leaktrace --sample-bytes 1KiB --max-overhead 100% --interval 0 --format json --output /sampled -- /bin/leak {PAIRS}"
+        ),
+        format!("echo '{BEGIN_SAMPLED}'; cat /sampled; echo; echo '{END_SAMPLED}'"),
     ]
+}
+
+fn report(serial: &str, begin: &str, end: &str) -> Result<Value> {
+    let text = serial
+        .split_once(&format!("{begin}\n"))
+        .and_then(|(_, rest)| rest.split_once(end))
+        .map(|(text, _)| text)
+        .with_context(|| format!("there is no report on the serial line after `{begin}`"))?;
+    serde_json::from_str(text).context("the report is not JSON")
+}
+
+/// Whether a sampled run estimates what was allocated.
+fn verify_sampled(serial: &str) -> Result<()> {
+    let report = report(serial, BEGIN_SAMPLED, END_SAMPLED)?;
+    let allocs = report["totals"]["allocs"]
+        .as_u64()
+        .context("the report has no `totals.allocs`")?;
+    // 1860 samples of blocks of 100 bytes: one standard deviation is 2.2 %.
+    let tolerance = PAIRS / 8;
+    ensure!(
+        allocs.abs_diff(PAIRS) <= tolerance,
+        "sampled: {PAIRS} allocations, give or take {tolerance}, were expected, the report has {allocs}"
+    );
+    ensure!(
+        report["ledger"]["sampled_out"].as_u64() > Some(PAIRS / 2),
+        "sampled: nearly every allocation was recorded"
+    );
+    ensure_nothing_lost(&report)
 }
 
 /// Whether the report on the serial line names the leak with all its blocks, and lost nothing.
 fn verify(serial: &str) -> Result<()> {
-    let text = serial
-        .split_once(&format!("{BEGIN}\n"))
-        .and_then(|(_, rest)| rest.split_once(END))
-        .map(|(text, _)| text)
-        .context("there is no report on the serial line")?;
-    let report: Value = serde_json::from_str(text).context("the report is not JSON")?;
+    let report = report(serial, BEGIN, END)?;
     let blocks = PAIRS / 1000;
     let survivors = report["survivors"]
         .as_array()
@@ -121,6 +152,10 @@ fn verify(serial: &str) -> Result<()> {
         leak["blocks"],
         leak["bytes"]
     );
+    ensure_nothing_lost(&report)
+}
+
+fn ensure_nothing_lost(report: &Value) -> Result<()> {
     for name in [
         "live_full",
         "live_no_memory",
@@ -153,6 +188,31 @@ mod tests {
              \"live_no_memory\": 0, \"sites_full\": 0, \"threads_full\": 0, \"events_lost\": 0}}}}\n{END}\n",
             100 * blocks
         )
+    }
+
+    #[test]
+    fn estimate_that_is_far_off_or_no_estimate_fails() {
+        let sampled = |allocs: u64, left_out: u64| {
+            let serial = format!(
+                "{BEGIN_SAMPLED}\n{{\"totals\": {{\"allocs\": {allocs}}}, \"ledger\": {{\"sampled_out\": {left_out}, \
+                 \"live_full\": 0, \"live_no_memory\": 0, \"sites_full\": 0, \"threads_full\": 0, \
+                 \"events_lost\": 0}}}}\n{END_SAMPLED}\n"
+            );
+            verify_sampled(&serial)
+        };
+        sampled(PAIRS + PAIRS / 50, 18_000).unwrap();
+        assert!(
+            sampled(PAIRS / 2, 18_000)
+                .unwrap_err()
+                .to_string()
+                .contains("give or take")
+        );
+        assert!(
+            sampled(PAIRS, 0)
+                .unwrap_err()
+                .to_string()
+                .contains("nearly every")
+        );
     }
 
     #[test]
