@@ -4,7 +4,7 @@ use leaktrace_tests::{target::Target, trace};
 
 #[test]
 fn many_churned_blocks_beside_a_thousand_that_stay() {
-    let mut target = Target::c("millions", &["1000000"]);
+    let mut target = Target::c("millions", &["3000000"]);
     let traced = trace(&mut target, &[]);
     traced.report.assert_exact(&traced.truth);
     traced.report.assert_site("stay", 1000, 72_000);
