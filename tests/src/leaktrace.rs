@@ -60,6 +60,11 @@ pub fn require_tracing() {
 /// Runs the suites with one of the kernel's mechanisms instead of the best: `session`, `multi`, `perf`.
 const ATTACH: &str = "LEAKTRACE_TEST_ATTACH";
 
+/// Whether the suites run with perf's probes.
+pub fn by_perf() -> bool {
+    std::env::var_os(ATTACH).is_some_and(|kind| kind == "perf")
+}
+
 /// A leaktrace command line in the making.
 pub struct Leaktrace {
     options: Vec<OsString>,

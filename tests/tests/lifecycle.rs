@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use leaktrace_tests::{
     fixtures,
     fixtures::Fixture,
-    leaktrace::Leaktrace,
+    leaktrace::{Leaktrace, by_perf},
     memory,
     report::{Report, Truth},
     skip::unless_missing,
@@ -97,7 +97,10 @@ fn the_process_lives_as_long_as_one_of_its_threads() {
     // The main thread ends first; another one allocates once more and ends the process.
     let (report, _) = until_exit("main_thread_first", |target| target.finish_with(4));
     report.assert_adds_up();
-    report.assert_site("held", 10, 900);
+    // Probes of perf are of a task, and the kernel lets go of it with its memory (`uprobe_perf_filter` in
+    // kernel/trace/trace_uprobe.c, 6.1 to 6.18): what other threads do after the main one is not seen.
+    let (blocks, bytes) = if by_perf() { (9, 810) } else { (10, 900) };
+    report.assert_site("held", blocks, bytes);
 }
 
 #[test]
@@ -214,15 +217,15 @@ fn exec_by_a_thread_other_than_the_first_is_traced_again() {
         &fixtures::c("thread_exec"),
         &[pairs.to_str().expect("a plain path"), "5000"],
     )
+    .args(&["-v"])
     .with_stdin()
     .start();
     run.stdout_line("before", |line| line == "before");
     run.send(b"g");
     run.stdout_line("ready", |line| line == "ready");
     // The kernel has dropped the probes with the first thread; they come back.
-    let pid = run.target_pid();
-    wait::until("probes in the new image", || {
-        (!memory::breakpoints(pid).is_empty()).then_some(())
+    run.stderr_line("the probes in the new image", |line| {
+        line.contains("all probes are in place again")
     });
     run.send(b"gg");
     let report = run.wait().report();

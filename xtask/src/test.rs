@@ -43,6 +43,10 @@ pub(crate) struct Args {
     /// Fail, rather than skip, when the end-to-end suite cannot run here
     #[arg(long)]
     require_e2e: bool,
+    /// Run the end-to-end suites once more with this mechanism in place of the best: session, multi, perf (slow:
+    /// it sets and removes each probe by itself); may be given several times
+    #[arg(long, value_name = "KIND", value_parser = ["session", "multi", "perf"])]
+    also: Vec<String>,
     /// Run only tests whose name contains this
     filter: Option<String>,
 }
@@ -67,7 +71,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
     step("end-to-end tests");
     match why_no_e2e()? {
-        None => skipped.extend(end_to_end(args.filter.as_deref())?),
+        None => {
+            skipped.extend(end_to_end(args.filter.as_deref(), None)?);
+            for kind in &args.also {
+                step(&format!("end-to-end tests, attached by {kind}"));
+                skipped.extend(end_to_end(args.filter.as_deref(), Some(kind))?);
+            }
+            skipped.dedup();
+        }
         Some(reason) if args.require_e2e => bail!("the end-to-end tests cannot run: {reason}"),
         Some(reason) => {
             println!("SKIPPED, all of them: {reason}");
@@ -110,23 +121,25 @@ fn why_no_e2e() -> Result<Option<String>> {
 }
 
 /// Runs the suite on the released program; returns what single tests skipped and why.
-fn end_to_end(filter: Option<&str>) -> Result<Vec<String>> {
+fn end_to_end(filter: Option<&str>, attach: Option<&str>) -> Result<Vec<String>> {
     let log = target_dir().join("e2e-skipped.log");
     fs::write(&log, "").with_context(|| format!("cannot write {}", log.display()))?;
-    let result = run_command(
-        cargo()
-            .args([
-                "test",
-                "--locked",
-                "--no-fail-fast",
-                "--package",
-                "leaktrace-tests",
-            ])
-            .args(filter)
-            .env("LEAKTRACE_BIN", release_binary()?)
-            .env("LEAKTRACE_SKIP_LOG", &log),
-    );
-    result.context("end-to-end tests failed")?;
+    let mut suite = cargo();
+    suite
+        .args([
+            "test",
+            "--locked",
+            "--no-fail-fast",
+            "--package",
+            "leaktrace-tests",
+        ])
+        .args(filter)
+        .env("LEAKTRACE_BIN", release_binary()?)
+        .env("LEAKTRACE_SKIP_LOG", &log);
+    if let Some(kind) = attach {
+        suite.env("LEAKTRACE_TEST_ATTACH", kind);
+    }
+    run_command(&mut suite).context("end-to-end tests failed")?;
     read_skips(&log)
 }
 

@@ -202,6 +202,7 @@ impl TracedSet {
                     Err(_) => {}
                 }
             }
+            tracing::info!("pid {pid}: all probes are in place again");
         }
         self.processes.insert(pid, traced);
     }
