@@ -110,6 +110,12 @@ fn the_truth_is_within_the_interval() {
         sums.add(seed, &traced);
     }
     let log = sums.log.join("\n");
+    println!(
+        "within their range: {} of {SEEDS} totals, {} of {} sites",
+        sums.totals_held,
+        sums.sites_held,
+        4 * SEEDS
+    );
     assert!(
         sums.totals_held >= TOTALS_HELD_MIN,
         "{} of {SEEDS}\n{log}",
