@@ -59,9 +59,10 @@ impl Space {
     }
 }
 
-/// An integer argument register, or none.
+/// A register that holds an integer argument, or none.
 ///
-/// System V on x86-64: rdi, rsi, rdx, rcx, r8, r9.
+/// By number: the argument registers of System V on x86-64, rdi, rsi, rdx, rcx, r8, r9, and behind them those that a
+/// function may copy an argument to without saving them first: rax, r10, r11.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Arg(u8);
 
@@ -78,7 +79,16 @@ impl Arg {
         Self(index)
     }
 
-    /// The argument's index, or `None`.
+    /// The register of a number below [`REGISTERS`].
+    ///
+    /// # Panics
+    /// When there is no such register.
+    pub const fn in_register(number: u8) -> Self {
+        assert!((number as usize) < REGISTERS, "no register has this number");
+        Self(number)
+    }
+
+    /// The register's number, which is the argument's index where the call is entered; or `None`.
     pub const fn index(self) -> Option<u8> {
         if self.0 == Self::NONE.0 {
             None
@@ -87,6 +97,9 @@ impl Arg {
         }
     }
 }
+
+/// Registers that an [`Arg`] can be.
+pub const REGISTERS: usize = 9;
 
 /// How one probed function is read. Packed into the 64-bit attach cookie by [`Shape::cookie`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -5,6 +5,7 @@ use aya_ebpf::{
     helpers::{bpf_get_func_ip, bpf_probe_read_user},
     programs::ProbeContext,
 };
+use leaktrace_common::call::REGISTERS;
 
 /// What `Cookie::*_arg` yields for "no such argument".
 const NO_ARG: u64 = 0xf;
@@ -51,11 +52,11 @@ pub fn result(ctx: &ProbeContext) -> u64 {
     register!(ctx, rax)
 }
 
-/// The six integer arguments of the System V call.
-pub struct Arguments([u64; 6]);
+/// The registers in which arguments are found, in the order of [`leaktrace_common::call::Arg`].
+pub struct Arguments([u64; REGISTERS]);
 
 impl Arguments {
-    /// Reads all six: straight-line loads cost less than the branches that would avoid them.
+    /// Reads all of them: straight-line loads cost less than the branches that would avoid them.
     #[inline(always)]
     pub fn read(ctx: &ProbeContext) -> Self {
         Self([
@@ -65,10 +66,13 @@ impl Arguments {
             register!(ctx, rcx),
             register!(ctx, r8),
             register!(ctx, r9),
+            register!(ctx, rax),
+            register!(ctx, r10),
+            register!(ctx, r11),
         ])
     }
 
-    /// Argument `index`, or `default` if the call has none.
+    /// What is in register `index`, or `default` if the call has none.
     #[inline(always)]
     pub fn get(&self, index: u64, default: u64) -> u64 {
         match index {
@@ -78,6 +82,9 @@ impl Arguments {
             3 => self.0[3],
             4 => self.0[4],
             5 => self.0[5],
+            6 => self.0[6],
+            7 => self.0[7],
+            8 => self.0[8],
             NO_ARG => default,
             _ => default,
         }

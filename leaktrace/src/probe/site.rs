@@ -17,7 +17,7 @@ use iced_x86::{
     Code, ConditionCode, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, OpKind,
     Register, RflagsBits,
 };
-use leaktrace_common::call::{Arg, Op, Shape};
+use leaktrace_common::call::{self, Arg, Op, Shape};
 
 use super::body::is_written;
 use super::returns::Unproven;
@@ -26,13 +26,19 @@ use super::returns::Unproven;
 const MAX_INSTRUCTIONS: usize = 64;
 
 /// The integer arguments of the System V call.
-const ARGUMENTS: [Register; 6] = [
+const ARGUMENTS: usize = 6;
+
+/// The registers that the kernel side reads, as [`Arg`] numbers them: the arguments first.
+const REGISTERS: [Register; call::REGISTERS] = [
     Register::RDI,
     Register::RSI,
     Register::RDX,
     Register::RCX,
     Register::R8,
     Register::R9,
+    Register::RAX,
+    Register::R10,
+    Register::R11,
 ];
 
 /// Where a function is probed.
@@ -44,7 +50,7 @@ pub struct Site {
     pub kind: SiteKind,
     /// Why there.
     pub why: Why,
-    /// How arguments are read there: the code before it may have moved them to other argument registers.
+    /// How arguments are read there: the code before it may have moved them to other registers.
     pub shape: Shape,
 }
 
@@ -116,7 +122,7 @@ impl fmt::Display for Why {
 /// Why an instruction behind the entry will not do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// An argument is in no argument register any more.
+    /// An argument is in no register any more that a probe reads.
     #[error("an argument is gone from its register at {0:#x}")]
     ArgumentGone(u64),
     /// The stack pointer is not what it was.
@@ -223,7 +229,7 @@ struct Walk {
 impl Walk {
     fn new(entry: u64, shape: Shape) -> Self {
         let mut held = [None; 16];
-        for (index, register) in ARGUMENTS.iter().enumerate() {
+        for (index, register) in REGISTERS.iter().take(ARGUMENTS).enumerate() {
             held[register.number()] = Some(index as u8);
         }
         Self {
@@ -281,20 +287,20 @@ impl Walk {
         })
     }
 
-    /// The argument register that holds an argument now, its own before others.
+    /// The register that holds an argument now, its own before others.
     fn place(&self, argument: Arg) -> Option<Arg> {
         let Some(index) = argument.index() else {
             return Some(Arg::NONE);
         };
         let holds = |place: u8| {
-            ARGUMENTS
+            REGISTERS
                 .get(usize::from(place))
                 .is_some_and(|register| self.held[register.number()] == Some(index))
         };
         std::iter::once(index)
-            .chain(0..ARGUMENTS.len() as u8)
+            .chain(0..REGISTERS.len() as u8)
             .find(|place| holds(*place))
-            .map(Arg::new)
+            .map(Arg::in_register)
     }
 
     /// Whether this is the branch that a free of NULL takes, and nothing else does.

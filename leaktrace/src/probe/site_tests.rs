@@ -336,9 +336,27 @@ fn a_copy_of_a_part_is_no_copy() {
     // mov %rdi,%rsi; xor %edi,%edi
     let code = before_push(&[0x48, 0x89, 0xfe, 0x31, 0xff]);
     assert_eq!(of_function(&code, &[], MALLOC).shape, MEMALIGN);
-    // mov %rdi,%r10; xor %edi,%edi: no probe reads r10.
+    // mov %rdi,%r10; xor %edi,%edi
     let code = before_push(&[0x49, 0x89, 0xfa, 0x31, 0xff]);
+    assert_eq!(of_function(&code, &[], MALLOC).shape.size, Arg::in_register(7));
+    // mov %rdi,%rbx; xor %edi,%edi: no probe reads rbx. (A function may not write it without saving it.)
+    let code = before_push(&[0x48, 0x89, 0xfb, 0x31, 0xff]);
     assert_entry(&of_function(&code, &[], MALLOC), Refused::ArgumentGone(ENTRY + 5));
+}
+
+#[test]
+fn mimalloc_calloc_has_its_count_in_rax() {
+    // mov heap(%rip),%rdx; mov %rdi,%rax; mov %fs:(%rdx),%rdi; cmp $1,%rax; je; of Debian's mimalloc 2.0.9
+    let code = [
+        0x48, 0x8b, 0x15, 0xc9, 0xad, 0x00, 0x00, 0x48, 0x89, 0xf8, 0x64, 0x48, 0x8b, 0x3a, 0x48, 0x83, 0xf8,
+        0x01, 0x74, 0x08,
+    ];
+    let site = of_prologue(&code, CALLOC);
+    assert_site(&site, 18, BRANCH, &Why::FirstEmulated);
+    assert_eq!(
+        (site.shape.count, site.shape.size),
+        (Arg::in_register(6), Arg::new(1))
+    );
 }
 
 #[test]
