@@ -18,12 +18,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use aya_obj::generated::bpf_insn;
 use clap::{Parser, ValueEnum};
 use leaktrace::{
     kernel::{
-        caps::AttachKind,
-        sys::{self, Point, ProgramImage},
+        caps::{AttachKind, constant_program},
+        sys::{self, Point},
     },
     probe::{
         elf::{Function, Returns},
@@ -129,9 +128,9 @@ impl Programs {
         // What the entry run of a session returns: 0 asks for the return, 1 skips it.
         let skip = i32::from(returns == Take::Skip);
         Ok(Self {
-            session: empty_program(AttachKind::SESSION_ATTACH_TYPE, skip)
+            session: constant_program(AttachKind::SESSION_ATTACH_TYPE, skip)
                 .context("no session program (Linux 6.13 and root are needed)")?,
-            plain: empty_program(AttachKind::MULTI_ATTACH_TYPE, 0)?,
+            plain: constant_program(AttachKind::MULTI_ATTACH_TYPE, 0)?,
         })
     }
 
@@ -182,26 +181,4 @@ fn ret_instructions(functions: &[Function]) -> Vec<Point> {
     offsets.dedup();
     let points = offsets.into_iter();
     points.map(|offset| Point { offset, cookie: 0 }).collect()
-}
-
-/// `r0 = result; exit`
-fn empty_program(attach_type: u32, result: i32) -> Result<OwnedFd> {
-    const MOV64_IMM: u8 = 0xb7;
-    const EXIT: u8 = 0x95;
-    let instructions = [(MOV64_IMM, result), (EXIT, 0)].map(|(code, imm)| bpf_insn {
-        code,
-        _bitfield_align_1: [],
-        _bitfield_1: bpf_insn::new_bitfield_1(0, 0),
-        off: 0,
-        imm,
-    });
-    sys::load_program(&ProgramImage {
-        name: "floor",
-        instructions: &instructions,
-        attach_type,
-        btf: None,
-        functions: &[],
-        lines: &[],
-    })
-    .map_err(|(error, log)| anyhow::anyhow!("the kernel refused an empty program: {error} {log}"))
 }

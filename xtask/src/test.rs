@@ -77,6 +77,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 step(&format!("end-to-end tests, attached by {kind}"));
                 skipped.extend(end_to_end(args.filter.as_deref(), Some(kind))?);
             }
+            skipped.sort();
             skipped.dedup();
         }
         Some(reason) if args.require_e2e => bail!("the end-to-end tests cannot run: {reason}"),

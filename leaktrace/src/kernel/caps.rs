@@ -135,11 +135,11 @@ fn empty_program(attach_type: u32) -> io::Result<OwnedFd> {
     constant_program(attach_type, 0)
 }
 
-/// `r0 = value; exit`
+/// A program that does nothing: `r0 = value; exit`.
 ///
 /// # Errors
 /// The errno of bpf(2) `BPF_PROG_LOAD`.
-pub(crate) fn constant_program(attach_type: u32, value: i32) -> io::Result<OwnedFd> {
+pub fn constant_program(attach_type: u32, value: i32) -> io::Result<OwnedFd> {
     const MOV64_IMM: u8 = 0xb7;
     const EXIT: u8 = 0x95;
     let instructions = [(MOV64_IMM, value), (EXIT, 0)].map(|(code, imm)| bpf_insn {
