@@ -1,6 +1,8 @@
 //! The block of constants that user space writes into the kernel side's `.rodata` before it is loaded.
 //! The verifier then removes the branches that a run does not need.
 
+use crate::unwind::ReturnProbes;
+
 /// Configuration of the kernel side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -14,6 +16,12 @@ pub struct Config {
     /// Shards of a site less one: a power of two less one. Threads on different CPUs that allocate from one stack
     /// would otherwise write to one cache line.
     pub site_shard_mask: u64,
+    /// Not 0 where stacks are walked by unwind tables; else by frame pointers.
+    pub unwind: u64,
+    /// Not 0 where each new stack is sent to user space as well, to be walked there once more.
+    pub verify: u64,
+    /// Where replaced return addresses are found.
+    pub return_probes: ReturnProbes,
 }
 
 /// Most shards that a site can have.
@@ -26,6 +34,18 @@ impl Config {
         max_size_bytes: u64::MAX,
         sampling: 0,
         site_shard_mask: 0,
+        unwind: 0,
+        verify: 0,
+        return_probes: ReturnProbes {
+            task_utask: 0,
+            utask_instances: 0,
+            instance_stack: 0,
+            instance_address: 0,
+            instance_next: 0,
+            task_mm: 0,
+            mm_xol_area: 0,
+            xol_vaddr: 0,
+        },
     };
 }
 
@@ -43,7 +63,7 @@ pub const LIVE_TIER_FIRST: u32 = 1 << 16;
 pub const FILTER_WORDS: usize = 1 << 15;
 
 const _: () = assert!(FILTER_WORDS.is_power_of_two());
-const _: () = assert!(size_of::<Config>() == 32);
+const _: () = assert!(size_of::<Config>() == 80);
 const _: () = assert!(size_of::<LiveTiers>() == 16);
 
 /// Which tier new blocks go to, and how many exist.

@@ -14,3 +14,4 @@ pub mod key;
 pub mod math;
 pub mod record;
 pub mod stack;
+pub mod unwind;

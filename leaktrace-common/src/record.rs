@@ -191,8 +191,8 @@ pub const LAYERS_MAX: usize = 4;
 pub struct Tracked {
     /// See [`Process::image`].
     pub image: u32,
-    /// Always 0.
-    pub pad: u32,
+    /// Index of its slot in the array of layouts ([`crate::unwind::LayoutSlot`]).
+    pub layout: u32,
 }
 
 /// How often a probe was hit, by the slot in its cookie.

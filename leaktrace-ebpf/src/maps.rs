@@ -3,7 +3,7 @@
 //! (commit fba1a1c6c912, "bpf: Convert hash map to bpf_mem_alloc").
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
@@ -13,9 +13,16 @@ use leaktrace_common::{
     key::{LiveKey, SiteKey},
     record::{Control, HIT_SLOTS, Hits, Live, Site, Thread, Tracked},
     stack::Stack,
+    unwind::{
+        CHUNK_ROWS, CHUNKS, CodeMapping, FOUND, Found, LAYOUTS, LayoutSlot, MAPPINGS, PAGES, Page, RULES,
+        RawStack, Row, Rule,
+    },
 };
 
 const GROWS: usize = BPF_F_NO_PREALLOC as usize;
+
+/// User space maps it.
+const MAPPED: usize = BPF_F_MMAPABLE as usize;
 
 /// Traced processes by tgid. User space adds and removes them; `exec` counts the image up.
 #[btf_map]
@@ -63,6 +70,35 @@ pub static SITE_ZERO: Array<Site, 1> = Array::new();
 /// Frames by stack id. Not `BPF_MAP_TYPE_STACK_TRACE`: its 32-bit buckets collide and mix stacks.
 #[btf_map]
 pub static STACKS: HashMap<u64, Stack, 262_144, GROWS> = HashMap::new();
+
+/// Rows of the unwind tables, a chunk an element. This and the next four are written by user space through memory
+/// that it maps.
+#[btf_map]
+pub static UNWIND_ROWS: Array<[Row; CHUNK_ROWS], CHUNKS, MAPPED> = Array::new();
+
+/// Where the rows of each page of code are.
+#[btf_map]
+pub static UNWIND_PAGES: Array<Page, PAGES, MAPPED> = Array::new();
+
+/// The rules.
+#[btf_map]
+pub static UNWIND_RULES: Array<Rule, RULES, MAPPED> = Array::new();
+
+/// What is mapped where, layout by layout.
+#[btf_map]
+pub static UNWIND_MAPPINGS: Array<CodeMapping, MAPPINGS, MAPPED> = Array::new();
+
+/// The layout of each process.
+#[btf_map]
+pub static UNWIND_LAYOUTS: Array<LayoutSlot, LAYOUTS, MAPPED> = Array::new();
+
+/// Rules found before.
+#[btf_map]
+pub static UNWIND_FOUND: PerCpuArray<[Found; FOUND], 1> = PerCpuArray::new();
+
+/// Stacks for user space to finish.
+#[btf_map]
+pub static RAW_STACKS: RingBuf<RawStack, 4_194_304> = RingBuf::new();
 
 /// The ledger.
 #[btf_map]

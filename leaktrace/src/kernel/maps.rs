@@ -251,7 +251,7 @@ impl Tables {
     /// # Errors
     /// [`TableError`].
     pub fn add_process(&self, tgid: u32) -> Result<(), TableError> {
-        let tracked = Tracked { image: 0, pad: 0 };
+        let tracked = Tracked { image: 0, layout: 0 };
         sys::map_update(self.processes.as_fd(), &tgid, &tracked).map_err(error("PROCESSES", "write"))
     }
 
