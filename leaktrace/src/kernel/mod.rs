@@ -8,4 +8,5 @@ pub mod maps;
 pub mod object;
 pub mod sideband;
 pub mod sys;
+pub mod tables;
 pub mod version;
