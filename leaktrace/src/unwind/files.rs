@@ -5,7 +5,7 @@
 use std::{
     collections::HashMap,
     fs::File,
-    os::unix::fs::MetadataExt as _,
+    io,
     path::PathBuf,
     sync::{
         Arc,
@@ -14,11 +14,10 @@ use std::{
     time::Instant,
 };
 
-use leaktrace_common::unwind::{Page, Row, Rule};
 use tokio::sync::Notify;
 
 use super::{
-    library::{Library, LoadError, Source, TableKey},
+    library::{Library, Loaded, Source, TableKey},
     shelf::TableId,
     table::Table,
 };
@@ -27,9 +26,9 @@ use crate::symbol::objects::{Object, ObjectId, Objects};
 /// What is known of a file.
 #[derive(Clone, Debug)]
 pub enum Known {
-    /// It is no ELF file: there is nothing that could describe its code.
-    NoElf,
-    /// Its table is being made, or could not be.
+    /// It has no table and will have none: no ELF file, or one that cannot be understood.
+    None,
+    /// Its table is being made.
     Pending,
     /// Its table.
     Ready(TableId, Arc<Table>),
@@ -43,8 +42,6 @@ enum State {
     Failed,
 }
 
-type Loaded = (TableId, Result<Arc<Table>, LoadError>);
-
 /// The files and their tables.
 #[derive(Debug)]
 pub struct Files {
@@ -55,8 +52,8 @@ pub struct Files {
     /// None for what is no ELF file.
     of_object: HashMap<ObjectId, Option<TableId>>,
     vdso: Option<TableId>,
-    sender: Sender<Loaded>,
-    loaded: Receiver<Loaded>,
+    sender: Sender<(TableId, Loaded)>,
+    loaded: Receiver<(TableId, Loaded)>,
     wake: Arc<Notify>,
 }
 
@@ -106,7 +103,7 @@ impl Files {
                 _ => None,
             });
         let (count, rows, bytes) = ready.fold((0, 0, 0), |(count, rows, bytes), table| {
-            (count + 1, rows + table.rows.len(), bytes + size_bytes(table))
+            (count + 1, rows + table.rows.len(), bytes + table.size_bytes())
         });
         tracing::info!(
             "{count} unwind tables: {rows} rows, {} KiB, in {} ms",
@@ -136,7 +133,7 @@ impl Files {
         }
         match self.of_object.get(&id) {
             Some(Some(table)) => self.known(*table),
-            Some(None) => Known::NoElf,
+            Some(None) => Known::None,
             None => Known::Pending,
         }
     }
@@ -147,8 +144,7 @@ impl Files {
             id
         } else {
             let id = self.add("[vdso]");
-            let result = self.library.vdso();
-            self.settle(id, result);
+            self.settle(id, Library::vdso());
             self.vdso = Some(id);
             id
         };
@@ -157,7 +153,7 @@ impl Files {
 
     /// Takes over tables that have come since the last time. Whether there were any.
     pub fn take_over(&mut self) -> bool {
-        let loaded: Vec<Loaded> = self.loaded.try_iter().collect();
+        let loaded: Vec<(TableId, Loaded)> = self.loaded.try_iter().collect();
         let any = !loaded.is_empty();
         for (table, result) in loaded {
             self.settle(table, result);
@@ -168,7 +164,8 @@ impl Files {
     fn known(&self, id: TableId) -> Known {
         match self.states.get(id.0 as usize) {
             Some(State::Ready(table)) => Known::Ready(id, Arc::clone(table)),
-            _ => Known::Pending,
+            Some(State::Loading { .. }) => Known::Pending,
+            Some(State::Failed) | None => Known::None,
         }
     }
 
@@ -203,7 +200,7 @@ impl Files {
         TableId(self.states.len() as u32 - 1)
     }
 
-    fn settle(&mut self, id: TableId, result: Result<Arc<Table>, LoadError>) {
+    fn settle(&mut self, id: TableId, result: Loaded) {
         let Some(state) = self.states.get_mut(id.0 as usize) else {
             return;
         };
@@ -212,49 +209,22 @@ impl Files {
         };
         *state = match result {
             Ok(table) => {
-                log(name, &table, *since);
+                tracing::info!(
+                    "unwind table of {name}: {}, after {} ms",
+                    table.summary(),
+                    since.elapsed().as_millis()
+                );
                 State::Ready(table)
             }
             Err(error) => {
-                tracing::warn!("no unwind table of {name}: {error}");
+                tracing::warn!("{error}");
                 State::Failed
             }
         };
     }
 }
 
-fn key(object: &Object) -> std::io::Result<(TableKey, File)> {
+fn key(object: &Object) -> io::Result<(TableKey, File)> {
     let file = object.file.try_clone()?;
-    let key = if let Some(build_id) = &object.build_id {
-        TableKey::BuildId(build_id.clone())
-    } else {
-        let facts = file.metadata()?;
-        TableKey::File {
-            device: facts.dev(),
-            inode: facts.ino(),
-            mtime_ns: i128::from(facts.mtime()) * 1_000_000_000 + i128::from(facts.mtime_nsec()),
-            size_bytes: facts.size(),
-        }
-    };
-    Ok((key, file))
-}
-
-/// What a table takes of the kernel's arrays, rules that it shares with others included.
-fn size_bytes(table: &Table) -> usize {
-    table.rows.len() * size_of::<Row>()
-        + table.page_rows.len() * size_of::<Page>()
-        + table.rules.len() * size_of::<Rule>()
-}
-
-fn log(name: &str, table: &Table, since: Instant) {
-    const MIB: u64 = 1 << 20;
-    let bytes = size_bytes(table) as u64;
-    tracing::info!(
-        "unwind table of {name}: {} rows, {} rules, {} KiB, {} bytes per MiB of code, after {} ms",
-        table.rows.len(),
-        table.rules.len(),
-        bytes / 1024,
-        bytes * MIB / table.text_bytes.max(1),
-        since.elapsed().as_millis()
-    );
+    Ok((TableKey::of(&file)?, file))
 }

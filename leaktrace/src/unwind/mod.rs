@@ -1,16 +1,19 @@
 //! Unwind tables: made from the files that processes map, put into the kernel, and for each process the layout that
 //! says which table is for which of its addresses.
 //!
-//! [`Unwinder`] is what the rest of the program talks to. A [`table::Table`] is that of one file; [`library`] makes
-//! and keeps them, [`files`] knows which file has which. [`shelf`] puts them into the kernel's arrays, [`layout`]
+//! [`Unwinder`] is what the rest of the program talks to. A [`table::Table`] is that of one file; [`build`]
+//! makes it, [`store`] keeps it on disk, [`library`] does both for many; [`files`] knows which file has which. [`shelf`] puts them into the kernel's arrays, [`layout`]
 //! makes layouts, [`slots`] finds room for them. Must not know probes, blocks or reports, and reads no `/proc`.
 
+pub mod build;
 mod extents;
 pub mod files;
 pub mod layout;
 pub mod library;
+pub mod listing;
 pub mod shelf;
 pub mod slots;
+pub mod store;
 pub mod table;
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
@@ -252,10 +255,10 @@ impl Unwinder {
             None if mapping.name == VDSO => self.files.vdso(),
             // A file that could not be opened.
             None if mapping.name.starts_with('/') && mapping.name != "//anon" => return Owned::Pending,
-            None => Known::NoElf,
+            None => Known::None,
         };
         let (id, table) = match known {
-            Known::NoElf => return Owned::FramePointer,
+            Known::None => return Owned::FramePointer,
             Known::Pending => {
                 found.waits = true;
                 return Owned::Pending;
