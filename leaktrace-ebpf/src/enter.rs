@@ -122,11 +122,11 @@ fn begin(
     size_bytes: u64,
     block: u64,
 ) {
-    let return_address = registers::read_word(call.sp).unwrap_or(0);
-    let stack_id = if outcome == outcome::RECORD {
-        stack::capture(ctx, state, return_address)
+    let (stack_id, return_address) = if outcome == outcome::RECORD {
+        let captured = stack::capture(ctx, state);
+        (captured.id, captured.return_address)
     } else {
-        0
+        (0, registers::read_word(call.sp).unwrap_or(0))
     };
     let pending = thread::pending(state, cookie.layer());
     pending.sp = call.sp;
