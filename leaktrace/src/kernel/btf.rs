@@ -241,9 +241,8 @@ mod tests {
         let names = b"\0outer\0a\0b\0c\0d\0inner\0e\0f\0inner_t\0u64\0";
         let name = |wanted: &str| {
             let wanted = format!("{wanted}\0");
-            let found = (1..names.len()).find(|&at| {
-                names[at - 1] == 0 && names[at..].starts_with(wanted.as_bytes())
-            });
+            let found =
+                (1..names.len()).find(|&at| names[at - 1] == 0 && names[at..].starts_with(wanted.as_bytes()));
             found.unwrap() as u32
         };
         let head = |name: u32, kind: u32, count: u32, last: u32| vec![name, kind << 24 | count, last];
@@ -267,11 +266,7 @@ mod tests {
             ]
             .concat(),
             // 6
-            [
-                head(0, kind::UNION, 2, 24),
-                vec![name("b"), 1, 0, 0, 5, 0],
-            ]
-            .concat(),
+            [head(0, kind::UNION, 2, 24), vec![name("b"), 1, 0, 0, 5, 0]].concat(),
             // 7
             [
                 head(name("outer"), kind::STRUCT, 2, 32),
@@ -281,7 +276,14 @@ mod tests {
         ]
         .concat();
         let types_bytes = types.len() as u32 * 4;
-        let header = [u32::from(MAGIC) | 1 << 16, 24, 0, types_bytes, types_bytes, names.len() as u32];
+        let header = [
+            u32::from(MAGIC) | 1 << 16,
+            24,
+            0,
+            types_bytes,
+            types_bytes,
+            names.len() as u32,
+        ];
         let words = header.iter().chain(&types).flat_map(|word| word.to_ne_bytes());
         words.chain(names.iter().copied()).collect()
     }

@@ -69,7 +69,6 @@ impl From<&RawStack> for Raw {
 }
 
 /// The ring and what has been taken from it.
-#[derive(Debug)]
 struct Queue {
     ring: RingBuf<MapData>,
     waiting: Vec<Raw>,
@@ -96,11 +95,16 @@ impl Queue {
 }
 
 /// The thread and its queue. It ends with this value.
-#[derive(Debug)]
 pub struct RawStacks {
     queue: Arc<Mutex<Queue>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for RawStacks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RawStacks").finish_non_exhaustive()
+    }
 }
 
 impl RawStacks {

@@ -19,7 +19,7 @@ use std::{
 use aya_obj::generated::{
     bpf_attach_type, bpf_attr, bpf_cmd, bpf_func_info, bpf_insn, bpf_line_info, bpf_prog_info, bpf_prog_type,
 };
-use leaktrace_common::{config, event, key, record, stack};
+use leaktrace_common::{config, event, key, record, stack, unwind};
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// Types that the kernel may fill with any bytes and that have no padding of the compiler's.
@@ -49,6 +49,7 @@ plain!(
     record::Site,
     record::Tracked,
     stack::Stack,
+    unwind::RawStack,
 );
 
 /// Like [`Plain`], for aya.

@@ -1,0 +1,5 @@
+//! Unwinding without frame pointers.
+
+pub mod finish;
+mod sections;
+pub mod verify;
