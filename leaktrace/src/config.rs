@@ -74,6 +74,8 @@ pub struct Config {
     pub attach: Option<AttachKind>,
     /// Where in a function its probe goes.
     pub probe_at: ProbeAt,
+    /// Walk each stack once more by framehop, and compare.
+    pub verify_stacks: bool,
     /// How much to say on stderr.
     pub verbose: u8,
 }
@@ -273,6 +275,7 @@ impl Config {
             max_live: defaults::MAX_LIVE,
             attach: None,
             probe_at: ProbeAt::Site,
+            verify_stacks: false,
             verbose: 0,
         }
     }

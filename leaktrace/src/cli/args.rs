@@ -232,6 +232,10 @@ pub(super) struct BoundArgs {
     /// Probe functions at this place, for tests.
     #[arg(long, value_enum, value_name = "PLACE", default_value_t = ProbeAt::Site, hide = true)]
     pub(super) probe_at: ProbeAt,
+
+    /// Walk each stack once more in another way and report where the two differ, for tests.
+    #[arg(long, hide = true)]
+    pub(super) verify_stacks: bool,
 }
 
 /// What every subcommand takes.

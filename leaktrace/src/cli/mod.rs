@@ -194,6 +194,7 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
         max_live: bounds.max_live,
         attach: bounds.attach,
         probe_at: bounds.probe_at,
+        verify_stacks: bounds.verify_stacks,
         verbose: general.verbose,
     };
     config.validate()?;

@@ -21,7 +21,7 @@ pub enum BtfError {
     #[error("{VMLINUX} is not readable as BTF at byte {0}; please report this with the kernel's version")]
     Broken(usize),
     /// This kernel has no such member.
-    #[error("this kernel has no {0}; stacks under return probes of other tools end there")]
+    #[error("this kernel has no {0}; stacks end where another tool's return probe is")]
     Missing(String),
 }
 
@@ -311,7 +311,7 @@ mod tests {
             let found = Types::parse(&bytes[..end]).and_then(|types| types.offset_of("outer", &["d", "f"]));
             assert!(found.is_err(), "{end}");
         }
-        let mut looped = bytes.clone();
+        let mut looped = bytes;
         // The const points at itself.
         let at = 24 + 16 + 36;
         looped[at + 8..at + 12].copy_from_slice(&3_u32.to_ne_bytes());

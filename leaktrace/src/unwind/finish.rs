@@ -1,7 +1,7 @@
 //! Walks a stack by framehop, from the registers and bytes of stack that the kernel side has sent: where that could not
 //! go on, and to check it. Must not know the tables that the kernel side walks by.
 
-use std::{collections::HashMap, fs, os::unix::fs::FileExt as _, rc::Rc};
+use std::{cell::OnceCell, collections::HashMap, fs, os::unix::fs::FileExt as _, rc::Rc};
 
 use framehop::{
     FrameAddress, MayAllocateDuringUnwind, Unwinder as _,
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// `mov $15, %eax; syscall` as glibc and musl have it: what a signal handler returns to
-/// (`__restore_rt`; `rt_sigreturn` is 15, arch/x86/entry/syscalls/syscall_64.tbl).
+/// (`__restore_rt`; `rt_sigreturn` is 15, `arch/x86/entry/syscalls/syscall_64.tbl`).
 const SIGRETURN: [&[u8]; 2] = [
     b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05",
     b"\xb8\x0f\x00\x00\x00\x0f\x05",
@@ -101,7 +101,7 @@ pub const TAIL_MAX: usize = FRAMES_MAX - 2;
 #[derive(Default)]
 struct Files {
     known: HashMap<ObjectId, Option<Rc<Sections>>>,
-    vdso: Option<Option<Rc<Sections>>>,
+    vdso: OnceCell<Option<Rc<Sections>>>,
 }
 
 impl Files {
@@ -135,7 +135,7 @@ impl Opened<'_> {
         if mapping.name != "[vdso]" {
             return None;
         }
-        let vdso = self.files.vdso.get_or_insert_with(|| {
+        let vdso = self.files.vdso.get_or_init(|| {
             let image = vdso_image()?;
             Some(Rc::new(Sections::of_bytes(&image).ok()?))
         });

@@ -5,9 +5,6 @@ use leaktrace_common::unwind::end;
 
 use super::finish::{End, Walk};
 
-/// Differences that are kept in full.
-pub const DIFFERENCES_MAX: usize = 20;
-
 /// What came of the comparison of a stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
