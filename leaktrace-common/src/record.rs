@@ -3,7 +3,7 @@
 use crate::{
     key::Process,
     math::{Sampler, Weight},
-    stack::Stack,
+    stack::{Stack, Walk},
     unwind::WINDOW_WORDS,
 };
 
@@ -177,7 +177,9 @@ pub struct Thread {
     pub pending: [Pending; LAYERS_MAX],
     /// Stacks of this thread that are known to be in the table, by the low bits of their ids.
     pub kept: [u64; KEPT_STACKS],
-    /// Scratch for the stack walk.
+    /// The stack walk under way.
+    pub walk: Walk,
+    /// Its frames.
     pub stack: Stack,
     /// The part of the target's stack that the walk is in.
     pub window: [u64; WINDOW_WORDS],

@@ -4,46 +4,53 @@
 
 use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
 
+use leaktrace_common::stack::Walk;
+
 use crate::config;
 
 /// Replaced addresses that are looked at in one step.
 const STEPS: u32 = 64;
 
-/// Where in the list the walk is: the instances of inner frames are behind it. 0 at the start.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-pub struct Cursor(u64);
-
-impl Cursor {
-    /// At the start.
-    pub const START: Self = Self(0);
-}
-
 /// The return address that was at `slot` of the stack, if a return probe has replaced it.
 #[inline(always)]
-pub fn original(cursor: &mut Cursor, slot: u64) -> Option<u64> {
+pub fn original(walk: &mut Walk, slot: u64) -> Option<u64> {
     let offsets = config::return_probes()?;
-    if cursor.0 == 0 {
+    // The instances of inner frames are behind the one it is at.
+    if walk.instance == 0 {
         // SAFETY: no arguments.
         let task = unsafe { bpf_get_current_task() };
         let utask = word(task, offsets.task_utask)?;
-        cursor.0 = word(utask, offsets.utask_instances)?;
+        walk.instance = word(utask, offsets.utask_instances)?;
     }
     for _ in 0..STEPS {
-        let instance = cursor.0;
+        let instance = walk.instance;
         if instance == 0 {
             return None;
         }
         if word(instance, offsets.instance_stack)? == slot {
             return word(instance, offsets.instance_address);
         }
-        cursor.0 = word(instance, offsets.instance_next)?;
+        walk.instance = word(instance, offsets.instance_next)?;
     }
     None
+}
+
+/// What return probes put in the place of return addresses in this process, once there are any
+/// (kernel/events/uprobes.c: `uprobe_get_trampoline_vaddr`).
+#[inline(always)]
+pub fn trampoline() -> Option<u64> {
+    let offsets = config::return_probes()?;
+    // SAFETY: no arguments.
+    let task = unsafe { bpf_get_current_task() };
+    let area = word(word(task, offsets.task_mm)?, offsets.mm_xol_area)?;
+    if area == 0 {
+        return None;
+    }
+    word(area, offsets.xol_vaddr)
 }
 
 #[inline(always)]
 fn word(base: u64, offset: u32) -> Option<u64> {
     // SAFETY: the helper checks the address.
-    unsafe { bpf_probe_read_kernel((base + u64::from(offset)) as *const u64) }.ok()
+    unsafe { bpf_probe_read_kernel(base.wrapping_add(u64::from(offset)) as *const u64) }.ok()
 }

@@ -10,6 +10,8 @@ mod rule;
 mod table;
 mod window;
 
+pub use instances::trampoline;
+
 use aya_ebpf::{bindings::BPF_NOEXIST, programs::ProbeContext};
 use leaktrace_common::{
     counter::Counter,
@@ -41,9 +43,11 @@ pub struct Captured {
 #[inline(always)]
 pub fn capture(ctx: &ProbeContext, thread: &mut Thread) -> Captured {
     if config::unwinds() {
-        let mut return_address = 0;
-        let id = by_tables(ctx, thread, &mut return_address);
-        return Captured { id, return_address };
+        let id = by_tables(ctx, thread);
+        return Captured {
+            id,
+            return_address: thread.walk.caller,
+        };
     }
     let return_address = registers::read_word(registers::stack_pointer(ctx)).unwrap_or(0);
     let id = by_frame_pointers(ctx, thread, return_address);
@@ -51,24 +55,21 @@ pub fn capture(ctx: &ProbeContext, thread: &mut Thread) -> Captured {
 }
 
 #[inline(never)]
-fn by_tables(ctx: &ProbeContext, thread: &mut Thread, return_address: &mut u64) -> u64 {
-    let mut walk = table::Walk::begin(ctx, thread);
-    *return_address = walk.return_address();
-    walk.run();
-    let walked = walk.end(thread);
-    if end_is(walked.id, end::TOO_DEEP) {
+fn by_tables(ctx: &ProbeContext, thread: &mut Thread) -> u64 {
+    let id = table::walk(ctx, thread);
+    if end_is(id, end::TOO_DEEP) {
         bump(Counter::StacksTruncated);
     }
-    if let Some(id) = kept(thread, walked.id) {
+    if let Some(id) = kept(thread, id) {
         return id;
     }
-    if end_is(walked.id, end::UNKNOWN_MAPPING) || end_is(walked.id, end::UNSUPPORTED) {
-        return raw::hand_over(thread, &walked);
+    if end_is(id, end::UNKNOWN_MAPPING) || end_is(id, end::UNSUPPORTED) {
+        return raw::hand_over(thread, id);
     }
-    if config::verifies() && STACKS.get_ptr(walked.id).is_none() {
-        raw::verify(ctx, thread, &walked);
+    if config::verifies() && STACKS.get_ptr(id).is_none() {
+        raw::verify(ctx, thread, id);
     }
-    remember(thread, walked.id)
+    remember(thread, id)
 }
 
 #[inline(never)]
@@ -140,7 +141,7 @@ fn keep(id: u64, stack: &Stack) -> u64 {
 /// Incremental hash of the frames, mixed while they are walked.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-pub struct Hash(u64);
+pub struct Hash(pub u64);
 
 impl Hash {
     const SEED: u64 = 0x51_7c_c1_b7_27_22_0a_95;

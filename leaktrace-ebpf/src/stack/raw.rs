@@ -10,8 +10,7 @@ use leaktrace_common::{
 
 use super::{
     Hash, kept, remember,
-    table::Walked,
-    window::{WINDOW_BYTES, Window},
+    window::{self, WINDOW_BYTES},
 };
 use crate::{
     counter::bump,
@@ -21,40 +20,41 @@ use crate::{
 
 const WINDOWS: u64 = RAW_BYTES_MAX as u64 / WINDOW_BYTES;
 
-/// A stack whose walk could not go on. Its id takes in what lies on the stack: the frames that are missing must not
+/// A stack whose walk could not go on; `partial` is the id by its frames alone. The id that it gets takes in what lies on the stack: the frames that are missing must not
 /// be those of another.
 #[inline(always)]
-pub fn hand_over(thread: &mut Thread, walked: &Walked) -> u64 {
+pub fn hand_over(thread: &mut Thread, partial: u64) -> u64 {
     if !is_granted(thread) {
         bump(Counter::RawStacksLost);
-        return remember(thread, walked.id);
+        return remember(thread, partial);
     }
     let mut len = 0;
-    let id = hash_stack(thread, walked, &mut len).id(end_of(walked.id));
+    let id = hash_stack(thread, &mut len).id(end_of(partial));
     if let Some(id) = kept(thread, id) {
         return id;
     }
     if STACKS.get_ptr(id).is_some() {
         return remember(thread, id);
     }
-    let kind = if walked.signal { raw::SIGNAL } else { raw::FRAME };
-    let registers = [walked.ip, walked.sp, walked.bp];
+    let walk = &thread.walk;
+    let kind = if walk.signal != 0 { raw::SIGNAL } else { raw::FRAME };
+    let registers = [walk.ip, walk.sp, walk.bp];
     if send(thread, id, kind, registers, len) {
         remember(thread, id)
     } else {
         bump(Counter::RawStacksLost);
-        remember(thread, walked.id)
+        remember(thread, partial)
     }
 }
 
 /// A finished stack, to be walked once more.
 #[inline(always)]
-pub fn verify(ctx: &ProbeContext, thread: &mut Thread, walked: &Walked) {
+pub fn verify(ctx: &ProbeContext, thread: &mut Thread, id: u64) {
     let sp = registers::stack_pointer(ctx);
     // SAFETY: a constant index.
     let caller = unsafe { *(&raw const thread.stack.frames).cast::<u64>().add(1) };
     let registers = [caller, sp + 8, registers::frame_pointer(ctx)];
-    if !send(thread, walked.id, raw::VERIFY, registers, RAW_BYTES_MAX as u64) {
+    if !send(thread, id, raw::VERIFY, registers, RAW_BYTES_MAX as u64) {
         bump(Counter::RawStacksLost);
     }
 }
@@ -83,28 +83,28 @@ fn use_up(thread: &Thread) {
 
 /// Hash of the frames and of the stack above them; `len` becomes how many bytes could be read.
 #[inline(never)]
-fn hash_stack(thread: &mut Thread, walked: &Walked, len: &mut u64) -> Hash {
-    let mut hash = walked.hash;
-    let words = (&raw mut thread.window).cast::<u64>();
-    let mut window = Window::new(words);
+fn hash_stack(thread: &mut Thread, len: &mut u64) -> Hash {
+    let sp = thread.walk.sp;
+    let words = (&raw const thread.window).cast::<u64>();
     for index in 0..WINDOWS {
-        if !window.read(walked.sp + index * WINDOW_BYTES) {
+        if !window::read(thread, sp + index * WINDOW_BYTES) {
             break;
         }
-        let count = window.len() >> 3;
-        for word in 0..WINDOW_WORDS as u64 {
+        let count = (thread.walk.window_len >> 3) as usize;
+        for word in 0..WINDOW_WORDS {
             if word >= count {
                 break;
             }
-            // SAFETY: less than the number of words.
-            hash = hash.add(unsafe { *words.add(word as usize & (WINDOW_WORDS - 1)) });
+            // SAFETY: less than the number of words. The hash is kept in the thread's memory, whose values the verifier
+            // does not follow.
+            thread.walk.hash = Hash(thread.walk.hash).add(unsafe { *words.add(word) }).0;
         }
-        *len += window.len();
-        if window.len() < WINDOW_BYTES {
+        *len += thread.walk.window_len;
+        if thread.walk.window_len < WINDOW_BYTES {
             break;
         }
     }
-    hash
+    Hash(thread.walk.hash)
 }
 
 #[inline(never)]

@@ -4,7 +4,10 @@ use leaktrace_common::unwind::{
     CHUNK_ROWS, FOUND, Found, Layout, MAPPING_STEPS, PAGE_BITS, Page, Row, SEARCH_STEPS, found, mapping,
 };
 
-use crate::maps::{UNWIND_MAPPINGS, UNWIND_PAGES, UNWIND_ROWS};
+use crate::{
+    maps::{UNWIND_MAPPINGS, UNWIND_PAGES, UNWIND_ROWS},
+    opaque::opaque,
+};
 
 /// Number of the rule of "nothing is known".
 pub const GAP: u32 = 0;
@@ -68,21 +71,21 @@ pub fn find(cache: Cache, layout: Layout, address: u64) -> u32 {
 fn search(layout: u64, address: u64) -> u32 {
     let layout = Layout(layout);
     let ip = address.wrapping_sub(1);
-    let (first, count) = (layout.first(), layout.count());
-    let mut low = 0;
+    let mut low = layout.first();
+    let end = low + layout.count();
     for step in 0..MAPPING_STEPS {
         let middle = low + (1 << (MAPPING_STEPS - 1 - step));
-        if middle < count
-            && let Some(mapping) = UNWIND_MAPPINGS.get(first + middle)
-            && mapping.begin <= ip
-        {
-            low = middle;
-        }
+        let Some(mapping) = UNWIND_MAPPINGS.get(middle) else {
+            // Beyond the array, so beyond the layout.
+            continue;
+        };
+        let take = is_less(u64::from(middle), u64::from(end)) & is_less(mapping.begin, ip.wrapping_add(1));
+        low += (take as u32) << (MAPPING_STEPS - 1 - step);
     }
-    let Some(found) = UNWIND_MAPPINGS.get(first + low) else {
+    let Some(found) = UNWIND_MAPPINGS.get(low) else {
         return found::UNKNOWN;
     };
-    if count == 0 || ip < found.begin || ip >= found.end {
+    if low == end || ip < found.begin || ip >= found.end {
         return found::UNKNOWN;
     }
     match found.kind {
@@ -107,25 +110,27 @@ fn in_page(page: u32, offset: u16) -> u32 {
     let Some(chunk) = UNWIND_ROWS.get_ptr(page.chunk()) else {
         return GAP;
     };
-    let (first, count) = (u32::from(page.first()), u32::from(page.count()));
-    if count == 0 {
+    let mut low = u64::from(page.first());
+    let end = low + u64::from(page.count());
+    if low == end {
         return GAP;
     }
-    let row = |index: u32| {
+    let row = |index: u64| {
         // SAFETY: masked to the length of a chunk.
-        unsafe {
-            *chunk
-                .cast::<Row>()
-                .add((first + index) as usize & (CHUNK_ROWS - 1))
-        }
+        unsafe { *chunk.cast::<Row>().add(index as usize & (CHUNK_ROWS - 1)) }
     };
-    let wanted = Row::last_at(offset);
-    let mut low = 0;
+    let wanted = u64::from(Row::last_at(offset).0) + 1;
     for step in 0..SEARCH_STEPS {
-        let middle = low + (1 << (SEARCH_STEPS - 1 - step));
-        if middle < count && row(middle) <= wanted {
-            low = middle;
-        }
+        let half = 1 << (SEARCH_STEPS - 1 - step);
+        let take = is_less(low + half, end) & is_less(u64::from(row(low + half).0), wanted);
+        low += take * half;
     }
     u32::from(row(low).rule())
+}
+
+/// 1 if `a` is less than `b`, else 0; both less than 2^63. Without a branch: the searches have a dozen that no
+/// predictor could foresee, and the verifier would follow every combination of them.
+#[inline(always)]
+fn is_less(a: u64, b: u64) -> u64 {
+    opaque(a.wrapping_sub(b)) >> 63
 }

@@ -8,15 +8,14 @@ use aya_ebpf::{helpers::bpf_loop, programs::ProbeContext};
 use core::ffi::c_void;
 use leaktrace_common::{
     record::Thread,
-    stack::FRAMES_MAX,
+    stack::{FRAMES_MAX, Walk},
     unwind::{Layout, Rule, cfa, end, found, rbp},
 };
 
 use super::{
-    Hash,
-    instances::{self, Cursor},
+    Hash, instances,
     rule::{self, Cache},
-    window::Window,
+    window,
 };
 use crate::{
     lifecycle,
@@ -35,133 +34,54 @@ const CONTINUE: i64 = 0;
 /// Value of the loop's body: end the loop.
 const STOP: i64 = 1;
 
-/// A walk under way.
+/// What the loop's body works on.
 #[repr(C)]
-pub struct Walk {
+struct Context {
     thread: *mut Thread,
     cache: Cache,
-    window: Window,
-    layout: Layout,
-    /// Return address in the frame the walk is at.
-    ip: u64,
-    /// Stack pointer there, just after the return to `ip`.
-    sp: u64,
-    /// rbp there.
-    bp: u64,
-    hash: Hash,
-    /// Frames kept.
-    len: u64,
-    /// One of [`end`].
-    end: u64,
-    /// Whether the last step went by frame pointer.
-    guessed: u64,
-    /// Whether the walk ended at a signal handler's frame.
-    signal: u64,
-    cursor: Cursor,
 }
 
-/// A walk that has ended.
-pub struct Walked {
-    /// The stack's id.
-    pub id: u64,
-    /// Return address, stack pointer and rbp at the last frame.
-    pub ip: u64,
-    /// See `ip`.
-    pub sp: u64,
-    /// See `ip`.
-    pub bp: u64,
-    /// Whether that frame is a signal handler's.
-    pub signal: bool,
-    /// Hash of the frames, to go on with.
-    pub hash: Hash,
-}
-
-impl Walk {
-    /// At the probed instruction.
-    #[inline(always)]
-    pub fn begin(ctx: &ProbeContext, thread: &mut Thread) -> Self {
-        let function = registers::instruction(ctx);
-        let sp = registers::stack_pointer(ctx);
-        let mut window = Window::new((&raw mut thread.window).cast());
-        let ip = window.word(sp, sp).unwrap_or(0);
-        // SAFETY: the first frame.
-        unsafe { *(&raw mut thread.stack.frames).cast::<u64>() = function };
-        Self {
-            layout: layout(thread),
+/// Walks the stack into the thread's state and returns its id.
+#[inline(always)]
+pub fn walk(ctx: &ProbeContext, thread: &mut Thread) -> u64 {
+    begin(ctx, thread);
+    if thread.walk.ip != 0
+        && let Some(found) = UNWIND_FOUND.get_ptr_mut(0)
+    {
+        let mut context = Context {
             thread,
-            cache: Cache(core::ptr::null_mut()),
-            window,
-            ip,
-            sp: sp + 8,
-            bp: registers::frame_pointer(ctx),
-            hash: Hash::new().add(function),
-            len: 1,
-            end: if ip == 0 { end::FAULT } else { end::TOO_DEEP },
-            guessed: 0,
-            signal: 0,
-            cursor: Cursor::START,
-        }
-    }
-
-    /// Of the probed function; 0 if it could not be read.
-    #[inline(always)]
-    pub const fn return_address(&self) -> u64 {
-        self.ip
-    }
-
-    /// To the end.
-    #[inline(always)]
-    pub fn run(&mut self) {
-        let Some(found) = UNWIND_FOUND.get_ptr_mut(0) else {
-            return;
+            cache: Cache(found.cast()),
         };
-        if self.ip == 0 {
-            return;
-        }
-        self.cache = Cache(found.cast());
-        let body: unsafe extern "C" fn(u32, *mut Self) -> i64 = step;
+        let body: unsafe extern "C" fn(u32, *mut Context) -> i64 = step;
         // SAFETY: the kernel calls `step` with the context given here, which outlives the call.
-        unsafe { bpf_loop(STEPS, body as *mut c_void, (&raw mut *self).cast(), 0) };
+        unsafe { bpf_loop(STEPS, body as *mut c_void, (&raw mut context).cast(), 0) };
     }
+    thread.stack.truncated = u32::from(thread.walk.end == end::TOO_DEEP);
+    Hash(thread.walk.hash).id(thread.walk.end)
+}
 
-    /// What came of it; the frames are in the thread's stack.
-    #[inline(always)]
-    pub fn end(&self, thread: &mut Thread) -> Walked {
-        thread.stack.len = self.len as u32;
-        thread.stack.truncated = u32::from(self.end == end::TOO_DEEP);
-        Walked {
-            id: self.hash.id(self.end),
-            ip: self.ip,
-            sp: self.sp,
-            bp: self.bp,
-            signal: self.signal != 0,
-            hash: self.hash,
-        }
-    }
-
-    #[inline(always)]
-    fn stop(&mut self, end: u64) -> i64 {
-        self.end = end;
-        STOP
-    }
-
-    /// Keeps a frame; whether there was room.
-    #[inline(always)]
-    fn keep(&mut self, address: u64) -> bool {
-        let index = self.len;
-        if index >= FRAMES_MAX as u64 {
-            return false;
-        }
-        // SAFETY: the mask is the bound the verifier sees; the comparison above is stricter.
-        unsafe {
-            *(&raw mut (*self.thread).stack.frames)
-                .cast::<u64>()
-                .add(index as usize & FRAMES_MAX) = address;
-        };
-        self.hash = self.hash.add(address);
-        self.len = index + 1;
-        true
-    }
+/// At the probed instruction.
+#[inline(always)]
+fn begin(ctx: &ProbeContext, thread: &mut Thread) {
+    let function = registers::instruction(ctx);
+    let sp = registers::stack_pointer(ctx);
+    window::read(thread, sp);
+    let caller = window::word(thread, sp).unwrap_or(0);
+    thread.walk.layout = layout(thread).0;
+    let walk = &mut thread.walk;
+    walk.caller = caller;
+    walk.ip = caller;
+    walk.sp = sp + 8;
+    walk.bp = registers::frame_pointer(ctx);
+    walk.hash = Hash::new().add(function).0;
+    // What holds if the steps do not suffice.
+    walk.end = if caller == 0 { end::FAULT } else { end::TOO_DEEP };
+    walk.guessed = 0;
+    walk.signal = 0;
+    walk.instance = 0;
+    thread.stack.len = 1;
+    // SAFETY: the first frame.
+    unsafe { *(&raw mut thread.stack.frames).cast::<u64>() = function };
 }
 
 /// The layout of the thread's process, if it is that of this image.
@@ -179,45 +99,68 @@ fn layout(thread: &Thread) -> Layout {
     }
 }
 
-/// From one frame to the next.
-unsafe extern "C" fn step(_index: u32, walk: *mut Walk) -> i64 {
-    // SAFETY: the walk that `run` has handed to the kernel.
-    let walk = unsafe { &mut *walk };
-    let number = rule::find(walk.cache, walk.layout, walk.ip);
-    if number >= found::PENDING {
-        return unknown(walk, number);
+#[inline(always)]
+const fn stop(walk: &mut Walk, end: u64) -> i64 {
+    walk.end = end;
+    STOP
+}
+
+/// Keeps the frame the walk is at; whether there was room.
+#[inline(always)]
+fn keep(thread: &mut Thread) -> bool {
+    let index = thread.stack.len as usize;
+    if index >= FRAMES_MAX {
+        return false;
     }
-    if !walk.keep(walk.ip) {
+    let address = thread.walk.ip;
+    // SAFETY: the mask is the bound the verifier sees; the comparison above is stricter.
+    unsafe {
+        *(&raw mut thread.stack.frames)
+            .cast::<u64>()
+            .add(index & FRAMES_MAX) = address;
+    };
+    thread.walk.hash = Hash(thread.walk.hash).add(address).0;
+    thread.stack.len = index as u32 + 1;
+    true
+}
+
+/// From one frame to the next.
+unsafe extern "C" fn step(_index: u32, context: *mut Context) -> i64 {
+    // SAFETY: what `walk` has handed to the kernel; the thread is that of the program, and no one else's.
+    let (thread, cache) = unsafe { (&mut *(*context).thread, (*context).cache) };
+    let number = rule::find(cache, Layout(thread.walk.layout), thread.walk.ip);
+    if number >= found::PENDING {
+        return unknown(thread, number);
+    }
+    if !keep(thread) {
         return STOP;
     }
-    let rule = if number == found::FRAME_POINTER {
-        Rule::default()
-    } else {
-        match UNWIND_RULES.get(number) {
-            Some(rule) => *rule,
-            None => Rule::default(),
-        }
-    };
-    follow(walk, rule)
+    if number == found::FRAME_POINTER {
+        return follow(thread, Rule::default());
+    }
+    match UNWIND_RULES.get(number) {
+        Some(rule) => follow(thread, *rule),
+        None => follow(thread, Rule::default()),
+    }
 }
 
 /// At an address of which the layout knows nothing.
 #[inline(always)]
-fn unknown(walk: &mut Walk, number: u32) -> i64 {
-    if let Some(address) = instances::original(&mut walk.cursor, walk.sp - 8) {
-        walk.ip = address;
+fn unknown(thread: &mut Thread, number: u32) -> i64 {
+    let slot = thread.walk.sp - 8;
+    if let Some(address) = instances::original(&mut thread.walk, slot) {
+        thread.walk.ip = address;
         return CONTINUE;
     }
-    if walk.guessed != 0 {
+    if thread.walk.guessed != 0 {
         // The frame pointer was none.
-        return walk.stop(end::GAP);
+        return stop(&mut thread.walk, end::GAP);
     }
     if number == found::UNKNOWN {
-        // SAFETY: the thread whose walk it is.
-        ask(unsafe { (*walk.thread).layout } as u32, walk.ip);
+        ask(thread.layout as u32, thread.walk.ip);
     }
-    walk.keep(walk.ip);
-    walk.stop(end::UNKNOWN_MAPPING)
+    keep(thread);
+    stop(&mut thread.walk, end::UNKNOWN_MAPPING)
 }
 
 /// Has user space look at the process's mappings again, if it has not been told yet.
@@ -237,62 +180,65 @@ fn ask(layout: u32, address: u64) {
 
 /// Leaves the frame by its rule.
 #[inline(always)]
-fn follow(walk: &mut Walk, rule: Rule) -> i64 {
-    let (sp, bp) = (walk.sp, walk.bp);
-    let offset = rule.cfa_offset as i64 as u64;
+fn follow(thread: &mut Thread, rule: Rule) -> i64 {
+    let (sp, bp) = (thread.walk.sp, thread.walk.bp);
+    let offset = i64::from(rule.cfa_offset) as u64;
     let guessed = rule.cfa == cfa::GAP;
     let frame = match rule.cfa {
-        cfa::RSP => Some(sp.wrapping_add(offset)),
-        cfa::RBP => Some(bp.wrapping_add(offset)),
+        cfa::RSP => sp.wrapping_add(offset),
+        cfa::RBP => bp.wrapping_add(offset),
         cfa::GAP => {
-            if bp < sp || bp & 7 != 0 || bp - sp > FRAME_MAX_BYTES {
-                return walk.stop(end::GAP);
+            if bp < sp || bp - sp > FRAME_MAX_BYTES {
+                return stop(&mut thread.walk, end::GAP);
             }
-            Some(bp.wrapping_add(16))
+            bp.wrapping_add(16)
         }
-        cfa::END => return walk.stop(end::COMPLETE),
-        cfa::AT_RSP => at(walk, sp, rule.cfa_offset),
-        cfa::AT_RBP => at(walk, bp, rule.cfa_offset),
-        cfa::PLT => Some(sp + 8 + if walk.ip.wrapping_sub(1) & 15 >= 11 { 8 } else { 0 }),
+        cfa::END => return stop(&mut thread.walk, end::COMPLETE),
+        cfa::AT_RSP | cfa::AT_RBP => {
+            let register = if rule.cfa == cfa::AT_RSP { sp } else { bp };
+            let address = register.wrapping_add(i64::from(rule.cfa_offset >> 8) as u64);
+            let Some(word) = window::word(thread, address) else {
+                return stop(&mut thread.walk, end::FAULT);
+            };
+            word.wrapping_add(offset & 0xff)
+        }
+        cfa::PLT => sp.wrapping_add(if thread.walk.ip.wrapping_sub(1) & 15 >= 11 {
+            16
+        } else {
+            8
+        }),
         other => {
-            walk.signal = u64::from(other == cfa::SIGNAL);
-            return walk.stop(end::UNSUPPORTED);
+            thread.walk.signal = u64::from(other == cfa::SIGNAL);
+            return stop(&mut thread.walk, end::UNSUPPORTED);
         }
     };
-    let Some(frame) = frame else {
-        return walk.stop(end::FAULT);
+    // Rules that change the stack may lead anywhere, so a frame need not lie above the last one; the number of steps
+    // is what bounds the walk.
+    let Some(address) = window::word(thread, frame.wrapping_sub(8)) else {
+        return stop(&mut thread.walk, end::FAULT);
     };
-    // A caller's frame lies above its callee's, on whichever stack; a rule may lead to another stack (AT_*), but
-    // never round in a circle: the number of steps is bounded.
-    let Some(address) = walk.window.word(frame.wrapping_sub(8), sp) else {
-        return walk.stop(end::FAULT);
-    };
-    let saved = match rule.rbp {
-        _ if guessed => Some(bp),
-        rbp::AT_CFA => Some(frame.wrapping_add(i64::from(rule.rbp_offset) as u64)),
-        rbp::AT_RBP => Some(bp.wrapping_add(i64::from(rule.rbp_offset) as u64)),
-        _ => None,
-    };
-    if let Some(saved) = saved {
-        match walk.window.word(saved, sp) {
-            Some(word) => walk.bp = word,
-            None => return walk.stop(end::FAULT),
-        }
+    if guessed || rule.rbp != rbp::SAME {
+        let base = if guessed || rule.rbp == rbp::AT_RBP {
+            bp
+        } else {
+            frame
+        };
+        let saved = if guessed {
+            base
+        } else {
+            base.wrapping_add(i64::from(rule.rbp_offset) as u64)
+        };
+        let Some(word) = window::word(thread, saved) else {
+            return stop(&mut thread.walk, end::FAULT);
+        };
+        thread.walk.bp = word;
     }
-    walk.guessed = u64::from(guessed);
+    thread.walk.guessed = u64::from(guessed);
     if address == 0 {
         // The outermost frame, by the convention of hand-written start code; after a guess it means nothing.
-        return walk.stop(if guessed { end::GAP } else { end::COMPLETE });
+        return stop(&mut thread.walk, if guessed { end::GAP } else { end::COMPLETE });
     }
-    walk.ip = address;
-    walk.sp = frame;
+    thread.walk.ip = address;
+    thread.walk.sp = frame;
     CONTINUE
-}
-
-/// A CFA that lies on the stack.
-#[inline(always)]
-fn at(walk: &mut Walk, register: u64, offset: i32) -> Option<u64> {
-    let address = register.wrapping_add(i64::from(offset >> 8) as u64);
-    let word = walk.window.word(address, walk.sp)?;
-    Some(word.wrapping_add(u64::from(offset as u8)))
 }
