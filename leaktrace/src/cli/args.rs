@@ -280,6 +280,13 @@ pub(super) enum Command {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
+    /// Print what the unwind tables of these files hold, as a Markdown table.
+    #[command(hide = true)]
+    Tables {
+        /// Libraries and executables.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
     /// The program that 'leaktrace demo' traces.
     #[command(hide = true)]
     DemoTarget,

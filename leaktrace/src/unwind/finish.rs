@@ -1,7 +1,7 @@
 //! Walks a stack by framehop, from the registers and bytes of stack that the kernel side has sent: where that could not
 //! go on, and to check it. Must not know the tables that the kernel side walks by.
 
-use std::{cell::OnceCell, collections::HashMap, fs, os::unix::fs::FileExt as _, rc::Rc};
+use std::{cell::OnceCell, collections::HashMap, os::unix::fs::FileExt as _, rc::Rc};
 
 use framehop::{
     FrameAddress, MayAllocateDuringUnwind, Unwinder as _,
@@ -9,7 +9,10 @@ use framehop::{
 };
 use leaktrace_common::{stack::FRAMES_MAX, unwind::raw};
 
-use super::sections::{Bytes, Said, Sections};
+use super::{
+    library::vdso_image,
+    sections::{Bytes, Said, Sections},
+};
 use crate::{
     kernel::raw::Raw,
     symbol::{
@@ -136,7 +139,7 @@ impl Opened<'_> {
             return None;
         }
         let vdso = self.files.vdso.get_or_init(|| {
-            let image = vdso_image()?;
+            let image = vdso_image().ok()?;
             Some(Rc::new(Sections::of_bytes(&image).ok()?))
         });
         vdso.clone()
@@ -154,20 +157,6 @@ impl Opened<'_> {
         });
         read && SIGRETURN.iter().any(|wanted| code.starts_with(wanted))
     }
-}
-
-/// The vdso: the kernel maps the same one into every 64-bit process.
-fn vdso_image() -> Option<Vec<u8>> {
-    let maps = fs::read_to_string("/proc/self/maps").ok()?;
-    let range = maps.lines().find(|line| line.ends_with("[vdso]"))?;
-    let (start, rest) = range.split_once('-')?;
-    let (end, _) = rest.split_once(' ')?;
-    let start = u64::from_str_radix(start, 16).ok()?;
-    let end = u64::from_str_radix(end, 16).ok()?;
-    let mut image = vec![0; usize::try_from(end.checked_sub(start)?).ok()?];
-    let memory = fs::File::open("/proc/self/mem").ok()?;
-    memory.read_exact_at(&mut image, start).ok()?;
-    Some(image)
 }
 
 /// What an address is.

@@ -1,6 +1,6 @@
 //! Stacks made by hand from what real files say: this program and its C library.
 
-use std::{fs::File, io::Read as _, path::Path};
+use std::{fs, fs::File, io::Read as _, path::Path};
 
 use gimli::{CfaRule, EhFrame, EndianSlice, LittleEndian, UnwindContext, UnwindSection as _, X86_64};
 use object::{Object as _, ObjectSection as _};

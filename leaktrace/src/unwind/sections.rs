@@ -3,12 +3,15 @@
 
 use std::{fs::File, io, ops::Range, os::unix::fs::FileExt as _, sync::Arc};
 
+use super::build::Cursor;
 use framehop::{ExplicitModuleSectionInfo, Module};
 use gimli::{
     BaseAddresses, DebugFrame, EhFrame, EhFrameHdr, EndianSlice, LittleEndian, RegisterRule, UnwindContext,
     UnwindSection, X86_64,
 };
 use object::{Object as _, ObjectSection as _, ObjectSegment as _, ReadRef, SegmentFlags, elf::PF_X};
+
+use super::build::Cursor;
 
 /// Bytes that a section of unwind information may have.
 const SECTION_BYTES_MAX: u64 = 512 << 20;
@@ -77,7 +80,7 @@ impl Sections {
     /// Of an open file.
     pub(super) fn of_file(file: &File) -> Result<Self, SectionsError> {
         let size_bytes = file.metadata()?.len();
-        let cache = object::ReadCache::new(file);
+        let cache = object::ReadCache::new(Cursor::new(file));
         Self::read(&cache, |offset, size| {
             if size > SECTION_BYTES_MAX || offset.checked_add(size).is_none_or(|end| end > size_bytes) {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
