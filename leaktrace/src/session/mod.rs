@@ -5,6 +5,7 @@ mod build;
 mod collect;
 mod costs;
 mod keep;
+mod stacks;
 mod start;
 
 use std::{

@@ -144,7 +144,7 @@ pub struct LoadError {
 /// What [`Library`] gives.
 pub type Loaded = Result<Arc<Table>, LoadError>;
 
-/// The tables of files. Dropped, it waits for what is being built.
+/// The tables of files. What was requested is finished also after it is dropped.
 #[derive(Debug)]
 pub struct Library {
     shelf: Arc<Shelf>,
@@ -314,7 +314,7 @@ fn cache_dir(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     Some(caches.join("leaktrace/unwind"))
 }
 
-fn vdso_image() -> io::Result<Vec<u8>> {
+pub(super) fn vdso_image() -> io::Result<Vec<u8>> {
     let maps = fs::read_to_string("/proc/self/maps")?;
     let line = maps.lines().find(|line| line.ends_with("[vdso]"));
     let bounds = line
