@@ -11,6 +11,8 @@ pub mod files;
 pub mod layout;
 pub mod library;
 pub mod listing;
+#[cfg(test)]
+mod memory;
 pub mod shelf;
 pub mod slots;
 pub mod store;
@@ -368,3 +370,7 @@ impl Owned {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "unwinder_tests.rs"]
+mod tests;

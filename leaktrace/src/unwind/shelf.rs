@@ -300,3 +300,7 @@ impl Rules {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "shelf_tests.rs"]
+mod tests;
