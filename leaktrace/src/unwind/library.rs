@@ -144,7 +144,7 @@ pub struct LoadError {
 /// What [`Library`] gives.
 pub type Loaded = Result<Arc<Table>, LoadError>;
 
-/// The tables of files. Dropped, it waits for what is being built.
+/// The tables of files. What was requested is finished also after it is dropped.
 #[derive(Debug)]
 pub struct Library {
     shelf: Arc<Shelf>,

@@ -48,7 +48,7 @@ pub struct Table {
 
 impl Table {
     /// How many pages it has.
-    pub fn page_count(&self) -> u32 {
+    pub const fn page_count(&self) -> u32 {
         self.page_rows.len().saturating_sub(1) as u32
     }
 

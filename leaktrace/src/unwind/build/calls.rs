@@ -1,7 +1,7 @@
 //! Where in code a call can end: what a return address can be.
 //!
 //! A test of bytes, not a disassembly: it finds every near call and some things that are none. A call is `E8` with a
-//! distance of 4 bytes, or `FF` with 2 in the middle of its ModRM byte and what that asks for (Intel SDM volume 2,
+//! distance of 4 bytes, or `FF` with 2 in the middle of its `ModRM` byte and what that asks for (Intel SDM volume 2,
 //! CALL and table 2-2); prefixes stand in front and change neither. Must not know DWARF or rules.
 
 use std::io;
@@ -164,9 +164,9 @@ fn mark(code: &[u8], from: usize, bits: &mut [u64]) {
     }
 }
 
-/// Bytes of an indirect near call, from its opcode `FF` on; `None` if the ModRM byte makes it another instruction.
+/// Bytes of an indirect near call, from its opcode `FF` on; `None` if the `ModRM` byte makes it another instruction.
 fn indirect(mod_rm: u8, sib: Option<&u8>) -> Option<usize> {
-    /// Opcode and ModRM.
+    /// Opcode and `ModRM`.
     const HEAD: usize = 2;
     if mod_rm >> 3 & 7 != 2 {
         return None;
@@ -246,11 +246,11 @@ mod tests {
     #[test]
     fn what_is_no_call_or_is_cut_off_is_not_found() {
         // jmp *%rax, push %rax by FF, inc %eax, ret
-        assert_eq!(ends(&[0xff, 0xe0, 0xff, 0xf0, 0xff, 0xc0, 0xc3]), []);
-        assert_eq!(ends(&[0xe8, 1, 2, 3]), []);
-        assert_eq!(ends(&[0xff]), []);
-        assert_eq!(ends(&[0xff, 0x14]), []);
-        assert_eq!(ends(&[]), []);
+        assert!(ends(&[0xff, 0xe0, 0xff, 0xf0, 0xff, 0xc0, 0xc3]).is_empty());
+        assert!(ends(&[0xe8, 1, 2, 3]).is_empty());
+        assert!(ends(&[0xff]).is_empty());
+        assert!(ends(&[0xff, 0x14]).is_empty());
+        assert!(ends(&[]).is_empty());
     }
 
     #[test]

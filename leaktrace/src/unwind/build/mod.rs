@@ -95,7 +95,7 @@ fn assemble<'d, R: ReadRef<'d>>(
     bytes: &(impl Bytes + ?Sized),
     rows: Rows,
 ) -> Result<(Table, Counts), BuildError> {
-    let calls = Calls::scan(bytes, &elf.segments).map_err(unreadable)?;
+    let calls = Calls::scan(bytes, &elf.segments).map_err(|error| unreadable(&error))?;
     let keep = Filter { rows, calls: &calls };
     let mut functions = functions(elf, &keep)?;
     let counts = Counts {
@@ -164,7 +164,7 @@ impl Keep for Filter<'_> {
     }
 }
 
-fn unreadable(error: io::Error) -> BuildError {
+fn unreadable(error: &io::Error) -> BuildError {
     BuildError::Unreadable(error.to_string())
 }
 
