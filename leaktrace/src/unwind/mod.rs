@@ -153,7 +153,7 @@ impl Unwinder {
     }
 
     /// See [`Files::prepare`].
-    pub fn files(&mut self) -> &mut Files {
+    pub const fn files(&mut self) -> &mut Files {
         &mut self.files
     }
 

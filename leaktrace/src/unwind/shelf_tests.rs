@@ -43,7 +43,7 @@ fn table(seed: u32, rows_of_pages: &[u32], rules: u32) -> Arc<Table> {
     Arc::new(table)
 }
 
-/// Each address at which something changes, and those around it, give what the table gives.
+/// Addresses at which something changes, and those before them, give what the table gives.
 fn check(memory: &Memory, placed: &Placed) {
     let table = &placed.table;
     for page in 0..table.page_count() {
@@ -55,7 +55,8 @@ fn check(memory: &Memory, placed: &Placed) {
             u32::from(at.first()) + u32::from(at.count()) <= CHUNK,
             "in two chunks"
         );
-        for offset in rows.iter().map(|row| row.offset()).chain([u16::MAX]) {
+        let some = rows.iter().step_by(61).chain(rows.last());
+        for offset in some.map(|row| row.offset()).chain([u16::MAX]) {
             for offset in [offset.saturating_sub(1), offset] {
                 let expected = table.rule_at(base | u64::from(offset));
                 assert_eq!(memory.rule_in(at, offset), expected, "page {page} at {offset:#x}");
@@ -210,7 +211,7 @@ fn rules_are_there_once_and_go_with_their_last_table() {
     assert_eq!(shelf.rules.uses.len(), 61);
     shelf.release(TableId(0), 0);
     shelf.release(TableId(1), 0);
-    // 60 are in use, and of 4 more only 3 have numbers left: the table that no other shares rules with goes too.
+    // 60 and that of a gap are in use, and 4 more do not fit. Without table 0 there is no more room, without 1 there is.
     let new = table(2, &[100], 4);
     assert!(shelf.hold(TableId(4), &new, &mut memory, GRACE_NS).is_ok());
     assert!(shelf.get(TableId(2)).is_some());

@@ -91,7 +91,7 @@ impl World {
     /// Publishes until no table is on its way.
     fn publish_whole(&mut self, mappings: &Mappings) {
         self.publish(0, mappings, 0);
-        let given_up = Instant::now() + Duration::from_secs(60);
+        let given_up = Instant::now() + Duration::from_mins(1);
         while self.unwinder.processes[&PID].waits {
             assert!(Instant::now() < given_up, "tables have not come");
             if self.unwinder.take_over() == [PID] {
