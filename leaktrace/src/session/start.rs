@@ -19,7 +19,6 @@ use crate::{
     config::{Config, Sort, Target, Unwind},
     doctor,
     error::{Error, system},
-    kernel::tables::UnwindArrays,
     kernel::{
         caps::{AttachKind, Caps},
         counters::{Counters, HitTable},
@@ -27,6 +26,7 @@ use crate::{
         maps::{self as kernel_maps, LiveTable, Tables},
         object::{self, KernelSide, LoadError},
         sideband::Sideband,
+        tables::{Room, UnwindArrays},
     },
     launch::{self, Held},
     overhead::{calibrate::calibrate, meter::Meter},
@@ -99,8 +99,11 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
         unwind: u64::from(unwind == Unwind::Tables),
         ..kernel_config::Config::ALL
     };
-    let chunks = unwind::row_chunks(files.rows(), config.max_unwind_bytes);
-    let (mut kernel, tier) = object::load(constants, kind, chunks)?;
+    let room = Room {
+        row_chunks: unwind::row_chunks(files.rows(), config.max_unwind_bytes),
+        mappings: unwind::MAPPINGS,
+    };
+    let (mut kernel, tier) = object::load(constants, kind, room)?;
     let unwinder = match unwind {
         Unwind::Tables => Some(Unwinder::new(files, Box::new(UnwindArrays::new(&kernel)?))),
         Unwind::FramePointers => None,
