@@ -10,7 +10,7 @@ use clap_complete::Shell;
 
 use super::parse::{self, Size, Time};
 use crate::{
-    config::{AttachKind, ProbeAt, Share, Sort, defaults},
+    config::{AttachKind, ProbeAt, Share, Sort, Unwind, defaults},
     report::Format,
 };
 
@@ -236,6 +236,17 @@ pub(super) struct BoundArgs {
     /// Walk each stack once more in another way and report where the two differ, for tests.
     #[arg(long, hide = true)]
     pub(super) verify_stacks: bool,
+
+    /// Walk stacks in this way and no other, for tests.
+    #[arg(long, value_enum, value_name = "WAY", hide = true)]
+    pub(super) unwind: Option<Unwind>,
+
+    /// Give unwind tables at most this much of the kernel's memory.
+    ///
+    /// It is taken as needed when tracing begins, from 2 MiB on. What does not fit is counted as
+    /// `unwind_tables_full`. Example: --max-unwind 256MiB
+    #[arg(long, value_name = "SIZE", default_value_t = Size(defaults::MAX_UNWIND_BYTES), hide = true)]
+    pub(super) max_unwind: Size,
 }
 
 /// What every subcommand takes.

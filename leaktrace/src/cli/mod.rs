@@ -196,6 +196,8 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
         output: output(output_args, general),
         max_live: bounds.max_live,
         attach: bounds.attach,
+        unwind: bounds.unwind,
+        max_unwind_bytes: bounds.max_unwind.0,
         probe_at: bounds.probe_at,
         verify_stacks: bounds.verify_stacks,
         verbose: general.verbose,

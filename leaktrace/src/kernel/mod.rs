@@ -10,4 +10,5 @@ pub mod object;
 pub mod raw;
 pub mod sideband;
 pub mod sys;
+pub mod tables;
 pub mod version;
