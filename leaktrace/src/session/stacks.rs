@@ -115,6 +115,7 @@ impl Stacks {
             return;
         };
         verified.stacks += 1;
+        verified.frames_equal += verify::equal_frames(kept, walk) as u64;
         let at = match verify::compare(kept, end_of(id), walk) {
             Verdict::Equal => {
                 verified.equal += 1;

@@ -153,14 +153,13 @@ impl Catalog {
     /// opened: that takes milliseconds, and stacks that lead through it can be walked before.
     pub fn scanned(&mut self, id: ObjectId) -> Option<Rc<Scan>> {
         if !self.scans.contains_key(&id) {
-            let scan = self.make_scan(id)?;
-            self.scans.insert(id, scan.map(Rc::new));
+            let scan = self.make_scan(id).map(Rc::new);
+            self.scans.insert(id, scan);
         }
         self.scan(id)
     }
 
-    /// None where the file cannot be looked at now, some nothing where there is nothing to find in it.
-    fn make_scan(&mut self, id: ObjectId) -> Option<Option<Scan>> {
+    fn make_scan(&mut self, id: ObjectId) -> Option<Scan> {
         let object = self.objects.get(id)?;
         let path = &object.path_in_process;
         let functions = self
@@ -168,7 +167,15 @@ impl Catalog {
             .as_ref()
             .filter(|custom| is_same(&custom.object, path))
             .map_or(&[] as &[_], |custom| &custom.functions);
-        match elf::scan_file(object.file.try_clone().ok()?, path, functions) {
+        let scan = object
+            .file
+            .try_clone()
+            .map_err(|source| ElfError::Read {
+                path: path.clone(),
+                source,
+            })
+            .and_then(|file| elf::scan_file(file, path, functions));
+        match scan {
             Ok(mut scan) => {
                 if self.probe_at == ProbeAt::Entry {
                     scan.probe_entries();
@@ -176,12 +183,12 @@ impl Catalog {
                 for function in &mut scan.functions {
                     self.slots.assign(id, function);
                 }
-                Some(Some(scan))
+                Some(scan)
             }
-            Err(ElfError::NotElf { .. }) => Some(None),
+            Err(ElfError::NotElf { .. }) => None,
             Err(error) => {
                 tracing::warn!("{error}");
-                Some(None)
+                None
             }
         }
     }

@@ -13,6 +13,8 @@ pub mod finish;
 pub mod layout;
 pub mod library;
 pub mod listing;
+#[cfg(test)]
+mod memory;
 mod sections;
 pub mod shelf;
 pub mod slots;
@@ -155,7 +157,7 @@ impl Unwinder {
     }
 
     /// See [`Files::prepare`].
-    pub fn files(&mut self) -> &mut Files {
+    pub const fn files(&mut self) -> &mut Files {
         &mut self.files
     }
 
@@ -163,6 +165,8 @@ impl Unwinder {
     pub fn join(&mut self, pid: u32, now_ns: u64) -> u32 {
         self.forget(pid, now_ns);
         let slot = self.slots.take(self.arrays.as_mut(), now_ns);
+        // Until there is a layout, user space walks the stacks.
+        self.arrays.grant(slot, RAW_STACKS);
         let process = Process {
             slot,
             ..Process::default()
@@ -372,3 +376,7 @@ impl Owned {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "unwinder_tests.rs"]
+mod tests;

@@ -14,7 +14,7 @@ pub const NO_SLOT: u32 = 0;
 /// Slots and ranges of mappings.
 #[derive(Debug)]
 pub struct Slots {
-    slots: Extents,
+    free: Extents,
     ranges: Extents,
     /// What a walk may still read, and from when on it can be used again: nanoseconds.
     retired: VecDeque<(u64, Retired)>,
@@ -32,7 +32,7 @@ impl Slots {
     pub fn new(arrays: &dyn Arrays) -> Self {
         let sizes = arrays.sizes();
         Self {
-            slots: Extents::new(NO_SLOT + 1..sizes.layouts, u32::MAX),
+            free: Extents::new(NO_SLOT + 1..sizes.layouts, u32::MAX),
             ranges: Extents::new(0..sizes.mappings, u32::MAX),
             retired: VecDeque::new(),
             generation: 0,
@@ -42,7 +42,7 @@ impl Slots {
     /// A slot without a layout; [`NO_SLOT`] when there is none left.
     pub fn take(&mut self, arrays: &mut dyn Arrays, now_ns: u64) -> u32 {
         self.reuse(now_ns);
-        let Some(slot) = self.slots.take(1) else {
+        let Some(slot) = self.free.take(1) else {
             return NO_SLOT;
         };
         arrays.publish(slot.start, Layout::NONE);
@@ -93,7 +93,7 @@ impl Slots {
     fn reuse(&mut self, now_ns: u64) {
         while let Some((_, retired)) = self.retired.pop_front_if(|(from_ns, _)| *from_ns <= now_ns) {
             match retired {
-                Retired::Slot(slot) => self.slots.give(slot..slot + 1),
+                Retired::Slot(slot) => self.free.give(slot..slot + 1),
                 Retired::Range(range) => self.ranges.give(range),
             }
         }
