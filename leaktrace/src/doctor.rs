@@ -118,13 +118,13 @@ fn checks(caps: &Caps) -> Vec<Check> {
     ] {
         checks.push(found(name, result, if_not, fix));
     }
+    checks.push(stacks(caps));
     checks.push(found(
         "return addresses under return probes",
         &caps.return_probes.clone().map(drop),
         Status::Limited,
         "a kernel with CONFIG_DEBUG_INFO_BTF says where they are; leaktrace does without",
     ));
-    checks.push(stacks(caps));
     checks.push(open_files());
     checks
 }

@@ -3,6 +3,10 @@
 //!
 //! `LEAKTRACE_ORACLE_ROUNDS` is how much each program does; `--nocapture` shows what was compared. The default is for
 //! every change; with 40, each program has more than 10 000 distinct stacks (postgres: with 400).
+#![expect(
+    clippy::print_stdout,
+    reason = "the table of what was compared is what a long run is for"
+)]
 
 use leaktrace_tests::{
     fixtures,

@@ -233,10 +233,6 @@ pub(super) struct BoundArgs {
     #[arg(long, value_enum, value_name = "PLACE", default_value_t = ProbeAt::Site, hide = true)]
     pub(super) probe_at: ProbeAt,
 
-    /// Walk each stack once more in another way and report where the two differ, for tests.
-    #[arg(long, hide = true)]
-    pub(super) verify_stacks: bool,
-
     /// Walk stacks in this way and no other, for tests.
     #[arg(long, value_enum, value_name = "WAY", hide = true)]
     pub(super) unwind: Option<Unwind>,
@@ -247,6 +243,10 @@ pub(super) struct BoundArgs {
     /// `unwind_tables_full`. Example: --max-unwind 256MiB
     #[arg(long, value_name = "SIZE", default_value_t = Size(defaults::MAX_UNWIND_BYTES), hide = true)]
     pub(super) max_unwind: Size,
+
+    /// Walk each stack once more in another way and report where the two differ, for tests.
+    #[arg(long, hide = true)]
+    pub(super) verify_stacks: bool,
 }
 
 /// What every subcommand takes.
