@@ -8,6 +8,7 @@
     reason = "a harness panics: that is how a test fails, with everything it has seen"
 )]
 
+pub mod chains;
 pub mod fixtures;
 pub mod hits;
 pub mod leaktrace;

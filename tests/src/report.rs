@@ -170,6 +170,17 @@ impl Report {
         self.number(&format!("/ledger/{name}"))
     }
 
+    /// The share of the recorded allocations whose stack is known to its outermost frame.
+    pub fn complete_share(&self) -> f64 {
+        let share = self.0["stacks"]["complete_share"].as_f64();
+        share.unwrap_or_else(|| panic!("no share of complete stacks in\n{}", self.summary()))
+    }
+
+    /// How many recorded allocations have a stack that ended for this reason; see `stacks` of the report.
+    pub fn stacks(&self, end: &str) -> u64 {
+        self.number(&format!("/stacks/{end}"))
+    }
+
     /// The survivors.
     pub fn survivors(&self) -> Vec<Survivor<'_>> {
         list(&self.0, "survivors").iter().map(Survivor).collect()
@@ -359,6 +370,7 @@ impl Report {
             self.0["totals"], self.0["omitted"]
         )];
         lines.push(format!("  ledger {}", self.0["ledger"]));
+        lines.push(format!("  stacks {}", self.0["stacks"]));
         lines.push(format!("  warnings {}", self.0["warnings"]));
         lines.push(format!("  processes {}", self.0["target"]["processes"]));
         let survivors = self.survivors();
