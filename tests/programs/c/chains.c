@@ -4,11 +4,6 @@
 #include "chain.h"
 #include <alloca.h>
 #include <pthread.h>
-#include <signal.h>
-#include <sys/mman.h>
-#ifdef __GLIBC__
-#include <ucontext.h>
-#endif
 
 /* Keeps a call from being a jump, and its function from being taken for pure. */
 #define AFTER __asm__ volatile("" : : : "memory")
@@ -61,7 +56,8 @@ LEVEL static uint64_t eight(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint
 }
 LEVEL static void pushes(void) { sink = eight(1, 2, 3, 4, 5, 6, sink, 8); }
 
-/* Through the C library; deeper at the first comparison of each sort. */
+#ifdef __GLIBC__
+/* Through the C library, unless that is musl, whose code has no unwind tables; deeper at the first comparison of each sort. */
 struct element {
     int value;
     int *compared;
@@ -87,6 +83,7 @@ LEVEL static void by_bsearch(void) {
     int one = 1;
     sink += bsearch(&one, &one, 1, sizeof one, found) != NULL;
 }
+#endif
 
 /* The frame is found by rbp. */
 LEVEL static void with_alloca(void) {
@@ -166,8 +163,10 @@ static const struct shape {
     {"plain", plain},
     {"mixed", mixed},
     {"pushes", pushes},
+#ifdef __GLIBC__
     {"qsort", by_qsort},
     {"bsearch", by_bsearch},
+#endif
     {"alloca", with_alloca},
     {"vla", with_vla},
     {"aligned", aligned},
