@@ -84,7 +84,7 @@ static inline void chain_push(struct chain *chain, void *address) {
 }
 
 /* The plain case: here and now, by malloc. */
-ALONE static void take_here(const char *name, uint64_t depth) {
+__attribute__((unused)) ALONE static void take_here(const char *name, uint64_t depth) {
     struct chain *chain = chain_new(name, "take_here", depth);
     chain->count = chain_trace(chain->frames, CHAIN_FRAMES);
     void *block = malloc(chain->bytes);
@@ -93,7 +93,7 @@ ALONE static void take_here(const char *name, uint64_t depth) {
 }
 
 /* Whether the caller has `depth` frames by now, its own and those of the C library's start included. */
-ALONE static int chain_is(uint64_t depth) {
+__attribute__((unused)) ALONE static int chain_is(uint64_t depth) {
     void *frames[CHAIN_FRAMES];
     return (uint64_t)chain_trace(frames, CHAIN_FRAMES) - 1 >= depth;
 }
