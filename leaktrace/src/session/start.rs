@@ -79,6 +79,7 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
         max_size_bytes: config.filters.max_size_bytes,
         sampling: u64::from(config.samples()),
         site_shard_mask: u64::from(kernel_maps::site_shards() - 1),
+        unwind: 1,
         ..kernel_config::Config::ALL
     };
     let (mut kernel, tier) = object::load(constants, kind)?;
