@@ -1,8 +1,6 @@
 //! Call chains that a fixture knows by itself (`programs/c/chain.h`), and their comparison with the report's
 //! stacks, frame by frame.
 
-use std::fmt::Write as _;
-
 use serde_json::Value;
 
 use crate::report::{Report, Survivor, Truth};
@@ -19,7 +17,7 @@ const ALLOCATORS_MAX: usize = 3;
 pub struct Chain {
     /// What is special about it, and how deep it was to be.
     pub name: String,
-    /// The function that called backtrace() and then the allocator.
+    /// The function that called `backtrace()` and then the allocator.
     pub function: String,
     /// Size of its block, which no other block has.
     pub bytes: u64,
@@ -79,7 +77,7 @@ impl Chain {
             Ok(survivor) => survivor,
             Err(why) => return Some(format!("{}: {why}", self.name)),
         };
-        let seen = addresses(&survivor);
+        let seen = addresses(survivor);
         let outer = &self.frames[1..];
         // Frames before the first one that is known: the allocators' and the function's own.
         let inner = (1..=ALLOCATORS_MAX + 1).find(|inner| {
@@ -88,9 +86,9 @@ impl Chain {
                 && outer.iter().zip(seen).all(|(known, seen)| matches(*known, *seen))
         });
         let Some(inner) = inner else {
-            return Some(self.describe(&seen, &survivor));
+            return Some(self.describe(&seen, survivor));
         };
-        let function = symbols(&survivor)[inner];
+        let function = symbols(survivor)[inner];
         (function != "?" && function != self.function).then(|| {
             format!(
                 "{}: frame {inner} is in {function}, not {}",
@@ -99,30 +97,25 @@ impl Chain {
         })
     }
 
-    fn describe(&self, seen: &[u64], survivor: &Survivor<'_>) -> String {
-        let mut text = format!(
+    fn describe(&self, seen: &[u64], survivor: Survivor<'_>) -> String {
+        let mut lines = vec![format!(
             "{}: {} frames known, {} seen",
             self.name,
             self.frames.len(),
             seen.len()
-        );
-        let symbols = symbols(survivor);
-        for (index, (address, symbol)) in seen.iter().zip(&symbols).enumerate() {
+        )];
+        for (index, (address, symbol)) in seen.iter().zip(symbols(survivor)).enumerate() {
             let place = if self.frames.contains(address) {
                 ""
             } else {
                 "  (not in the chain)"
             };
-            // Writing to a string does not fail.
-            let _ = write!(text, "\n    {index:3} {address:#x} {symbol}{place}");
+            lines.push(format!("    {index:3} {address:#x} {symbol}{place}"));
         }
-        let first_missing = self.frames[1..]
-            .iter()
-            .find(|known| **known != ANY && !seen.contains(known));
-        if let Some(missing) = first_missing {
-            let _ = write!(text, "\n    the first that is missing: {missing:#x}");
-        }
-        text
+        let mut known = self.frames[1..].iter();
+        let missing = known.find(|known| **known != ANY && !seen.contains(known));
+        lines.extend(missing.map(|missing| format!("    the first that is missing: {missing:#x}")));
+        lines.join("\n")
     }
 }
 
@@ -131,7 +124,7 @@ const fn matches(known: u64, seen: u64) -> bool {
 }
 
 /// Addresses of a survivor's frames, inlined functions left out: they have that of the frame around them.
-pub fn addresses(survivor: &Survivor<'_>) -> Vec<u64> {
+pub fn addresses(survivor: Survivor<'_>) -> Vec<u64> {
     let frames = survivor.frames().iter().filter(|frame| frame["inlined"] != true);
     frames
         .map(|frame| {
@@ -143,7 +136,7 @@ pub fn addresses(survivor: &Survivor<'_>) -> Vec<u64> {
 }
 
 /// Names of the same frames.
-fn symbols<'a>(survivor: &Survivor<'a>) -> Vec<&'a str> {
+fn symbols<'a>(survivor: Survivor<'a>) -> Vec<&'a str> {
     let names = survivor.symbols();
     let frames = survivor.frames().iter().zip(names);
     let frames = frames.filter(|(frame, _)| frame["inlined"] != true);

@@ -1,4 +1,4 @@
-//! Stacks are equal, frame by frame, to what the C library's backtrace() says at the same call: each way to
+//! Stacks are equal, frame by frame, to what the C library's `backtrace()` says at the same call: each way to
 //! build a program is a test, in which all shapes of call chains come at several depths.
 
 use leaktrace_tests::{
@@ -226,7 +226,7 @@ fn rust_linked_by_mold() {
     equal_if_there(linked_by(rust(&["-C", "link-arg=-fuse-ld=mold"]), MOLD));
 }
 
-/// musl's own code has no unwind tables: backtrace() ends where it begins, behind `main`, and so may the stack.
+/// musl's own code has no unwind tables: `backtrace()` ends where it begins, behind `main`, and so may the stack.
 #[test]
 fn c_static_with_musl() {
     let flags = ["-fasynchronous-unwind-tables", "-Wl,--eh-frame-hdr"];
