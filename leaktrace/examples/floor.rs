@@ -20,8 +20,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use aya::maps::{MapData, PerCpuArray};
-use aya_obj::generated::bpf_insn;
+use aya::maps::MapData;
+use aya_obj::generated::{bpf_insn, bpf_map_type};
 use clap::{Parser, ValueEnum};
 use leaktrace::{
     kernel::{
@@ -133,13 +133,11 @@ struct Programs {
     /// A single moment.
     plain: OwnedFd,
     /// Where stacks are copied to.
-    _room: Option<Room>,
+    _room: Option<MapData>,
 }
 
 /// Bytes of stack that are copied.
 const COPIED_BYTES: i32 = 4096;
-
-type Room = PerCpuArray<MapData, [u8; COPIED_BYTES as usize]>;
 
 impl Programs {
     fn load(returns: Take) -> Result<Self> {
@@ -154,7 +152,9 @@ impl Programs {
     }
 
     fn load_copying() -> Result<Self> {
-        let room = Room::create(1, 0).context("no map of 4 KiB a CPU")?;
+        let kind = bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY as u32;
+        let room = aya_obj::Map::new_from_params(kind, size_of::<u32>() as u32, COPIED_BYTES as u32, 1, 0);
+        let room = MapData::create(room, "copied", None).context("no map of 4 KiB a CPU")?;
         let session = sys::load_program(&ProgramImage {
             name: "copy_stack",
             instructions: &copy_stack(room.fd().as_fd().as_raw_fd()),

@@ -4,7 +4,6 @@
 //! stacks are walked.
 
 use std::{
-    fmt::Write as _,
     fs,
     io::{BufRead as _, BufReader},
     path::Path,
@@ -149,27 +148,24 @@ fn frames_seen(report: &Value) -> Result<usize> {
 
 /// The document for docs/overhead.md.
 fn table(rows: &[Row]) -> String {
-    let mut text =
-        "| frames | under | frames in the report | ns a run, median | lowest | ns a frame more |\n\
-                    |---:|---|---:|---:|---:|---:|\n"
-            .to_owned();
-    for row in rows {
+    let mut lines = vec![
+        "| frames | under | frames in the report | ns a run, median | lowest | ns a frame more |".to_owned(),
+        "|---:|---|---:|---:|---:|---:|".to_owned(),
+    ];
+    lines.extend(rows.iter().map(|row| {
         let before = rows
             .iter()
             .rfind(|other| other.setup == row.setup && other.depth < row.depth);
-        let more = before.map_or_else(String::new, |before| format!("{:.0}", frame_ns(before, row)));
-        // Writing to a string does not fail.
-        writeln!(
-            text,
-            "| {} | {} | {} | {:.0} | {:.0} | {more} |",
+        format!(
+            "| {} | {} | {} | {:.0} | {:.0} | {} |",
             row.depth,
             row.setup.title(),
             row.seen.map_or_else(String::new, |seen| seen.to_string()),
             row.run_ns.median,
             row.run_ns.min,
+            before.map_or_else(String::new, |before| format!("{:.0}", frame_ns(before, row))),
         )
-        .unwrap_or_default();
-    }
+    }));
     let of_tables = |depth| {
         rows.iter()
             .find(|row| row.setup == Setup::Tables && row.depth == depth)
@@ -177,16 +173,19 @@ fn table(rows: &[Row]) -> String {
     if let (Some(first), Some(forty), Some(last)) =
         (of_tables(DEPTHS[0]), of_tables(40), of_tables(DEPTHS[2]))
     {
-        let (each, whole) = (frame_ns(first, last), forty.run_ns.median);
-        let kept = |is_kept| if is_kept { "kept" } else { "NOT KEPT" };
-        text += &format!(
-            "\n- a frame: {each:.0} ns, bound {FRAME_NS_MAX:.0}: {}\n- 40 frames, the whole entry: {whole:.0} ns, bound \
-             {FORTY_NS_MAX:.0}: {}\n",
-            kept(each <= FRAME_NS_MAX),
-            kept(whole <= FORTY_NS_MAX)
-        );
+        let judge = |what: &str, ns: f64, most: f64| {
+            let kept = if ns <= most { "kept" } else { "NOT KEPT" };
+            format!("- {what}: {ns:.0} ns, bound {most:.0}: {kept}")
+        };
+        lines.push(String::new());
+        lines.push(judge("a frame", frame_ns(first, last), FRAME_NS_MAX));
+        lines.push(judge(
+            "40 frames, the whole entry",
+            forty.run_ns.median,
+            FORTY_NS_MAX,
+        ));
     }
-    text
+    lines.join("\n") + "\n"
 }
 
 /// What each frame costs by which two depths differ.
@@ -208,7 +207,7 @@ pub(super) fn starts(directory: &Path, tracers: &Tracers) -> Result<()> {
                 .stdout(Stdio::null())
                 .stderr(Stdio::null()),
         )?;
-        wait_for("the target to have started", || is_waiting(target.0.id()))?;
+        wait_for("the target to have started", || Ok(is_waiting(target.0.id())))?;
         let mappings = executable_mappings(target.0.id())?;
         for (state, is_cold) in [("cold", true), ("warm", false)] {
             let cache = directory.join("start-cache");
@@ -255,9 +254,9 @@ fn start_targets() -> Result<Vec<(&'static str, Command)>> {
 }
 
 /// Whether all its threads sleep; a program that waits for its stdin does.
-fn is_waiting(pid: u32) -> Result<bool> {
+fn is_waiting(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
-    Ok(stat.contains("pipe") || stat.contains("poll") || stat.contains("select"))
+    ["pipe", "poll", "select"].iter().any(|word| stat.contains(word))
 }
 
 fn executable_mappings(pid: u32) -> Result<usize> {
