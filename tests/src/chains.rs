@@ -136,7 +136,7 @@ pub fn addresses(survivor: Survivor<'_>) -> Vec<u64> {
 }
 
 /// Names of the same frames.
-fn symbols<'a>(survivor: Survivor<'a>) -> Vec<&'a str> {
+fn symbols(survivor: Survivor<'_>) -> Vec<&str> {
     let names = survivor.symbols();
     let frames = survivor.frames().iter().zip(names);
     let frames = frames.filter(|(frame, _)| frame["inlined"] != true);

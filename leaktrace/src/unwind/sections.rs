@@ -11,7 +11,6 @@ use gimli::{
 };
 use object::{Object as _, ObjectSection as _, ObjectSegment as _, ReadRef, SegmentFlags, elf::PF_X};
 
-
 /// Bytes that a section of unwind information may have.
 const SECTION_BYTES_MAX: u64 = 512 << 20;
 
