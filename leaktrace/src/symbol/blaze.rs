@@ -13,7 +13,7 @@ use super::jitdump::JitDumps;
 use super::mappings::{Mapping, Mappings, ObjectId};
 use super::objects::Objects;
 use super::reader::{Function, Functions};
-use super::worker::{Said, Worker};
+use super::worker::{Said, Told, Worker};
 use super::{SymbolFrame, Symbolizer, bare_frame, lookup_address};
 
 /// Distinct addresses whose functions are remembered. At some 200 bytes each, 13 MiB.
@@ -135,9 +135,7 @@ impl Blaze {
         Self::with_servers(|told| Servers::from_environment(|name| std::env::var_os(name), told))
     }
 
-    fn with_servers(
-        servers: impl FnOnce(Box<dyn Fn(ObjectId) + Send + Sync>) -> Servers + Send + 'static,
-    ) -> Self {
+    fn with_servers(servers: impl FnOnce(Told) -> Servers + Send + 'static) -> Self {
         Self {
             worker: Worker::start(servers),
             found: Cache::new(CACHED_MAX),

@@ -16,6 +16,9 @@ use super::mappings::ObjectId;
 use super::objects::Object;
 use super::reader::{Functions, Reader};
 
+/// Told the number of an object for which a fetch has ended, and whether its debug file is here.
+pub(super) type Told = Box<dyn Fn(ObjectId, bool) + Send + Sync>;
+
 /// What the thread is asked to do.
 enum Job {
     /// Look these addresses up.
@@ -24,8 +27,8 @@ enum Job {
         object: Arc<Object>,
         addresses: Vec<u64>,
     },
-    /// Fetching the object's debug file has ended, well or not.
-    Fetched(ObjectId),
+    /// Fetching the object's debug file has ended; whether it is here.
+    Fetched(ObjectId, bool),
 }
 
 /// What the thread says.
@@ -53,17 +56,15 @@ impl fmt::Debug for Worker {
 
 impl Worker {
     /// Starts the thread. `servers` is given a way to say that a file has come.
-    pub(super) fn start(
-        servers: impl FnOnce(Box<dyn Fn(ObjectId) + Send + Sync>) -> Servers + Send + 'static,
-    ) -> Self {
+    pub(super) fn start(servers: impl FnOnce(Told) -> Servers + Send + 'static) -> Self {
         let (jobs, to_do) = mpsc::channel();
         let (say, said) = mpsc::channel();
         let (heard, fetching) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
         let (bell, fetched, on_its_way) = (Arc::clone(&heard), jobs.clone(), Arc::clone(&fetching));
         let body = move || {
-            let told = move |id| {
+            let told = move |id, here| {
                 // Nobody may be there any more.
-                drop(fetched.send(Job::Fetched(id)));
+                drop(fetched.send(Job::Fetched(id, here)));
             };
             let mut reader = Reader::new(servers(Box::new(told)));
             for job in to_do {
@@ -73,7 +74,8 @@ impl Worker {
                         object,
                         addresses,
                     } => Said::Found(id, reader.look_up(id, &object, &addresses)),
-                    Job::Fetched(id) => {
+                    Job::Fetched(id, false) => Said::Found(id, Vec::new()),
+                    Job::Fetched(id, true) => {
                         reader.forget(id);
                         Said::Better(id)
                     }

@@ -36,8 +36,8 @@ pub(super) enum Answer {
 /// Gets one file: returns whether it is in the store now. A stand-in in tests.
 type Fetch = dyn Fn(&str, &Store) -> Result<bool, String> + Send + Sync;
 
-/// Told the number of the object for which a fetch has ended.
-type Told = dyn Fn(ObjectId) + Send + Sync;
+/// Told the number of the object for which a fetch has ended, and whether the file is here.
+type Told = dyn Fn(ObjectId, bool) + Send + Sync;
 
 /// The servers, and what has been asked of them in this run.
 pub(super) struct Servers {
@@ -68,7 +68,7 @@ impl Servers {
     #[cfg(feature = "debuginfod")]
     pub(super) fn from_environment(
         variable: impl Fn(&str) -> Option<OsString>,
-        told: impl Fn(ObjectId) + Send + Sync + 'static,
+        told: impl Fn(ObjectId, bool) + Send + Sync + 'static,
     ) -> Self {
         let Some(client) = fetch::Client::from_environment(&variable) else {
             return Self::none();
@@ -86,7 +86,7 @@ impl Servers {
     #[cfg(not(feature = "debuginfod"))]
     pub(super) fn from_environment(
         variable: impl Fn(&str) -> Option<OsString>,
-        _told: impl Fn(ObjectId) + Send + Sync + 'static,
+        _told: impl Fn(ObjectId, bool) + Send + Sync + 'static,
     ) -> Self {
         if variable("DEBUGINFOD_URLS").is_some_and(|urls| !urls.is_empty()) {
             tracing::warn!("DEBUGINFOD_URLS is not used: leaktrace was built without the feature debuginfod");
@@ -106,7 +106,7 @@ impl Servers {
     fn new(
         store: Store,
         fetch: impl Fn(&str, &Store) -> Result<bool, String> + Send + Sync + 'static,
-        told: impl Fn(ObjectId) + Send + Sync + 'static,
+        told: impl Fn(ObjectId, bool) + Send + Sync + 'static,
     ) -> Self {
         Self {
             active: Some(Active {
@@ -180,12 +180,12 @@ impl Active {
                     let next = lock(&jobs).recv();
                     let Ok((build_id, object)) = next else { return };
                     let fetched = fetch(&build_id, &store).unwrap_or_else(|error| {
-                        tracing::warn!("cannot fetch debug information of {build_id}: {error}");
+                        tracing::info!("cannot fetch debug information of {build_id}: {error}");
                         false
                     });
                     lock(&asked).insert(build_id, Some(fetched));
                     fetching.fetch_sub(1, Ordering::AcqRel);
-                    told(object);
+                    told(object, fetched);
                 }
             };
             if let Err(error) = thread::Builder::new().name("debuginfod".to_owned()).spawn(body) {

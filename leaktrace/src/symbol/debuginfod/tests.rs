@@ -56,7 +56,7 @@ fn respond(stream: &mut TcpStream, status: &str, claimed_bytes: usize, body: &[u
 
 struct Client {
     servers: Servers,
-    ended: mpsc::Receiver<ObjectId>,
+    ended: mpsc::Receiver<(ObjectId, bool)>,
 }
 
 fn client(urls: &str, cache: &Path, more: &[(&str, &str)]) -> Client {
@@ -68,7 +68,7 @@ fn client(urls: &str, cache: &Path, more: &[(&str, &str)]) -> Client {
     let (told, ended) = mpsc::channel();
     let servers = Servers::from_environment(
         |name| variables.get(name).map(OsString::from),
-        move |id| told.send(id).unwrap(),
+        move |id, fetched| told.send((id, fetched)).unwrap(),
     );
     Client { servers, ended }
 }
@@ -80,13 +80,16 @@ impl Client {
             self.servers.debug_file(ObjectId(7), build_id),
             Answer::Asked
         ));
-        assert_eq!(self.ended.recv().unwrap(), ObjectId(7));
+        let (id, fetched) = self.ended.recv().unwrap();
+        assert_eq!(id, ObjectId(7));
         assert_eq!(self.servers.fetching(), 0);
-        match self.servers.debug_file(ObjectId(7), build_id) {
+        let here = match self.servers.debug_file(ObjectId(7), build_id) {
             Answer::Here(_) => true,
             Answer::None => false,
             Answer::Asked => panic!("asked twice in a run"),
-        }
+        };
+        assert_eq!(here, fetched);
+        here
     }
 }
 
