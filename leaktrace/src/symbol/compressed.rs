@@ -1,4 +1,4 @@
-//! The symbols that a stripped object carries compressed (`.gnu_debugdata`, "MiniDebugInfo" of Fedora and its
+//! The symbols that a stripped object carries compressed (`.gnu_debugdata`, `MiniDebugInfo` of Fedora and its
 //! kin): an ELF file of function symbols, in xz (GDB manual, "Debugging information in a special section").
 
 use std::fs::File;

@@ -27,7 +27,7 @@ pub(super) fn demangle(name: &str) -> Cow<'_, str> {
 
 /// What compilers and linkers append to the name of a function for a part or a copy of it; most of them are
 /// followed by a number. GCC: `clone_function_name` in gcc/cgraphclones.cc and its callers; LLVM: `.llvm.` of
-/// ThinLTO, `.__uniq.` of -funique-internal-linkage-names, `.__part.` of basic block sections.
+/// `ThinLTO`, `.__uniq.` of -funique-internal-linkage-names, `.__part.` of basic block sections.
 /// Not among them are `._omp_fn`, `.resolver` and the like: functions of their own.
 const SUFFIXES: &[&str] = &[
     "cold",

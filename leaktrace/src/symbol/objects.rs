@@ -48,7 +48,7 @@ pub struct ObjectError {
 /// The table: one entry a file, however many names and processes map it.
 #[derive(Debug, Default)]
 pub struct Objects {
-    objects: Vec<Arc<Object>>,
+    all: Vec<Arc<Object>>,
     by_inode: HashMap<(u64, u64), ObjectId>,
     by_build_id: HashMap<String, ObjectId>,
 }
@@ -84,11 +84,11 @@ impl Objects {
         let content = if is_elf { Content::read(&file) } else { None };
         let build_id = content.as_ref().and_then(|content| content.build_id.as_deref());
         let build_id = build_id.map(hexadecimal);
-        let id = ObjectId(self.objects.len() as u32);
+        let id = ObjectId(self.all.len() as u32);
         if let Some(build_id) = &build_id {
             self.by_build_id.entry(build_id.clone()).or_insert(id);
         }
-        self.objects.push(Arc::new(Object {
+        self.all.push(Arc::new(Object {
             path_in_process: path_in_process.to_owned(),
             file,
             device,
@@ -119,22 +119,22 @@ impl Objects {
 
     /// The file with this number.
     pub fn get(&self, id: ObjectId) -> Option<&Object> {
-        self.objects.get(id.0 as usize).map(|object| &**object)
+        self.all.get(id.0 as usize).map(|object| &**object)
     }
 
     /// The same, to be kept.
     pub fn share(&self, id: ObjectId) -> Option<Arc<Object>> {
-        self.objects.get(id.0 as usize).map(Arc::clone)
+        self.all.get(id.0 as usize).map(Arc::clone)
     }
 
     /// How many files there are.
     pub const fn len(&self) -> usize {
-        self.objects.len()
+        self.all.len()
     }
 
     /// Whether there are none.
     pub const fn is_empty(&self) -> bool {
-        self.objects.is_empty()
+        self.all.is_empty()
     }
 }
 

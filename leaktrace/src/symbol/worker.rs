@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
@@ -73,7 +74,17 @@ impl Worker {
                         id,
                         object,
                         addresses,
-                    } => Said::Found(id, reader.look_up(id, &object, &addresses)),
+                    } => {
+                        let began = Instant::now();
+                        let found = reader.look_up(id, &object, &addresses);
+                        tracing::debug!(
+                            object = %object.path_in_process.display(),
+                            addresses = addresses.len(),
+                            elapsed_us = began.elapsed().as_micros(),
+                            "names looked up"
+                        );
+                        Said::Found(id, found)
+                    }
                     Job::Fetched(id, false) => Said::Found(id, Vec::new()),
                     Job::Fetched(id, true) => {
                         reader.forget(id);

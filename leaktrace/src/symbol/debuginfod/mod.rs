@@ -201,6 +201,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-#[cfg(all(test, feature = "debuginfod"))]
+#[cfg(feature = "debuginfod")]
+#[cfg(test)]
 #[path = "tests.rs"]
 mod tests;

@@ -1,5 +1,5 @@
 //! The folder in which clients of debuginfod keep what they have fetched, shared with elfutils and gdb: its
-//! layout is that of elfutils' `debuginfod_find_debuginfo` (debuginfod_find_debuginfo(3), "CACHE").
+//! layout is that of elfutils' `debuginfod_find_debuginfo` (its manual page, "CACHE").
 //!
 //! `BUILDID/debuginfo` is the file; an empty one says that no server had it when it was written.
 
@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use tempfile::NamedTempFile;
 
 /// For how long a server is not asked again, unless the file `cache_miss_s` says otherwise: elfutils' default.
-const ABSENT_FOR: Duration = Duration::from_secs(600);
+const ABSENT_FOR: Duration = Duration::from_mins(10);
 
 /// What a run that was killed has left is removed after this time.
 const UNFINISHED_FOR: Duration = Duration::from_hours(24);
