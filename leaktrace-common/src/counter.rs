@@ -70,6 +70,8 @@ counters! {
     Untracked => "untracked", false;
     /// Allocations that sampling left out; the recorded ones stand for them.
     SampledOut => "sampled_out", false;
+    /// Stacks that the kernel side could not finish and did not hand to user space: the ring was full or the process's share used up.
+    RawStacksLost => "raw_stacks_lost", false;
 }
 
 #[cfg(test)]

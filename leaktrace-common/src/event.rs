@@ -9,6 +9,9 @@ pub mod kind {
     pub const EXEC_BY_THREAD: u32 = 3;
     /// A live block did not fit the current tier any more; `value` is the tier it went to.
     pub const TIER_FULL: u32 = 2;
+    /// A return address is in no mapping of the process's layout; `value` is the address. Told once until user
+    /// space clears [`crate::unwind::LayoutSlot::asked`].
+    pub const UNKNOWN_ADDRESS: u32 = 4;
 }
 
 /// One event.

@@ -3,7 +3,8 @@
 use crate::{
     key::Process,
     math::{Sampler, Weight},
-    stack::Stack,
+    stack::{Stack, Walk},
+    unwind::WINDOW_WORDS,
 };
 
 /// A live block, written when its allocation returned successfully.
@@ -162,6 +163,8 @@ pub mod outcome {
 pub struct Thread {
     /// The thread's process image; read once, when the thread is first seen.
     pub process: Process,
+    /// The process's [`Tracked::layout`].
+    pub layout: u64,
     /// Its countdown to the next sample.
     pub sampler: Sampler,
     /// The block last taken back by a free that may pass it on to another probed free; 0 for none.
@@ -174,8 +177,12 @@ pub struct Thread {
     pub pending: [Pending; LAYERS_MAX],
     /// Stacks of this thread that are known to be in the table, by the low bits of their ids.
     pub kept: [u64; KEPT_STACKS],
-    /// Scratch for the stack walk.
+    /// The stack walk under way.
+    pub walk: Walk,
+    /// Its frames.
     pub stack: Stack,
+    /// The part of the target's stack that the walk is in.
+    pub window: [u64; WINDOW_WORDS],
 }
 
 /// Size of [`Thread::kept`], a power of two.
@@ -224,5 +231,5 @@ const _: () = assert!(size_of::<Tracked>() == 8);
 const _: () = assert!(size_of::<Site>() == 96 + 8 * LIFETIME_BUCKETS);
 const _: () = assert!(size_of::<Pending>() == 120);
 const _: () = assert!(LAYERS_MAX.is_power_of_two() && KEPT_STACKS.is_power_of_two());
-// 2 KiB is the size class of the kernel's BPF allocator that this must fit, with ~56 bytes of header.
-const _: () = assert!(size_of::<Thread>() <= 1980);
+// 4 KiB is the largest size class of the kernel's BPF allocator (kernel/bpf/memalloc.c); with ~56 bytes of header.
+const _: () = assert!(size_of::<Thread>() <= 4030);

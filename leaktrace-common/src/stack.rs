@@ -15,4 +15,35 @@ pub struct Stack {
     pub frames: [u64; FRAMES_MAX],
 }
 
+/// Where a walk by unwind tables is. Kept with the thread's state and not on the BPF stack: there the verifier would
+/// follow every value through every turn of the loop.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Walk {
+    /// The process's layout ([`crate::unwind::Layout`]).
+    pub layout: u64,
+    /// What stood on the stack as the probed function's return address; 0 if it could not be read.
+    pub caller: u64,
+    /// Return address in the frame the walk is at.
+    pub ip: u64,
+    /// Stack pointer there, just after the return to `ip`.
+    pub sp: u64,
+    /// rbp there.
+    pub bp: u64,
+    /// Hash of the frames so far.
+    pub hash: u64,
+    /// How it ended: one of [`crate::unwind::end`].
+    pub end: u64,
+    /// Not 0 when the last step went by frame pointer where no table says that there is one.
+    pub guessed: u64,
+    /// Not 0 when it ended at the frame that a signal handler returns to.
+    pub signal: u64,
+    /// Replaced return addresses: where in the kernel's list of them the walk is; 0 at its start.
+    pub instance: u64,
+    /// Address of the first word of the window.
+    pub window_base: u64,
+    /// Bytes of the window that have been read.
+    pub window_len: u64,
+}
+
 const _: () = assert!(size_of::<Stack>() == 8 + 8 * FRAMES_MAX);

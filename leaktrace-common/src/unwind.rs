@@ -241,9 +241,14 @@ pub struct Found {
 pub mod found {
     /// Code of a mapping without tables.
     pub const FRAME_POINTER: u32 = 1 << 16;
-    /// In no mapping, or in one whose tables are not there.
-    pub const UNKNOWN: u32 = 1 << 17;
+    /// In a mapping whose tables are not there.
+    pub const PENDING: u32 = 1 << 17;
+    /// In no mapping.
+    pub const UNKNOWN: u32 = 1 << 18;
 }
+
+/// Words of stack that are read at once. A read costs some 100 ns and each word little more.
+pub const WINDOW_WORDS: usize = 256;
 
 /// Rules that a CPU remembers.
 pub const FOUND: usize = 1 << 11;

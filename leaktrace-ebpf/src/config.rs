@@ -1,7 +1,7 @@
 //! The constants of this run, written into `.rodata` before the load, and what user space changes later.
 
 use aya_ebpf::Global;
-use leaktrace_common::config::Config;
+use leaktrace_common::{config::Config, unwind::ReturnProbes};
 
 use crate::maps::CONTROL;
 
@@ -40,4 +40,23 @@ pub fn mean_bytes() -> u64 {
         return 0;
     }
     CONTROL.get(0).map_or(0, |control| control.mean_bytes)
+}
+
+/// Whether stacks are walked by unwind tables.
+#[inline(always)]
+pub fn unwinds() -> bool {
+    config().unwind != 0
+}
+
+/// Whether user space walks each new stack once more.
+#[inline(always)]
+pub fn verifies() -> bool {
+    config().verify != 0
+}
+
+/// Where replaced return addresses are found, if that is known.
+#[inline(always)]
+pub fn return_probes() -> Option<ReturnProbes> {
+    let offsets = config().return_probes;
+    (offsets.task_utask != 0).then_some(offsets)
 }

@@ -35,12 +35,15 @@ pub fn enter(ctx: &ProbeContext) -> u32 {
         sp: registers::stack_pointer(ctx),
         instruction: registers::instruction(ctx),
     };
-    let trampoline = state.trampoline;
-    let pending = thread::pending(state, cookie.layer());
-    if pending.sp != 0
-        && let Some(nested) = inside(pending, &call, trampoline, state_process)
-    {
-        return nested;
+    if thread::pending(state, cookie.layer()).sp != 0 {
+        if state.trampoline == 0 {
+            state.trampoline = stack::trampoline().unwrap_or(0);
+        }
+        let trampoline = state.trampoline;
+        let pending = thread::pending(state, cookie.layer());
+        if let Some(nested) = inside(pending, &call, trampoline, state_process) {
+            return nested;
+        }
     }
 
     let arguments = Arguments::read(ctx);
@@ -122,11 +125,11 @@ fn begin(
     size_bytes: u64,
     block: u64,
 ) {
-    let return_address = registers::read_word(call.sp).unwrap_or(0);
-    let stack_id = if outcome == outcome::RECORD {
-        stack::capture(ctx, state, return_address)
+    let (stack_id, return_address) = if outcome == outcome::RECORD {
+        let captured = stack::capture(ctx, state);
+        (captured.id, captured.return_address)
     } else {
-        0
+        (0, registers::read_word(call.sp).unwrap_or(0))
     };
     let pending = thread::pending(state, cookie.layer());
     pending.sp = call.sp;
@@ -160,8 +163,8 @@ fn is_under_way(pending: &mut Pending, trampoline: u64) -> bool {
     if trampoline != 0 {
         return slot == trampoline;
     }
-    // The probe's address is learnt from the first call that has another inside it and does return. Until
-    // then all that is known is that it is not the caller's own.
+    // Where the kernel's BTF does not say where to find it, it is learnt from the first call that has another inside it
+    // and does return. Until then all that is known is that it is not the caller's own.
     pending.slot_seen = slot;
     slot != pending.return_address
 }

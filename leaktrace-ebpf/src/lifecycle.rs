@@ -12,7 +12,7 @@ use crate::{
     counter::bump,
     enter, live,
     maps::{EVENTS, PROCESSES, THREADS},
-    thread,
+    stack, thread,
 };
 
 /// Index of `old_pid` among the arguments of sched_process_exec: the thread id before the exec, which is
@@ -35,10 +35,11 @@ pub fn exec(ctx: &RawTracePointContext) -> i32 {
     let _absent: Result<(), i32> = THREADS.remove(old_tid as u32);
     let _absent: Result<(), i32> = THREADS.remove(tgid);
     // SAFETY: the other threads are gone, and user space writes the entry only before the process runs.
-    let image = unsafe {
+    let (image, layout) = unsafe {
         (*process).image += 1;
-        (*process).image
+        ((*process).image, (*process).layout)
     };
+    stack::forget(layout);
     debug!(
         ctx,
         "process {} has replaced its image; the new one is its {}.", tgid, image
@@ -72,6 +73,12 @@ pub fn thread_exit(ctx: &RawTracePointContext) -> i32 {
 #[inline(always)]
 pub fn announce_full_tier(next: u32) {
     announce(kind::TIER_FULL, thread::current_tgid(), u64::from(next));
+}
+
+/// Tells user space that nothing is known of an address in the current process's code.
+#[inline(always)]
+pub fn announce_unknown(address: u64) {
+    announce(kind::UNKNOWN_ADDRESS, thread::current_tgid(), address);
 }
 
 #[inline(always)]

@@ -17,6 +17,7 @@ mod hits;
 mod lifecycle;
 mod live;
 mod maps;
+mod opaque;
 mod registers;
 mod site;
 mod stack;

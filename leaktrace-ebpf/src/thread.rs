@@ -32,7 +32,7 @@ pub fn current<'a>() -> Option<&'a mut Thread> {
 
 #[inline(always)]
 fn create<'a>() -> Option<&'a mut Thread> {
-    let process = current_process()?;
+    let (process, layout) = tracked()?;
     let tid = bpf_get_current_pid_tgid() as u32;
     let zero = THREAD_ZERO.get(0)?;
     if THREADS.insert(tid, zero, u64::from(BPF_NOEXIST)).is_err() {
@@ -41,6 +41,7 @@ fn create<'a>() -> Option<&'a mut Thread> {
     }
     let thread = known()?;
     thread.process = process;
+    thread.layout = u64::from(layout);
     Some(thread)
 }
 
@@ -48,18 +49,25 @@ fn create<'a>() -> Option<&'a mut Thread> {
 /// also fires in a vfork child, which runs in the same memory under its own tgid.
 #[inline(always)]
 pub fn current_process() -> Option<Process> {
+    tracked().map(|(process, _)| process)
+}
+
+/// The same with the number of its layout's slot.
+#[inline(always)]
+fn tracked() -> Option<(Process, u32)> {
     let tgid = current_tgid();
     // SAFETY: a copy of a word that only the exec tracepoint writes.
     let Some(tracked) = (unsafe { PROCESSES.get(tgid) }) else {
         bump(Counter::Untracked);
         return None;
     };
-    Some(Process {
+    let process = Process {
         tgid,
         image: tracked.image as u16,
         space: 0,
         pad: 0,
-    })
+    };
+    Some((process, tracked.layout))
 }
 
 /// The current process.

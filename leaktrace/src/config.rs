@@ -39,6 +39,8 @@ pub mod defaults {
     pub const FORMAT: Format = Format::Text;
     /// Bound on the blocks tracked at a time.
     pub const MAX_LIVE: u32 = 10_000_000;
+    /// Bound on the rows of unwind tables: those of 10 GiB of code.
+    pub const MAX_UNWIND_BYTES: u64 = 64 << 20;
 }
 
 /// One run of the tracer.
@@ -74,6 +76,12 @@ pub struct Config {
     pub attach: Option<AttachKind>,
     /// Where in a function its probe goes.
     pub probe_at: ProbeAt,
+    /// How stacks are walked; `None` is the best way that the kernel has.
+    pub unwind: Option<Unwind>,
+    /// Bound on the kernel's memory for the rows of unwind tables, in bytes.
+    pub max_unwind_bytes: u64,
+    /// Walk each stack once more by framehop, and compare.
+    pub verify_stacks: bool,
     /// How much to say on stderr.
     pub verbose: u8,
 }
@@ -179,6 +187,25 @@ pub enum ProbeAt {
     Entry,
 }
 
+/// How stacks are walked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Unwind {
+    /// By tables made from what compilers say of their code, whatever is in the frame pointer.
+    Tables,
+    /// By frame pointers: whole only where all code was built with them.
+    FramePointers,
+}
+
+impl Unwind {
+    /// The name, as typed and as reported.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tables => "tables",
+            Self::FramePointers => "frame-pointers",
+        }
+    }
+}
+
 /// Where the reports go, and in which form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
@@ -273,6 +300,9 @@ impl Config {
             max_live: defaults::MAX_LIVE,
             attach: None,
             probe_at: ProbeAt::Site,
+            unwind: None,
+            max_unwind_bytes: defaults::MAX_UNWIND_BYTES,
+            verify_stacks: false,
             verbose: 0,
         }
     }

@@ -3,6 +3,7 @@
 use nix::sys::resource::{Resource, getrlimit};
 
 use crate::{
+    config::Unwind,
     kernel::{
         caps::{AttachKind, Caps},
         version::KernelVersion,
@@ -44,6 +45,21 @@ pub fn choose(caps: &Caps, wanted: Option<AttachKind>) -> Result<AttachKind, Str
     caps.best().ok_or_else(|| {
         "this kernel has no uprobes for BPF programs; boot one with CONFIG_UPROBE_EVENTS and CONFIG_BPF_EVENTS".to_owned()
     })
+}
+
+/// How stacks are walked in a run: as asked for, else in the best way.
+///
+/// # Errors
+/// One line with the way out when what was asked for is impossible here.
+pub fn choose_unwind(caps: &Caps, wanted: Option<Unwind>) -> Result<Unwind, String> {
+    match (wanted, &caps.bpf_loop) {
+        (Some(Unwind::FramePointers), _) => Ok(Unwind::FramePointers),
+        (_, Ok(())) => Ok(Unwind::Tables),
+        (None, Err(_)) => Ok(Unwind::FramePointers),
+        (Some(Unwind::Tables), Err(reason)) => Err(format!(
+            "--unwind tables is not possible here: {reason}; leave the option out to walk stacks by frame pointers"
+        )),
+    }
 }
 
 /// Looks at everything.
@@ -103,23 +119,38 @@ fn checks(caps: &Caps) -> Vec<Check> {
     ] {
         checks.push(found(name, result, if_not, fix));
     }
-    checks.push(Check {
-        name: "kernel BTF".to_owned(),
-        status: if caps.kernel_btf {
+    checks.push(stacks(caps));
+    checks.push(found(
+        "return addresses under return probes",
+        &caps.return_probes.clone().map(drop),
+        Status::Limited,
+        "a kernel with CONFIG_DEBUG_INFO_BTF says where they are; leaktrace does without",
+    ));
+    checks.push(open_files());
+    checks
+}
+
+fn stacks(caps: &Caps) -> Check {
+    let missing = caps.bpf_loop.as_ref().err();
+    Check {
+        name: "stacks".to_owned(),
+        status: if missing.is_none() {
             Status::Ok
         } else {
             Status::Limited
         },
-        found: if caps.kernel_btf {
-            "/sys/kernel/btf/vmlinux"
-        } else {
-            "none; not needed so far"
-        }
-        .to_owned(),
-        fix: None,
-    });
-    checks.push(open_files());
-    checks
+        found: missing.map_or_else(
+            || "by unwind tables in the kernel (bpf_loop)".to_owned(),
+            |reason| format!("by frame pointers: {reason}"),
+        ),
+        fix: missing.map(|_| {
+            if caps.load.is_ok() {
+                "kernel 5.17 has bpf_loop".to_owned()
+            } else {
+                AS_ROOT.to_owned()
+            }
+        }),
+    }
 }
 
 fn version(caps: &Caps) -> Check {

@@ -20,3 +20,4 @@ pub mod session;
 pub mod symbol;
 pub mod traced;
 pub mod track;
+pub mod unwind;

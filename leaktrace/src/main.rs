@@ -13,6 +13,7 @@ use leaktrace::{
     probe::listing,
     report::output::is_broken_pipe,
     session::{self, ChildFate},
+    unwind,
 };
 
 fn main() -> ExitCode {
@@ -36,6 +37,12 @@ fn main() -> ExitCode {
         Invocation::Doctor(options) => return diagnose(options.color),
         Invocation::Probes(files) => {
             return match listing::markdown(&files) {
+                Ok(table) => written(io::stdout().write_all(table.as_bytes())),
+                Err(error) => unusable(&error),
+            };
+        }
+        Invocation::Tables(files) => {
+            return match unwind::listing::markdown(&files) {
                 Ok(table) => written(io::stdout().write_all(table.as_bytes())),
                 Err(error) => unusable(&error),
             };

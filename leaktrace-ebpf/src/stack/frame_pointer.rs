@@ -15,9 +15,9 @@ use crate::registers;
 /// ordinary register.
 const FRAME_MAX_BYTES: u64 = 1 << 20;
 
-/// Fills `stack` and returns its hash. `caller` is 0 if it could not be read.
+/// Fills `stack` and returns the hash of its frames. `caller` is 0 if it could not be read.
 #[inline(always)]
-pub fn walk(ctx: &ProbeContext, stack: &mut Stack, caller: u64) -> u64 {
+pub fn walk(ctx: &ProbeContext, stack: &mut Stack, caller: u64) -> Hash {
     let frames = (&raw mut stack.frames).cast::<u64>();
     let function = registers::instruction(ctx);
     let mut hash = Hash::new().add(function);
@@ -56,5 +56,5 @@ pub fn walk(ctx: &ProbeContext, stack: &mut Stack, caller: u64) -> u64 {
         bp = next;
     }
     stack.len = len;
-    hash.id()
+    hash
 }

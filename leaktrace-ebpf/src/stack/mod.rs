@@ -1,41 +1,126 @@
 //! Taking the stack at the entry of a call, and giving it an id.
 //!
-//! `capture` is the interface: today it follows frame pointers; a walk by unwind tables and an
-//! interpreter's frames join here and nothing else changes.
+//! `capture` is the interface: it walks by unwind tables (`table`) or, where those cannot be had, by frame pointers.
+//! An interpreter's frames join here.
 
 mod frame_pointer;
+mod instances;
+mod raw;
+mod rule;
+mod table;
+mod window;
+
+pub use instances::trampoline;
 
 use aya_ebpf::{bindings::BPF_NOEXIST, programs::ProbeContext};
 use leaktrace_common::{
     counter::Counter,
     record::{KEPT_STACKS, Thread},
     stack::Stack,
+    unwind::{END_BITS, Layout, end},
 };
 
-use crate::{counter::bump, maps::STACKS};
+use crate::{
+    config,
+    counter::bump,
+    maps::{STACKS, UNWIND_LAYOUTS},
+    registers,
+};
 
 const E2BIG: i32 = -7;
 const ENOMEM: i32 = -12;
 
-/// Walks the stack, keeps it, and returns its id: a 64-bit hash of the frames, or 0 when the table has no room
-/// (counted). `caller` is the probed function's return address; 0 if it could not be read.
+/// A stack that has been taken.
+pub struct Captured {
+    /// Key in the table of stacks: a 64-bit hash of the frames, whose low bits say how the walk ended; 0 when the
+    /// table has no room (counted).
+    pub id: u64,
+    /// Return address of the probed function; 0 if it could not be read.
+    pub return_address: u64,
+}
+
+/// Walks the stack and keeps it.
+#[inline(always)]
+pub fn capture(ctx: &ProbeContext, thread: &mut Thread) -> Captured {
+    if config::unwinds() {
+        let id = by_tables(ctx, thread);
+        return Captured {
+            id,
+            return_address: thread.walk.caller,
+        };
+    }
+    let return_address = registers::read_word(registers::stack_pointer(ctx)).unwrap_or(0);
+    let id = by_frame_pointers(ctx, thread, return_address);
+    Captured { id, return_address }
+}
+
 #[inline(never)]
-pub fn capture(ctx: &ProbeContext, thread: &mut Thread, caller: u64) -> u64 {
-    let id = frame_pointer::walk(ctx, &mut thread.stack, caller);
+fn by_tables(ctx: &ProbeContext, thread: &mut Thread) -> u64 {
+    let id = table::walk(ctx, thread);
+    if end_is(id, end::TOO_DEEP) {
+        bump(Counter::StacksTruncated);
+    }
+    if let Some(id) = kept(thread, id) {
+        return id;
+    }
+    if end_is(id, end::UNKNOWN_MAPPING) || end_is(id, end::UNSUPPORTED) {
+        return raw::hand_over(thread, id);
+    }
+    if config::verifies() && STACKS.get_ptr(id).is_none() {
+        raw::verify(ctx, thread, id);
+    }
+    remember(thread, id)
+}
+
+#[inline(never)]
+fn by_frame_pointers(ctx: &ProbeContext, thread: &mut Thread, caller: u64) -> u64 {
+    let hash = frame_pointer::walk(ctx, &mut thread.stack, caller);
     if thread.stack.truncated != 0 {
         bump(Counter::StacksTruncated);
     }
-    // SAFETY: masked to the array's length; indexing would add a panic path.
-    let kept = unsafe {
-        &mut *(&raw mut thread.kept)
-            .cast::<u64>()
-            .add(id as usize & (KEPT_STACKS - 1))
-    };
-    if *kept == id {
-        return id;
+    let id = hash.id(end::FRAME_POINTERS);
+    match kept(thread, id) {
+        Some(id) => id,
+        None => remember(thread, id),
     }
-    *kept = keep(id, &thread.stack);
-    *kept
+}
+
+/// What was mapped in a process is mapped no more: called at `exec`, before the new image's first instruction.
+#[inline(always)]
+pub fn forget(layout: u32) {
+    if let Some(slot) = UNWIND_LAYOUTS.get_ptr_mut(layout) {
+        // SAFETY: an aligned word, which user space also writes, by single stores.
+        unsafe {
+            core::ptr::write_volatile(&raw mut (*slot).layout, Layout::NONE.0);
+            core::ptr::write_volatile(&raw mut (*slot).asked, 0);
+        }
+    }
+}
+
+#[inline(always)]
+const fn end_is(id: u64, end: u64) -> bool {
+    leaktrace_common::unwind::end_of(id) == end
+}
+
+/// The id, if the thread knows that the table has it.
+#[inline(always)]
+fn kept(thread: &mut Thread, id: u64) -> Option<u64> {
+    (*slot(thread, id) == id).then_some(id)
+}
+
+/// Keeps the thread's stack in the table, and remembers that it is there.
+#[inline(always)]
+fn remember(thread: &mut Thread, id: u64) -> u64 {
+    let id = keep(id, &thread.stack);
+    *slot(thread, id) = id;
+    id
+}
+
+#[inline(always)]
+fn slot(thread: &mut Thread, id: u64) -> &mut u64 {
+    let index = (id >> END_BITS) as usize & (KEPT_STACKS - 1);
+    // SAFETY: masked to the array's length; indexing would add a panic path.
+    unsafe { &mut *(&raw mut thread.kept).cast::<u64>().add(index) }
 }
 
 #[inline(always)]
@@ -55,7 +140,8 @@ fn keep(id: u64, stack: &Stack) -> u64 {
 
 /// Incremental hash of the frames, mixed while they are walked.
 #[derive(Clone, Copy)]
-pub struct Hash(u64);
+#[repr(transparent)]
+pub struct Hash(pub u64);
 
 impl Hash {
     const SEED: u64 = 0x51_7c_c1_b7_27_22_0a_95;
@@ -72,9 +158,10 @@ impl Hash {
         Self(mixed ^ (mixed >> 29))
     }
 
-    /// The id; never 0, which stands for "no stack".
+    /// The id of a stack that ended so; never 0, which stands for "no stack".
     #[inline(always)]
-    pub const fn id(self) -> u64 {
-        if self.0 == 0 { 1 } else { self.0 }
+    pub const fn id(self, end: u64) -> u64 {
+        let hash = self.0 & !((1 << END_BITS) - 1);
+        (if hash == 0 { 1 << END_BITS } else { hash }) | end
     }
 }

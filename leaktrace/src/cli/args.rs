@@ -10,7 +10,7 @@ use clap_complete::Shell;
 
 use super::parse::{self, Size, Time};
 use crate::{
-    config::{AttachKind, ProbeAt, Share, Sort, defaults},
+    config::{AttachKind, ProbeAt, Share, Sort, Unwind, defaults},
     report::Format,
 };
 
@@ -232,6 +232,21 @@ pub(super) struct BoundArgs {
     /// Probe functions at this place, for tests.
     #[arg(long, value_enum, value_name = "PLACE", default_value_t = ProbeAt::Site, hide = true)]
     pub(super) probe_at: ProbeAt,
+
+    /// Walk stacks in this way and no other, for tests.
+    #[arg(long, value_enum, value_name = "WAY", hide = true)]
+    pub(super) unwind: Option<Unwind>,
+
+    /// Give unwind tables at most this much of the kernel's memory.
+    ///
+    /// It is taken as needed when tracing begins, from 2 MiB on. What does not fit is counted as
+    /// `unwind_tables_full`. Example: --max-unwind 256MiB
+    #[arg(long, value_name = "SIZE", default_value_t = Size(defaults::MAX_UNWIND_BYTES), hide = true)]
+    pub(super) max_unwind: Size,
+
+    /// Walk each stack once more in another way and report where the two differ, for tests.
+    #[arg(long, hide = true)]
+    pub(super) verify_stacks: bool,
 }
 
 /// What every subcommand takes.
@@ -272,6 +287,13 @@ pub(super) enum Command {
     /// Print at which instruction each allocator function of these files is probed, as a Markdown table.
     #[command(hide = true)]
     Probes {
+        /// Libraries and executables.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Print what the unwind tables of these files hold, as a Markdown table.
+    #[command(hide = true)]
+    Tables {
         /// Libraries and executables.
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,

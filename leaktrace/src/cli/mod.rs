@@ -32,6 +32,8 @@ pub enum Invocation {
     Doctor(General),
     /// Print where functions of these files are probed.
     Probes(Vec<PathBuf>),
+    /// Print what the unwind tables of these files hold.
+    Tables(Vec<PathBuf>),
     /// Print a completion script.
     Completions(Shell),
     /// Print the manual page.
@@ -67,7 +69,7 @@ impl Invocation {
             Self::Trace(config) => config.verbose,
             Self::Demo(demo) => demo.verbose,
             Self::Doctor(general) => general.verbose,
-            Self::DemoTarget | Self::Probes(_) | Self::Completions(_) | Self::Man => 0,
+            Self::DemoTarget | Self::Probes(_) | Self::Tables(_) | Self::Completions(_) | Self::Man => 0,
         }
     }
 }
@@ -130,6 +132,7 @@ fn parse_with(line: impl IntoIterator<Item = OsString>, color: bool) -> Result<I
         Some(Command::DemoTarget) => Ok(Invocation::DemoTarget),
         Some(Command::Doctor) => Ok(Invocation::Doctor(general)),
         Some(Command::Probes { files }) => Ok(Invocation::Probes(files)),
+        Some(Command::Tables { files }) => Ok(Invocation::Tables(files)),
         Some(Command::Completions { shell }) => Ok(Invocation::Completions(shell)),
         Some(Command::Man) => Ok(Invocation::Man),
     }
@@ -193,7 +196,10 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
         output: output(output_args, general),
         max_live: bounds.max_live,
         attach: bounds.attach,
+        unwind: bounds.unwind,
+        max_unwind_bytes: bounds.max_unwind.0,
         probe_at: bounds.probe_at,
+        verify_stacks: bounds.verify_stacks,
         verbose: general.verbose,
     };
     config.validate()?;

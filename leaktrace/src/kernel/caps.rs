@@ -9,7 +9,10 @@ use std::{
 use aya::maps::MapData;
 use aya_obj::generated::{bpf_insn, bpf_map_type};
 
+use leaktrace_common::unwind::ReturnProbes;
+
 use super::{
+    btf,
     object::chain,
     sideband::Sideband,
     sys::{self, PerfUprobe, Point, ProgramImage},
@@ -64,8 +67,8 @@ pub struct Caps {
     pub release: String,
     /// The same, parsed; zeros when it cannot be.
     pub version: KernelVersion,
-    /// `/sys/kernel/btf/vmlinux` exists.
-    pub kernel_btf: bool,
+    /// Where the kernel keeps return addresses under return probes, from its BTF; else why that is not known.
+    pub return_probes: Result<ReturnProbes, String>,
     /// leaktrace sees the pids that the kernel sees; else why not.
     pub pids: Result<(), String>,
     /// A uprobe program can be loaded; else why not.
@@ -78,6 +81,8 @@ pub struct Caps {
     pub perf: Result<PerfUprobe, String>,
     /// Batch reads of maps.
     pub batch: Result<(), String>,
+    /// `bpf_loop`, by which the kernel side follows a stack by tables.
+    pub bpf_loop: Result<(), String>,
     /// perf's side-band.
     pub sideband: Result<(), String>,
     /// Effective capabilities that matter, each with whether it is held.
@@ -96,13 +101,14 @@ impl Caps {
         Self {
             version: KernelVersion::parse(&release).unwrap_or(KernelVersion::new(0, 0, 0)),
             release,
-            kernel_btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
+            return_probes: btf::return_probes().map_err(|error| error.to_string()),
             pids: first_pid_namespace(),
             load: program.as_ref().map(drop).map_err(ToString::to_string),
             multi: multi(),
             session: session(),
             perf,
             batch: batch(),
+            bpf_loop: bpf_loop(),
             sideband: Sideband::open().map(drop).map_err(|error| error.to_string()),
             capabilities: capabilities(),
         }
@@ -142,13 +148,19 @@ fn empty_program(attach_type: u32) -> io::Result<OwnedFd> {
 pub fn constant_program(attach_type: u32, value: i32) -> io::Result<OwnedFd> {
     const MOV64_IMM: u8 = 0xb7;
     const EXIT: u8 = 0x95;
-    let instructions = [(MOV64_IMM, value), (EXIT, 0)].map(|(code, imm)| bpf_insn {
+    load_instructions(attach_type, &[(MOV64_IMM, value), (EXIT, 0)]).map_err(|(error, _log)| error)
+}
+
+/// Loads a program of instructions that have only an operation and a constant. With the error comes the verifier's log.
+fn load_instructions(attach_type: u32, instructions: &[(u8, i32)]) -> Result<OwnedFd, (io::Error, String)> {
+    let instructions = instructions.iter().map(|&(code, imm)| bpf_insn {
         code,
         _bitfield_align_1: [],
         _bitfield_1: bpf_insn::new_bitfield_1(0, 0),
         off: 0,
         imm,
     });
+    let instructions: Vec<bpf_insn> = instructions.collect();
     sys::load_program(&ProgramImage {
         name: "leaktrace_try",
         instructions: &instructions,
@@ -157,7 +169,33 @@ pub fn constant_program(attach_type: u32, value: i32) -> io::Result<OwnedFd> {
         functions: &[],
         lines: &[],
     })
-    .map_err(|(error, _log)| error)
+}
+
+/// Whether a probe may call `bpf_loop` (kernel 5.17).
+///
+/// The program gives it no arguments, so it is refused in any case: a verifier that knows the helper speaks of the
+/// arguments (as libbpf asks, `libbpf_probe_bpf_helper` in its `libbpf_probes.c`).
+fn bpf_loop() -> Result<(), String> {
+    const CALL: u8 = 0x85;
+    const EXIT: u8 = 0x95;
+    // BPF_FUNC_loop, include/uapi/linux/bpf.h.
+    const BPF_LOOP: i32 = 181;
+    let (error, log) = match load_instructions(0, &[(CALL, BPF_LOOP), (EXIT, 0)]) {
+        Ok(_) => return Ok(()),
+        Err(refused) => refused,
+    };
+    let unknown = [
+        "invalid func ",
+        "unknown func ",
+        "program of this type cannot use helper ",
+    ];
+    if unknown.iter().any(|words| log.contains(words)) {
+        Err("no bpf_loop (kernel 5.17 has it)".to_owned())
+    } else if log.is_empty() {
+        Err(error.to_string())
+    } else {
+        Ok(())
+    }
 }
 
 /// Asks for a link to `/`, which is no file that could be probed: the errno tells how far the kernel came.

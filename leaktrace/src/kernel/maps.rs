@@ -246,12 +246,12 @@ impl Tables {
             .map_err(error("CONTROL", "write"))
     }
 
-    /// Makes a process a target.
+    /// Makes a process a target. `layout` is its slot in the array of layouts.
     ///
     /// # Errors
     /// [`TableError`].
-    pub fn add_process(&self, tgid: u32) -> Result<(), TableError> {
-        let tracked = Tracked { image: 0, layout: 0 };
+    pub fn add_process(&self, tgid: u32, layout: u32) -> Result<(), TableError> {
+        let tracked = Tracked { image: 0, layout };
         sys::map_update(self.processes.as_fd(), &tgid, &tracked).map_err(error("PROCESSES", "write"))
     }
 

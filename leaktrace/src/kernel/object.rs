@@ -115,11 +115,16 @@ pub struct KernelSide {
     pub programs: Programs,
 }
 
-/// Loads maps and programs. Nothing is attached yet.
+/// Loads maps and programs. Nothing is attached yet. `row_chunks` is how many chunks there are for the rows of unwind
+/// tables, [`leaktrace_common::unwind::CHUNK_ROWS`] each.
 ///
 /// # Errors
 /// [`LoadError`].
-pub fn load(config: Config, kind: AttachKind) -> Result<(KernelSide, TierTemplate), LoadError> {
+pub fn load(
+    config: Config,
+    kind: AttachKind,
+    row_chunks: u32,
+) -> Result<(KernelSide, TierTemplate), LoadError> {
     let config = PodConfig(config);
     let log_level: u8 = if tracing::enabled!(tracing::Level::DEBUG) {
         0xff
@@ -129,6 +134,7 @@ pub fn load(config: Config, kind: AttachKind) -> Result<(KernelSide, TierTemplat
     let ebpf = EbpfLoader::new()
         .override_global("CONFIG", &config, true)
         .override_global("AYA_LOG_LEVEL", &log_level, false)
+        .map_max_entries("UNWIND_ROWS", row_chunks)
         .load(OBJECT)
         .map_err(|error| LoadError::Maps(chain(&error)))?;
     let (programs, tier) = load_programs(&ebpf, kind)?;
@@ -230,6 +236,20 @@ impl KernelSide {
             .as_fd()
             .try_clone_to_owned()
             .map_err(|error| LoadError::Maps(error.to_string()))
+    }
+
+    /// How many elements a map has room for.
+    ///
+    /// # Errors
+    /// [`LoadError::Maps`] when the object has none of that name, or the kernel does not say.
+    pub fn max_entries(&self, name: &'static str) -> Result<u32, LoadError> {
+        self.ebpf
+            .map(name)
+            .and_then(map_data)
+            .ok_or_else(|| LoadError::Maps(format!("no map {name}")))?
+            .info()
+            .map(|info| info.max_entries())
+            .map_err(|error| LoadError::Maps(chain(&error)))
     }
 
     /// Attaches the tracepoints: from here on exec and thread ends of targets are followed.

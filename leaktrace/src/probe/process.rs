@@ -96,6 +96,8 @@ pub struct Mapping {
     pub inode: u64,
     /// The file, as the process sees it; `None` for anonymous memory and `[heap]`, `[stack]`, `[vdso]`.
     pub path: Option<PathBuf>,
+    /// What the kernel calls memory that is of no file: `[heap]`, `[vdso]`; empty if it has no name for it.
+    pub label: String,
     /// Whether code in it can run.
     pub executable: bool,
     /// The file has been unlinked.
@@ -156,6 +158,10 @@ pub fn parse_mapping(line: &[u8]) -> Option<Mapping> {
     let (start, end) = split_pair(range, '-')?;
     let device = split_pair(device, ':')?;
     let (path, deleted) = mapped_path(rest);
+    let label = match path {
+        Some(_) => String::new(),
+        None => String::from_utf8_lossy(rest).trim().to_owned(),
+    };
     Some(Mapping {
         start,
         end,
@@ -163,6 +169,7 @@ pub fn parse_mapping(line: &[u8]) -> Option<Mapping> {
         device: (u32::try_from(device.0).ok()?, u32::try_from(device.1).ok()?),
         inode: std::str::from_utf8(inode).ok()?.parse().ok()?,
         path,
+        label,
         executable: permissions.get(2) == Some(&b'x'),
         deleted,
     })

@@ -52,6 +52,10 @@ fn reads_odd_names() {
         "anon_inode:[perf_event]",
     ] {
         assert_eq!(path(name), (None, false), "{name}");
+        assert_eq!(
+            parse(&format!("1000-2000 r--p 00000000 00:00 0 {name}")).label,
+            name
+        );
     }
 }
 
@@ -111,6 +115,7 @@ fn finds_this_process() {
 fn does_not_open_a_file_that_took_the_place_of_the_mapped_one() {
     let exe = std::env::current_exe().unwrap();
     let gone = Mapping {
+        label: String::new(),
         start: 0x1000,
         end: 0x2000,
         offset: 0,

@@ -45,6 +45,18 @@ pub const STACKS_CUT: Line = Line {
     help: "Stacks that end where the frame pointers led out of the program's code.",
     is_loss: false,
 };
+/// Tables without room.
+pub const UNWIND_TABLES_FULL: Line = Line {
+    name: "unwind_tables_full",
+    help: "Files whose unwind tables did not fit into the kernel: stacks that lead through them are not whole. Give            them more memory with --max-unwind, or trace fewer processes at a time.",
+    is_loss: true,
+};
+/// Mappings without room.
+pub const UNWIND_MAPPINGS_LEFT_OUT: Line = Line {
+    name: "unwind_mappings_left_out",
+    help: "Executable mappings that did not fit into the kernel's list of them: stacks that lead through them are not            whole. Trace fewer processes at a time.",
+    is_loss: true,
+};
 /// Torn reads.
 pub const TORN: Line = Line {
     name: "torn",
@@ -53,12 +65,14 @@ pub const TORN: Line = Line {
 };
 
 /// The lines that user space counts.
-const OF_USER_SPACE: [Line; 6] = [
+const OF_USER_SPACE: [Line; 8] = [
     OBJECTS_LATE,
     FORKS_FOLLOWED_LATE,
     FORKS_NOT_FOLLOWED,
     SIDEBAND_LOST,
     STACKS_CUT,
+    UNWIND_TABLES_FULL,
+    UNWIND_MAPPINGS_LEFT_OUT,
     TORN,
 ];
 

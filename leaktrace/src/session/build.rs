@@ -66,6 +66,8 @@ impl Builder {
         self.sequence += 1;
         let (ledger, mut warnings) = ledger(from, snapshot);
         warnings.extend(unsure(&from.overhead));
+        let stacks = from.collector.stacks();
+        warnings.extend(stacks.warning());
         let rss_bytes = running_rss(from.traced);
         self.ask(from.traced, from.collector, &snapshot.sites);
         let survivors = snapshot.sites.iter().map(|site| survivor(from, site)).collect();
@@ -84,6 +86,7 @@ impl Builder {
             },
             survivors,
             omitted: snapshot.omitted,
+            stacks,
             ledger,
             warnings,
         }
@@ -368,12 +371,15 @@ fn unsure(overhead: &Overhead) -> Vec<String> {
 fn ledger(from: &Sources<'_>, snapshot: &Snapshot) -> (BTreeMap<&'static str, u64>, Vec<String>) {
     let mut warnings = from.traced.warnings.clone();
     let unseen = from.traced.unseen;
+    let missed = from.traced.missed();
     let mut ledger = BTreeMap::from([
         (ledger::OBJECTS_LATE.name, unseen.objects_late),
         (ledger::FORKS_FOLLOWED_LATE.name, unseen.forks_followed_late),
         (ledger::FORKS_NOT_FOLLOWED.name, unseen.forks_not_followed),
         (ledger::SIDEBAND_LOST.name, from.sideband.lost),
         (ledger::STACKS_CUT.name, from.collector.stacks_cut),
+        (ledger::UNWIND_TABLES_FULL.name, missed.tables_full),
+        (ledger::UNWIND_MAPPINGS_LEFT_OUT.name, missed.mappings_left_out),
         (ledger::TORN.name, snapshot.torn),
     ]);
     for &counter in Counter::ALL {

@@ -5,6 +5,7 @@ mod build;
 mod collect;
 mod costs;
 mod keep;
+mod stacks;
 mod start;
 
 use std::{
@@ -133,7 +134,9 @@ enum Wake {
     Deadline,
     Stop(Signal),
     Changes,
-    Exec(Event),
+    Event(Event),
+    Loaded,
+    LookAgain,
     Ended(u32),
 }
 
@@ -207,12 +210,15 @@ impl<'a> Session<'a> {
         loop {
             // Signals and the end of the run wait for nothing. Ends of processes come before reports, because a
             // report may take longer than the interval, and then one is always due.
+            let look_again = self.look_again();
             let wake = tokio::select! {
                 biased;
                 signal = watched.next() => Wake::Stop(signal),
                 () = until(deadline) => Wake::Deadline,
                 Some(pid) = endings.recv() => Wake::Ended(pid),
-                Some(event) = self.running.events.events.recv() => Wake::Exec(event),
+                Some(event) = self.running.events.events.recv() => Wake::Event(event),
+                () = self.running.loaded.notified() => Wake::Loaded,
+                () = until(look_again) => Wake::LookAgain,
                 () = sleep_until(self.next_reading) => Wake::Measure,
                 () = self.builder.answered(), if self.unnamed.is_some() => Wake::Named,
                 () = next(&mut ticks), if self.unnamed.is_none() => Wake::Interval,
@@ -231,11 +237,22 @@ impl<'a> Session<'a> {
                     while changes.try_recv().is_ok() {}
                     self.follow(&ended)?;
                 }
-                Wake::Exec(event) => {
+                Wake::Event(event) if event.kind == kind::UNKNOWN_ADDRESS => {
+                    self.running.traced.unknown_address(event.tgid);
+                }
+                Wake::Event(event) => {
                     self.follow(&ended)?;
                     if event.kind == kind::EXEC_BY_THREAD {
                         self.running.traced.attach_again(event.tgid);
                     }
+                }
+                Wake::Loaded => self.running.traced.settle_tables(),
+                Wake::LookAgain => {
+                    self.follow(&ended)?;
+                    let Running {
+                        traced, collector, ..
+                    } = &mut self.running;
+                    traced.look_again(collector.tables());
                 }
                 Wake::Ended(pid) => {
                     self.follow(&ended)?;
@@ -254,8 +271,15 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// When to look again at what processes have mapped.
+    fn look_again(&self) -> Option<Instant> {
+        let due_ns = self.running.traced.look_again_ns()?;
+        Some(Instant::now() + Duration::from_nanos(due_ns.saturating_sub(now_ns())))
+    }
+
     /// Looks at what tracing costs, and does what follows from it.
     fn measure(&mut self) -> Result<(), Error> {
+        self.running.traced.grant_stacks();
         let Running {
             traced,
             collector,

@@ -12,25 +12,30 @@ use std::{
 use aya_log::EbpfLogger;
 use leaktrace_common::config as kernel_config;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::sync::Notify;
 
-use super::{collect::Collector, keep::Keeper};
+use super::{collect::Collector, keep::Keeper, stacks::Stacks};
 use crate::{
-    config::{Config, Sort, Target},
+    config::{Config, Sort, Target, Unwind},
     doctor,
     error::{Error, system},
+    kernel::tables::UnwindArrays,
     kernel::{
         caps::{AttachKind, Caps},
         counters::{Counters, HitTable},
         events::EventReader,
         maps::{self as kernel_maps, LiveTable, Tables},
         object::{self, KernelSide, LoadError},
+        raw::RawStacks,
         sideband::Sideband,
     },
     launch::{self, Held},
     overhead::{calibrate::calibrate, meter::Meter},
-    probe::{attach::Attacher, closure},
+    probe::{attach::Attacher, closure, process},
+    symbol::objects::ObjectId,
     traced::{catalog::Catalog, set::TracedSet},
     track::{self, Settings},
+    unwind::{self, Unwinder, files::Files, library},
 };
 
 /// All that runs while tracing.
@@ -49,6 +54,8 @@ pub(super) struct Running {
     pub sideband: Sideband,
     /// Rare events of the kernel side.
     pub events: EventReader,
+    /// Unwind tables have been loaded.
+    pub loaded: Arc<Notify>,
     /// The child of `leaktrace -- CMD`.
     pub child: Option<Child>,
     /// `uname -r`.
@@ -66,7 +73,8 @@ pub(super) struct Running {
 pub(super) fn start(config: &Config) -> Result<Running, Error> {
     let caps = Caps::probe();
     let kind = doctor::choose(&caps, config.attach).map_err(Error::Unable)?;
-    let catalog = Catalog::new(config.custom.clone(), config.probe_at);
+    let unwind = doctor::choose_unwind(&caps, config.unwind).map_err(Error::Unable)?;
+    let mut catalog = Catalog::new(config.custom.clone(), config.probe_at);
     catalog.check_custom()?;
     // Before leaktrace raises its own limits, which the command would inherit.
     let held = match &config.target {
@@ -74,14 +82,32 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
         Target::Pids(_) => None,
     };
     raise_file_limit();
+    // Before the kernel side is loaded: how much room it needs for them is said then.
+    let mut files = Files::new(library::default_cache_dir());
+    let loaded = files.wake();
+    if unwind == Unwind::Tables {
+        let first = match &held {
+            Some((_, objects)) => of_paths(&mut catalog, objects),
+            None => of_targets(&mut catalog, &config.target),
+        };
+        files.prepare(&catalog.objects, first);
+    }
     let constants = kernel_config::Config {
         min_size_bytes: config.filters.min_size_bytes,
         max_size_bytes: config.filters.max_size_bytes,
         sampling: u64::from(config.samples()),
         site_shard_mask: u64::from(kernel_maps::site_shards() - 1),
-        ..kernel_config::Config::ALL
+        unwind: u64::from(unwind == Unwind::Tables),
+        verify: u64::from(config.verify_stacks),
+        // Where that is not known, stacks end at them.
+        return_probes: caps.return_probes.clone().unwrap_or_default(),
     };
-    let (mut kernel, tier) = object::load(constants, kind)?;
+    let chunks = unwind::row_chunks(files.rows(), config.max_unwind_bytes);
+    let (mut kernel, tier) = object::load(constants, kind, chunks)?;
+    let unwinder = match unwind {
+        Unwind::Tables => Some(Unwinder::new(files, Box::new(UnwindArrays::new(&kernel)?))),
+        Unwind::FramePointers => None,
+    };
     let live = Arc::new(Mutex::new(LiveTable::new(&kernel, tier, config.max_live)?));
     let tables = Tables::new(&kernel)?;
     // Before anything is attached: a thread draws its first gap at its first allocation.
@@ -94,6 +120,7 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
     }
     let hits = HitTable::new(&mut kernel.ebpf).map_err(LoadError::Maps)?;
     let events = EventReader::start(&mut kernel.ebpf, &live).map_err(LoadError::Maps)?;
+    let raw = RawStacks::start(&mut kernel.ebpf).map_err(LoadError::Maps)?;
     kernel.attach_tracepoints()?;
     // Before the first look at /proc/PID/maps, so that no mapping falls between the two.
     let sideband = Sideband::open()?;
@@ -101,7 +128,7 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
     let KernelSide { mut ebpf, programs } = kernel;
     let log = kernel_log(&mut ebpf);
     let attacher = Attacher::new(programs, pmu);
-    let mut traced = TracedSet::new(attacher, catalog, caps.version, config.follow_forks);
+    let mut traced = TracedSet::new(attacher, unwinder, catalog, caps.version, config.follow_forks);
     let running = match &config.target {
         Target::Pids(pids) => pids.as_slice(),
         Target::Command(_) => &[],
@@ -126,12 +153,18 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
     };
     Ok(Running {
         traced,
-        collector: Collector::new(tables, live, settings(config)),
+        collector: Collector::new(
+            tables,
+            live,
+            Stacks::new(raw, config.verify_stacks),
+            settings(config),
+        ),
         counters,
         meter,
         keeper,
         sideband,
         events,
+        loaded,
         child,
         kernel_release: caps.release,
         log,
@@ -146,6 +179,31 @@ fn hold_command(line: &[OsString]) -> Result<(Held, Vec<PathBuf>), Error> {
     };
     let objects = closure::objects_of_command(program, &|name| std::env::var_os(name))?;
     Ok((launch::hold(program, args)?, objects))
+}
+
+/// The files that the targets map, as far as they can be looked at: what cannot is said when they are attached to.
+fn of_targets(catalog: &mut Catalog, target: &Target) -> Vec<ObjectId> {
+    let Target::Pids(pids) = target else {
+        return Vec::new();
+    };
+    let mut objects = Vec::new();
+    for &pid in pids {
+        for mapping in process::mappings(pid).unwrap_or_default() {
+            if mapping.executable {
+                objects.extend(catalog.of_mapping(pid, &mapping));
+            }
+        }
+    }
+    objects
+}
+
+/// The same for the files of a command.
+fn of_paths(catalog: &mut Catalog, paths: &[PathBuf]) -> Vec<ObjectId> {
+    let mut objects = Vec::new();
+    for path in paths {
+        objects.extend(catalog.of_path(path).ok().flatten());
+    }
+    objects
 }
 
 fn settings(config: &Config) -> Settings {

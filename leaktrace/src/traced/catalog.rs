@@ -49,8 +49,9 @@ pub enum CustomError {
 pub struct Catalog {
     /// Open files, for names and for probes.
     pub objects: Objects,
-    scans: HashMap<ObjectId, Rc<Scan>>,
-    /// What a mapping's file is; `None` for one that could not be opened or is no ELF file.
+    /// None for what is no sound ELF file.
+    scans: HashMap<ObjectId, Option<Rc<Scan>>>,
+    /// What a mapping's file is; `None` for one that could not be taken in.
     known: HashMap<FileKey, Option<ObjectId>>,
     /// Roots of file systems other than ours, by device and inode.
     roots: HashMap<(u64, u64), Arc<File>>,
@@ -94,7 +95,7 @@ impl Catalog {
         Ok(())
     }
 
-    /// The object behind a mapping of process `pid`, opened and scanned at its first sight.
+    /// The object behind a mapping of process `pid`, opened at its first sight.
     pub fn of_mapping(&mut self, pid: u32, mapping: &Mapping) -> Option<ObjectId> {
         if mapping.inode == 0 {
             return None;
@@ -158,42 +159,50 @@ impl Catalog {
     }
 
     fn add(&mut self, path: &Path, file: File, root: Option<Arc<File>>) -> Option<ObjectId> {
-        let again = file.try_clone();
-        let id = match self.objects.insert_below(path, file, root) {
-            Ok(id) => id,
-            Err(error) => {
-                tracing::warn!("{error}");
-                return None;
-            }
-        };
-        if let std::collections::hash_map::Entry::Vacant(free) = self.scans.entry(id)
-            && let Ok(file) = again
-        {
-            let functions = self
-                .custom
-                .as_ref()
-                .filter(|custom| is_same(&custom.object, path))
-                .map_or(&[] as &[_], |custom| &custom.functions);
-            match elf::scan_file(file, path, functions) {
-                Ok(mut scan) => {
-                    if self.probe_at == ProbeAt::Entry {
-                        scan.probe_entries();
-                    }
-                    for function in &mut scan.functions {
-                        self.slots.assign(id, function);
-                    }
-                    free.insert(Rc::new(scan));
-                }
-                Err(ElfError::NotElf { .. }) => {}
-                Err(error) => tracing::warn!("{error}"),
-            }
-        }
-        Some(id)
+        let inserted = self.objects.insert_below(path, file, root);
+        inserted.inspect_err(|error| tracing::warn!("{error}")).ok()
     }
 
-    /// What is in an object; `None` for what is no sound ELF file.
+    /// What is in an object; `None` for what is no sound ELF file. It is looked at here, once, and not when it is
+    /// opened: that takes milliseconds, and stacks that lead through it can be walked before.
+    pub fn scanned(&mut self, id: ObjectId) -> Option<Rc<Scan>> {
+        if !self.scans.contains_key(&id) {
+            let scan = self.make_scan(id)?;
+            self.scans.insert(id, scan.map(Rc::new));
+        }
+        self.scan(id)
+    }
+
+    /// None where the file cannot be looked at now, some nothing where there is nothing to find in it.
+    fn make_scan(&mut self, id: ObjectId) -> Option<Option<Scan>> {
+        let object = self.objects.get(id)?;
+        let path = &object.path_in_process;
+        let functions = self
+            .custom
+            .as_ref()
+            .filter(|custom| is_same(&custom.object, path))
+            .map_or(&[] as &[_], |custom| &custom.functions);
+        match elf::scan_file(object.file.try_clone().ok()?, path, functions) {
+            Ok(mut scan) => {
+                if self.probe_at == ProbeAt::Entry {
+                    scan.probe_entries();
+                }
+                for function in &mut scan.functions {
+                    self.slots.assign(id, function);
+                }
+                Some(Some(scan))
+            }
+            Err(ElfError::NotElf { .. }) => Some(None),
+            Err(error) => {
+                tracing::warn!("{error}");
+                Some(None)
+            }
+        }
+    }
+
+    /// What was found in an object, if it has been looked at.
     pub fn scan(&self, id: ObjectId) -> Option<Rc<Scan>> {
-        self.scans.get(&id).map(Rc::clone)
+        self.scans.get(&id).cloned().flatten()
     }
 
     /// A path under which the kernel finds the object's file.

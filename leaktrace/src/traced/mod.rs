@@ -9,3 +9,4 @@ mod pauser;
 pub mod process;
 pub mod set;
 pub mod slots;
+mod unwinding;

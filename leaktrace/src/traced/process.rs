@@ -129,6 +129,19 @@ impl Traced {
         self.current_mut().mappings.insert(mapping);
     }
 
+    /// Notes all code that the current image has mapped, in order of address: what was known elsewhere is gone.
+    pub fn replace_code(&mut self, code: Vec<Mapping>) {
+        let mappings = &mut self.current_mut().mappings;
+        let mut gone_from = 0;
+        for mapping in code {
+            let next = mapping.end;
+            mappings.remove(gone_from, mapping.start);
+            mappings.insert(mapping);
+            gone_from = next;
+        }
+        mappings.remove(gone_from, u64::MAX);
+    }
+
     /// Where its JIT compilers say what they made.
     pub fn set_jit_map(&mut self, path: PathBuf) {
         self.current_mut().mappings.set_jit_map(Some(path));

@@ -25,6 +25,7 @@ use crate::{
     },
     report::model::State,
     symbol::{mappings, objects::ObjectId},
+    unwind::{Unwinder, slots::NO_SLOT},
 };
 
 /// A process cannot be traced.
@@ -86,6 +87,8 @@ pub struct TracedSet {
     pub(super) pauser: Option<Pauser>,
     /// Those that are paused, by slot.
     pub(super) out: BTreeSet<u16>,
+    /// Present where stacks are walked by unwind tables.
+    pub(super) unwinder: Option<Unwinder>,
     /// Their files.
     pub catalog: Catalog,
     kernel: KernelVersion,
@@ -108,7 +111,13 @@ pub enum Followed {
 
 impl TracedSet {
     /// Nothing traced yet.
-    pub fn new(attacher: Attacher, catalog: Catalog, kernel: KernelVersion, follow_forks: bool) -> Self {
+    pub fn new(
+        attacher: Attacher,
+        unwinder: Option<Unwinder>,
+        catalog: Catalog,
+        kernel: KernelVersion,
+        follow_forks: bool,
+    ) -> Self {
         let warnings = kernel.return_probes_break_seccomp().then(|| {
             format!(
                 "kernel {kernel} kills a traced process that begins to filter its system calls (seccomp) while it is \
@@ -119,6 +128,7 @@ impl TracedSet {
             attacher: Arc::new(attacher),
             pauser: None,
             out: BTreeSet::new(),
+            unwinder,
             catalog,
             kernel,
             follow_forks,
@@ -136,38 +146,60 @@ impl TracedSet {
         let facts = proc::facts(pid)?;
         let maps = proc::mappings(pid)?;
         self.check(pid, &facts, &maps)?;
-        let mut traced = Traced::new(pid, facts.comm.clone(), facts.exe);
+        let mut traced = Traced::new(pid, facts.comm.clone(), facts.exe.clone());
         // First the kernel side, then the look at what is mapped: an exec in between is told by both.
-        tables.add_process(pid)?;
-        traced.counted_from(now_ns());
-        traced.known_from(now_ns());
-        let objects = self.read_mappings(&mut traced)?;
-        let looked_at = objects.len();
-        for object in objects {
-            if let Err(error) = self.probe(&mut traced, object) {
-                tables.remove_process(pid)?;
-                return Err(error.into());
-            }
-        }
-        if traced.probed().next().is_none() {
-            tables.remove_process(pid)?;
-            return Err(TraceError::NoAllocator {
-                pid,
-                comm: facts.comm,
-                objects: looked_at,
-            });
-        }
-        if proc::start_ticks(pid)? != facts.start_ticks {
-            tables.remove_process(pid)?;
-            return Err(TraceError::Reused { pid });
+        self.count(pid, tables)?;
+        if let Err(error) = self.probe_all(&mut traced, &facts) {
+            self.let_go(pid, tables)?;
+            return Err(error);
         }
         traced.rss_bytes = proc::rss_bytes(pid).ok();
         self.processes.insert(pid, traced);
         Ok(())
     }
 
+    /// Probes what a process maps, once its stacks can be walked.
+    fn probe_all(&mut self, traced: &mut Traced, facts: &proc::Facts) -> Result<(), TraceError> {
+        let pid = traced.pid;
+        traced.counted_from(now_ns());
+        traced.known_from(now_ns());
+        let objects = self.read_mappings(traced)?;
+        self.prepare(&objects);
+        self.publish(traced);
+        let looked_at = objects.len();
+        for object in objects {
+            self.probe(traced, object)?;
+        }
+        if traced.probed().next().is_none() {
+            return Err(TraceError::NoAllocator {
+                pid,
+                comm: facts.comm.clone(),
+                objects: looked_at,
+            });
+        }
+        if proc::start_ticks(pid)? != facts.start_ticks {
+            return Err(TraceError::Reused { pid });
+        }
+        Ok(())
+    }
+
+    /// Tells the kernel side of a process.
+    fn count(&mut self, pid: u32, tables: &Tables) -> Result<(), TableError> {
+        let slot = self
+            .unwinder
+            .as_mut()
+            .map_or(NO_SLOT, |unwinder| unwinder.join(pid, now_ns()));
+        tables.add_process(pid, slot)
+    }
+
+    /// Takes back [`Self::count`].
+    fn let_go(&mut self, pid: u32, tables: &Tables) -> Result<(), TableError> {
+        self.forget(pid);
+        tables.remove_process(pid)
+    }
+
     /// Takes over what `/proc` says is mapped; the objects, each once for each of its mappings.
-    fn read_mappings(&mut self, traced: &mut Traced) -> Result<Vec<ObjectId>, ProcessError> {
+    pub(super) fn read_mappings(&mut self, traced: &mut Traced) -> Result<Vec<ObjectId>, ProcessError> {
         if let Some(path) = jit_map(traced.pid) {
             traced.set_jit_map(path);
         }
@@ -195,12 +227,9 @@ impl TracedSet {
         if traced.state == State::Running && !traced.refused {
             traced.known_from(now_ns());
             let objects = self.read_mappings(&mut traced).unwrap_or_default();
+            self.publish(&traced);
             for object in objects {
-                match self.probe(&mut traced, object) {
-                    Ok(probed) => self.unseen.objects_late += u64::from(probed),
-                    Err(error) if is_alive(pid) => self.warnings.push(error.to_string()),
-                    Err(_) => {}
-                }
+                self.probe_late(&mut traced, object);
             }
             tracing::info!("pid {pid}: all probes are in place again");
         }
@@ -214,7 +243,7 @@ impl TracedSet {
     /// [`TraceError`].
     pub fn attach_held(&mut self, pid: u32, objects: &[PathBuf], tables: &Tables) -> Result<(), TraceError> {
         let mut traced = Traced::new(pid, "leaktrace".to_owned(), None);
-        tables.add_process(pid)?;
+        self.count(pid, tables)?;
         traced.counted_from(now_ns());
         traced.known_from(now_ns());
         for (index, path) in objects.iter().enumerate() {
@@ -226,7 +255,7 @@ impl TracedSet {
                 refuse::check(
                     pid,
                     &facts,
-                    self.catalog.scan(object).as_deref(),
+                    self.catalog.scanned(object).as_deref(),
                     self.kernel,
                     true,
                 )?;
@@ -247,15 +276,15 @@ impl TracedSet {
                     .find(|mapping| mapping.executable && mapping.inode != 0)
             });
         let object = executable.and_then(|mapping| self.catalog.of_mapping(pid, mapping));
-        let scan = object.and_then(|object| self.catalog.scan(object));
+        let scan = object.and_then(|object| self.catalog.scanned(object));
         Ok(refuse::check(pid, facts, scan.as_deref(), self.kernel, true)?)
     }
 
     /// Probes an object in a process, once. Whether it has anything to probe.
-    fn probe(&self, traced: &mut Traced, object: ObjectId) -> Result<bool, AttachError> {
+    pub(super) fn probe(&mut self, traced: &mut Traced, object: ObjectId) -> Result<bool, AttachError> {
         let Some(scan) = self
             .catalog
-            .scan(object)
+            .scanned(object)
             .filter(|scan| !scan.functions.is_empty())
         else {
             return Ok(false);
@@ -302,6 +331,7 @@ impl TracedSet {
     /// Follows what the side-band reports, in its order.
     pub fn apply(&mut self, entries: Vec<Entry>, tables: &Tables) -> Vec<Followed> {
         let mut followed = Vec::new();
+        let mut mapped = Vec::new();
         for Entry { pid, change, time_ns } in entries {
             if self
                 .processes
@@ -327,10 +357,11 @@ impl TracedSet {
                         device,
                         inode,
                         path,
+                        label: String::new(),
                         executable: true,
                         deleted: false,
                     };
-                    self.mapped(pid, &mapping);
+                    mapped.extend(self.mapped(pid, mapping));
                 }
                 Change::Exec { comm } => {
                     let traced = self
@@ -342,48 +373,86 @@ impl TracedSet {
                     }
                 }
                 Change::Forked { parent } => {
+                    self.settle_mapped(std::mem::take(&mut mapped));
                     if self.forked(pid, parent, tables) {
                         followed.push(Followed::Joined(pid));
                     }
                 }
             }
         }
+        self.settle_mapped(mapped);
         followed
     }
 
-    fn mapped(&mut self, pid: u32, mapping: &Mapping) {
+    /// Notes a mapping. What is to be done about it is left to [`Self::settle_mapped`].
+    fn mapped(&mut self, pid: u32, mapping: Mapping) -> Option<Mapped> {
+        let traced = self
+            .processes
+            .get_mut(&pid)
+            .filter(|traced| traced.state == State::Running)?;
+        let object = self.catalog.of_mapping(pid, &mapping);
+        traced.map(code(&mapping, object));
+        Some(Mapped {
+            pid,
+            image: traced.image(),
+            object,
+            path: mapping.path,
+        })
+    }
+
+    /// Does what new mappings ask for. First the kernel side is told of all of them, since stacks lead through them
+    /// at once; then they are probed, for which the kernel waits tens of milliseconds each time.
+    fn settle_mapped(&mut self, mapped: Vec<Mapped>) {
+        let pids: BTreeSet<u32> = mapped.iter().map(|mapped| mapped.pid).collect();
+        for pid in pids {
+            self.publish_again(pid);
+        }
+        for mapped in mapped {
+            self.settle_tables();
+            self.probe_mapped(mapped);
+        }
+    }
+
+    fn probe_mapped(&mut self, mapped: Mapped) {
+        let Mapped {
+            pid, image, object, ..
+        } = mapped;
         let Some(mut traced) = self.processes.remove(&pid) else {
             return;
         };
-        if traced.state == State::Running {
-            let object = self.catalog.of_mapping(pid, mapping);
-            traced.map(code(mapping, object));
+        // It may have become another program since.
+        if traced.state == State::Running && traced.image() == image {
             if traced.exe.is_none()
-                && let Some(path) = &mapping.path
+                && let Some(path) = mapped.path
             {
                 // The first file an exec maps is the program.
-                traced.exe = Some(path.clone());
+                traced.exe = Some(path);
                 if let Some(path) = jit_map(pid) {
                     traced.set_jit_map(path);
                 }
                 self.check_again(&mut traced, object);
             }
-            if traced.refused {
-                self.processes.insert(pid, traced);
-                return;
-            }
-            match object.map(|object| self.probe(&mut traced, object)) {
-                Some(Ok(true)) => self.unseen.objects_late += 1,
-                Some(Err(error)) if is_alive(pid) => self.warnings.push(error.to_string()),
-                _ => {}
+            if !traced.refused
+                && let Some(object) = object
+            {
+                self.probe_late(&mut traced, object);
             }
         }
         self.processes.insert(pid, traced);
     }
 
+    /// Probes an object that its process may have used already.
+    pub(super) fn probe_late(&mut self, traced: &mut Traced, object: ObjectId) {
+        match self.probe(traced, object) {
+            Ok(probed) => self.unseen.objects_late += u64::from(probed),
+            Err(error) if is_alive(traced.pid) => self.warnings.push(error.to_string()),
+            Err(_) => {}
+        }
+    }
+
     /// A process that was traced has become another program: one that must not be probed is let go at once.
     fn check_again(&mut self, traced: &mut Traced, program: Option<ObjectId>) {
-        let scan = program.and_then(|object| self.catalog.scan(object));
+        let scan = program.and_then(|object| self.catalog.scanned(object));
         let refusal = proc::facts(traced.pid)
             .ok()
             .and_then(|facts| refuse::check(traced.pid, &facts, scan.as_deref(), self.kernel, true).err());
@@ -415,7 +484,7 @@ impl TracedSet {
             }
             Err(reason) => {
                 self.unseen.forks_not_followed += 1;
-                if let Err(error) = tables.remove_process(pid) {
+                if let Err(error) = self.let_go(pid, tables) {
                     tracing::warn!("{error}");
                 }
                 if is_alive(pid) {
@@ -427,7 +496,7 @@ impl TracedSet {
     }
 
     fn attach_forked(&mut self, pid: u32, tables: &Tables) -> Result<Traced, TraceError> {
-        tables.add_process(pid)?;
+        self.count(pid, tables)?;
         let now_ns = now_ns();
         // It may have called `exec` since: what it is and maps is asked, not taken from its parent.
         let facts = proc::facts(pid)?;
@@ -435,7 +504,9 @@ impl TracedSet {
         let mut child = Traced::new(pid, facts.comm, facts.exe);
         child.counted_from(now_ns);
         child.known_from(now_ns);
-        for object in self.read_mappings(&mut child)? {
+        let objects = self.read_mappings(&mut child)?;
+        self.publish(&child);
+        for object in objects {
             self.probe(&mut child, object)?;
         }
         Ok(child)
@@ -443,6 +514,7 @@ impl TracedSet {
 
     /// A process has ended; its probes go, what is known of its memory stays for the report.
     pub fn exited(&mut self, pid: u32) {
+        self.forget(pid);
         if let Some(traced) = self.processes.get_mut(&pid) {
             traced.state = State::Exited;
             // The kernel waits for a grace period or two for each link; nobody else has to.
@@ -508,7 +580,15 @@ impl TracedSet {
     }
 }
 
-fn code(mapping: &Mapping, object: Option<ObjectId>) -> mappings::Mapping {
+/// What is known of a new mapping.
+struct Mapped {
+    pid: u32,
+    image: u16,
+    object: Option<ObjectId>,
+    path: Option<PathBuf>,
+}
+
+pub(super) fn code(mapping: &Mapping, object: Option<ObjectId>) -> mappings::Mapping {
     mappings::Mapping {
         start: mapping.start,
         end: mapping.end,
@@ -517,8 +597,7 @@ fn code(mapping: &Mapping, object: Option<ObjectId>) -> mappings::Mapping {
         name: mapping
             .path
             .as_ref()
-            .map(|path| path.display().to_string())
-            .unwrap_or_default(),
+            .map_or_else(|| mapping.label.clone(), |path| path.display().to_string()),
         executable: true,
     }
 }
