@@ -5,6 +5,10 @@
 
 #[cfg(feature = "debuginfod")]
 mod fetch;
+#[cfg_attr(
+    not(feature = "debuginfod"),
+    expect(dead_code, reason = "only a client puts anything there")
+)]
 mod store;
 
 use std::collections::HashMap;
