@@ -40,10 +40,11 @@ use crate::{
     error::{Error, system},
     kernel::{clock::now_ns, object::LoadError, sys},
     report::{
-        model::{Exit, State},
+        model::{Exit, Report, State},
         output::Output,
     },
     traced::set::Followed,
+    track::SiteSnapshot,
 };
 
 /// What becomes of the child of `leaktrace -- CMD` when tracing ends before it does.
@@ -115,11 +116,20 @@ struct Session<'a> {
     watched: HashSet<u32>,
     /// When the cost is looked at next.
     next_reading: Instant,
+    /// A report whose names are being looked up.
+    unnamed: Option<Unnamed>,
+}
+
+/// A report without names, and whose they are.
+struct Unnamed {
+    report: Report,
+    sites: Vec<SiteSnapshot>,
 }
 
 /// Why the loop woke.
 enum Wake {
     Interval,
+    Named,
     Measure,
     Deadline,
     Stop(Signal),
@@ -140,6 +150,7 @@ impl<'a> Session<'a> {
             output,
             watched: HashSet::new(),
             next_reading: Instant::now() + READ_SOON,
+            unnamed: None,
         }
     }
 
@@ -209,17 +220,22 @@ impl<'a> Session<'a> {
                 () = self.running.loaded.notified() => Wake::Loaded,
                 () = until(look_again) => Wake::LookAgain,
                 () = sleep_until(self.next_reading) => Wake::Measure,
-                () = next(&mut ticks) => Wake::Interval,
+                () = self.builder.answered(), if self.unnamed.is_some() => Wake::Named,
+                () = next(&mut ticks), if self.unnamed.is_none() => Wake::Interval,
                 Some(()) = changes.recv() => Wake::Changes,
             };
             match wake {
-                Wake::Interval => self.report(&ended, false)?,
+                Wake::Interval => {
+                    self.report(&ended, false)?;
+                    self.write_if_named()?;
+                }
+                Wake::Named => self.write_if_named()?,
                 Wake::Measure => {
                     // Stacks that are to be walked on wait in a queue of bounded length.
                     self.follow(&ended)?;
                     self.measure()?;
                 }
-                Wake::Deadline => return self.report(&ended, true),
+                Wake::Deadline => return self.last_report(&ended, watched).await,
                 Wake::Changes => {
                     // One look answers for all that have been announced.
                     while changes.try_recv().is_ok() {}
@@ -246,13 +262,13 @@ impl<'a> Session<'a> {
                     self.follow(&ended)?;
                     self.end(pid)?;
                     if !self.running.traced.any_running() {
-                        return self.report(&ended, true);
+                        return self.last_report(&ended, watched).await;
                     }
                 }
                 Wake::Stop(signal) => {
                     signals += 1;
                     if signals > 1 || !self.passes_on(signal) {
-                        return self.report(&ended, true);
+                        return self.last_report(&ended, watched).await;
                     }
                 }
             }
@@ -390,6 +406,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Makes a report; it is written when its names are known.
     fn report(&mut self, ended: &UnboundedSender<u32>, last: bool) -> Result<(), Error> {
         // A report is of what has happened, not of what has been looked at.
         self.follow(ended)?;
@@ -421,7 +438,66 @@ impl<'a> Session<'a> {
         };
         let report = self.builder.report(&sources, &snapshot, last);
         meter.begin_interval();
-        Ok(self.output.report(&report)?)
+        self.unnamed = Some(Unnamed {
+            report,
+            sites: snapshot.sites,
+        });
+        Ok(())
+    }
+
+    /// Writes the report that is waiting for names, if it has them.
+    fn write_if_named(&mut self) -> Result<(), Error> {
+        if self.builder.has_names() {
+            self.write()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the report that is waiting, with the names that it has.
+    fn write(&mut self) -> Result<(), Error> {
+        let Some(mut unnamed) = self.unnamed.take() else {
+            return Ok(());
+        };
+        let Running {
+            traced, collector, ..
+        } = &self.running;
+        self.builder
+            .name(&mut unnamed.report, traced, collector, &unnamed.sites);
+        Ok(self.output.report(&unnamed.report)?)
+    }
+
+    /// The last report waits a while for debug files that are being fetched; a signal ends that.
+    async fn last_report(
+        &mut self,
+        ended: &UnboundedSender<u32>,
+        signals: &mut Signals,
+    ) -> Result<(), Error> {
+        self.write()?;
+        self.report(ended, true)?;
+        // What is left to do needs no probes.
+        self.running.traced.release_all();
+        let limit = Instant::now() + FETCH_WAIT;
+        loop {
+            if self.builder.take_better()
+                && let Some(unnamed) = &self.unnamed
+            {
+                let Running {
+                    traced, collector, ..
+                } = &self.running;
+                self.builder.ask(traced, collector, &unnamed.sites);
+            }
+            let has_names = self.builder.has_names();
+            if has_names && (self.builder.fetching() == 0 || Instant::now() >= limit) {
+                break;
+            }
+            tokio::select! {
+                biased;
+                _ = signals.next() => break,
+                () = self.builder.answered() => {}
+                () = sleep_until(limit), if has_names => {}
+            }
+        }
+        self.write()
     }
 
     /// The exit code: the child's, as a shell would give it. Until the child ends, signals are still its
@@ -498,6 +574,9 @@ fn async_fd(descriptor: OwnedFd) -> Result<AsyncFd<OwnedFd>, Error> {
 /// Between two looks at the cost: while it is kept to a budget or runs are timed, and otherwise.
 const READ_SOON: Duration = Duration::from_millis(50);
 const READ_LATER: Duration = Duration::from_secs(1);
+
+/// How long the last report waits for debug files from servers.
+const FETCH_WAIT: Duration = Duration::from_secs(10);
 
 /// How long changes of the processes are gathered between two looks at them: a program that starts maps dozens of
 /// files in a row. The first is looked at at once, since stacks may lead through it already.
