@@ -9,6 +9,7 @@ use leaktrace::report::model::{
     Filters, Frame, Omitted, Process as ProcessRow, Report, SCHEMA, State, Survivor, Target, Totals, Tracing,
 };
 use leaktrace::report::overhead::Overhead;
+use leaktrace::report::stacks::Stacks;
 use leaktrace::track::{LiveBlock, Settings, SiteSnapshot, Snapshot, Sort, Tracker};
 use leaktrace_common::key::{Process, SiteKey};
 use leaktrace_common::math::Weight;
@@ -167,6 +168,7 @@ fn report(snapshot: &Snapshot) -> Report {
         totals: Totals { ..snapshot.totals },
         survivors: snapshot.sites.iter().map(survivor).collect(),
         omitted: Omitted { ..snapshot.omitted },
+        stacks: Stacks::default(),
         ledger: [("live_full", 0)].into(),
         warnings: Vec::new(),
     }

@@ -80,6 +80,8 @@ pub struct Config {
     pub unwind: Option<Unwind>,
     /// Bound on the kernel's memory for the rows of unwind tables, in bytes.
     pub max_unwind_bytes: u64,
+    /// Walk each stack once more by framehop, and compare.
+    pub verify_stacks: bool,
     /// How much to say on stderr.
     pub verbose: u8,
 }
@@ -300,6 +302,7 @@ impl Config {
             probe_at: ProbeAt::Site,
             unwind: None,
             max_unwind_bytes: defaults::MAX_UNWIND_BYTES,
+            verify_stacks: false,
             verbose: 0,
         }
     }

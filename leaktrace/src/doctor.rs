@@ -118,22 +118,13 @@ fn checks(caps: &Caps) -> Vec<Check> {
     ] {
         checks.push(found(name, result, if_not, fix));
     }
-    checks.push(Check {
-        name: "kernel BTF".to_owned(),
-        status: if caps.kernel_btf {
-            Status::Ok
-        } else {
-            Status::Limited
-        },
-        found: if caps.kernel_btf {
-            "/sys/kernel/btf/vmlinux"
-        } else {
-            "none; not needed so far"
-        }
-        .to_owned(),
-        fix: None,
-    });
     checks.push(stacks(caps));
+    checks.push(found(
+        "return addresses under return probes",
+        &caps.return_probes.clone().map(drop),
+        Status::Limited,
+        "a kernel with CONFIG_DEBUG_INFO_BTF says where they are; leaktrace does without",
+    ));
     checks.push(open_files());
     checks
 }

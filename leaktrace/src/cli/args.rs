@@ -243,6 +243,10 @@ pub(super) struct BoundArgs {
     /// `unwind_tables_full`. Example: --max-unwind 256MiB
     #[arg(long, value_name = "SIZE", default_value_t = Size(defaults::MAX_UNWIND_BYTES), hide = true)]
     pub(super) max_unwind: Size,
+
+    /// Walk each stack once more in another way and report where the two differ, for tests.
+    #[arg(long, hide = true)]
+    pub(super) verify_stacks: bool,
 }
 
 /// What every subcommand takes.

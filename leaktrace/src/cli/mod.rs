@@ -199,6 +199,7 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
         unwind: bounds.unwind,
         max_unwind_bytes: bounds.max_unwind.0,
         probe_at: bounds.probe_at,
+        verify_stacks: bounds.verify_stacks,
         verbose: general.verbose,
     };
     config.validate()?;

@@ -9,7 +9,10 @@ use std::{
 use aya::maps::MapData;
 use aya_obj::generated::{bpf_insn, bpf_map_type};
 
+use leaktrace_common::unwind::ReturnProbes;
+
 use super::{
+    btf,
     object::chain,
     sideband::Sideband,
     sys::{self, PerfUprobe, Point, ProgramImage},
@@ -64,8 +67,8 @@ pub struct Caps {
     pub release: String,
     /// The same, parsed; zeros when it cannot be.
     pub version: KernelVersion,
-    /// `/sys/kernel/btf/vmlinux` exists.
-    pub kernel_btf: bool,
+    /// Where the kernel keeps return addresses under return probes, from its BTF; else why that is not known.
+    pub return_probes: Result<ReturnProbes, String>,
     /// leaktrace sees the pids that the kernel sees; else why not.
     pub pids: Result<(), String>,
     /// A uprobe program can be loaded; else why not.
@@ -98,7 +101,7 @@ impl Caps {
         Self {
             version: KernelVersion::parse(&release).unwrap_or(KernelVersion::new(0, 0, 0)),
             release,
-            kernel_btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
+            return_probes: btf::return_probes().map_err(|error| error.to_string()),
             pids: first_pid_namespace(),
             load: program.as_ref().map(drop).map_err(ToString::to_string),
             multi: multi(),

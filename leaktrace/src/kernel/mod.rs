@@ -1,11 +1,13 @@
 //! The kernel as seen from user space: what it can do, the loaded object, its maps, its side-band.
 
+pub mod btf;
 pub mod caps;
 pub mod clock;
 pub mod counters;
 pub mod events;
 pub mod maps;
 pub mod object;
+pub mod raw;
 pub mod sideband;
 pub mod sys;
 pub mod tables;

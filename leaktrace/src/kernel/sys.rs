@@ -56,6 +56,7 @@ plain!(
     unwind::Page,
     unwind::Row,
     unwind::Rule,
+    unwind::RawStack,
 );
 
 /// Like [`Plain`], for aya.

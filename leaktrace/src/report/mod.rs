@@ -12,6 +12,7 @@ pub mod output;
 pub mod overhead;
 #[cfg(test)]
 mod sample;
+pub mod stacks;
 mod style;
 mod text;
 pub mod units;

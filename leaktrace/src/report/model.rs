@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::overhead::Overhead;
+use super::{overhead::Overhead, stacks::Stacks};
 
 /// Version of the format. A new field does not change it; a changed or removed one does.
 pub const SCHEMA: &str = "leaktrace.report/1";
@@ -37,6 +37,8 @@ pub struct Report {
     pub survivors: Vec<Survivor>,
     /// What the filters and `--top` left out.
     pub omitted: Omitted,
+    /// How whole the stacks are.
+    pub stacks: Stacks,
     /// Everything not seen, not kept or not matched; zeros included.
     pub ledger: BTreeMap<&'static str, u64>,
     /// Sentences for the reader: what went wrong and which option mends it.

@@ -2,7 +2,7 @@
 
 use leaktrace_common::counter::Counter;
 
-use super::{model::*, overhead::*};
+use super::{model::*, overhead::*, stacks::*};
 
 fn text(text: &str) -> String {
     text.to_owned()
@@ -195,6 +195,22 @@ fn overhead() -> Overhead {
     }
 }
 
+fn stacks() -> Stacks {
+    let stacks = Stacks {
+        complete: 1_234_000,
+        finished: 500,
+        gap: 64,
+        not_kept: 3,
+        incomplete_at: vec![EndsEarly {
+            object: text("/usr/bin/server"),
+            end: "gap",
+            allocs: 64,
+        }],
+        ..Stacks::default()
+    };
+    stacks.with_share()
+}
+
 /// The same under a budget that took all measures.
 pub(super) fn budgeted() -> Report {
     let mut report = report();
@@ -259,6 +275,7 @@ pub(super) fn report() -> Report {
             blocks: 66,
             bytes: 41_709,
         },
+        stacks: stacks(),
         ledger,
         warnings: vec![text(
             "3 allocations are reported without their stack because the stack table was full: raise --max-stacks",

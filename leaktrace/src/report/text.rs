@@ -36,6 +36,7 @@ impl Renderer for Text {
         page.omitted(report)?;
         page.skipped(report)?;
         page.warnings(&report.warnings)?;
+        page.stacks(report)?;
         page.ledger(&report.ledger)
     }
 }
@@ -331,6 +332,13 @@ impl Page<'_> {
         } else {
             writeln!(self.out)
         }
+    }
+
+    fn stacks(&mut self, report: &Report) -> io::Result<()> {
+        for line in report.stacks.lines() {
+            self.prose(Ink::Faint, &line)?;
+        }
+        Ok(())
     }
 
     fn ledger(&mut self, ledger: &BTreeMap<&'static str, u64>) -> io::Result<()> {

@@ -65,6 +65,8 @@ impl Builder {
         self.sequence += 1;
         let (ledger, mut warnings) = ledger(from, snapshot);
         warnings.extend(unsure(&from.overhead));
+        let stacks = from.collector.stacks();
+        warnings.extend(stacks.warning());
         let rss_bytes = running_rss(from.traced);
         let survivors = snapshot
             .sites
@@ -86,6 +88,7 @@ impl Builder {
             },
             survivors,
             omitted: snapshot.omitted,
+            stacks,
             ledger,
             warnings,
         }

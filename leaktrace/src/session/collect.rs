@@ -1,27 +1,27 @@
 //! From the kernel's tables to a snapshot: one reading an interval, and one at the end of each process
 //! image.
 
-use std::{collections::HashMap, rc::Rc, sync::PoisonError};
+use std::{collections::HashMap, sync::PoisonError};
 
 use leaktrace_common::{
+    key::SiteKey,
     math::BLOCKS_FRACTION_BITS,
     record::{Live, Site},
+    unwind::{end, end_of},
 };
 
+use super::stacks::{Stacks, last_object};
 use crate::{
     kernel::{
         clock::now_ns,
         events::SharedLiveTable,
         maps::{TableError, Tables},
     },
-    report::model::State,
+    report::{model::State, stacks},
     symbol::{self, mappings::Mappings},
     traced::set::TracedSet,
-    track::{FrozenId, LiveBlock, Settings, SiteRef, Snapshot, Tracker},
+    track::{FrozenId, LiveBlock, Settings, SiteRef, Snapshot, Tracker, ends::Ends},
 };
-
-/// Frames of a stack that is not in the table.
-const UNKNOWN_STACK: &[u64] = &[];
 
 /// Reads and keeps what was read.
 #[derive(Debug)]
@@ -29,8 +29,10 @@ pub(super) struct Collector {
     tables: Tables,
     live: SharedLiveTable,
     tracker: Tracker,
-    /// Stacks never change: each is read once.
-    stacks: HashMap<u64, Rc<[u64]>>,
+    stacks: Stacks,
+    /// How their walks ended; images that have ended included.
+    ends: Ends,
+    ends_ended: Ends,
     /// Names and mappings of images that are gone, for their survivors.
     ended: HashMap<FrozenId, (String, Mappings)>,
     /// Stacks whose garbage tail was cut; part of the ledger.
@@ -87,12 +89,14 @@ impl HandedOut {
 
 impl Collector {
     /// Nothing read yet.
-    pub(super) fn new(tables: Tables, live: SharedLiveTable, settings: Settings) -> Self {
+    pub(super) fn new(tables: Tables, live: SharedLiveTable, stacks: Stacks, settings: Settings) -> Self {
         Self {
             tables,
             live,
             tracker: Tracker::new(settings, now_ns()),
-            stacks: HashMap::new(),
+            stacks,
+            ends: Ends::default(),
+            ends_ended: Ends::default(),
             ended: HashMap::new(),
             stacks_cut: 0,
             unsure_before_ns: 0,
@@ -118,12 +122,23 @@ impl Collector {
     /// # Errors
     /// [`TableError`].
     pub(super) fn snapshot(&mut self, traced: &TracedSet) -> Result<Snapshot, TableError> {
+        self.stacks.finish_waiting(&self.tables, traced)?;
         self.tracker.begin(now_ns());
         self.handed_out.clone_from(&self.handed_out_ended);
+        self.ends.clone_from(&self.ends_ended);
+        let mut failed = None;
         self.tables.for_each_site(|key, totals| {
             let handed_out = self.handed_out.entry(key.call).or_default();
             handed_out.add(HandedOut::of_site(totals));
             self.tracker.add_totals(*key, totals);
+            let mut of_ends = Walks {
+                ends: &mut self.ends,
+                stacks: &mut self.stacks,
+            };
+            failed = of_ends
+                .add(&self.tables, traced, key, totals)
+                .err()
+                .or(failed.take());
         })?;
         self.unsure = self.unsure_ended;
         {
@@ -141,15 +156,14 @@ impl Collector {
             stacks_cut,
             ..
         } = self;
-        let mut failed = None;
         *stacks_cut = 0;
         let snapshot = tracker.finish(|site| {
-            let stack = read_stack(tables, stacks, site.key.stack_id).unwrap_or_else(|error| {
+            let id = site.key.stack_id;
+            let stack = stacks.read(tables, id).unwrap_or_else(|error| {
                 failed = Some(error);
-                Rc::from(UNKNOWN_STACK)
+                [].into()
             });
-            let (kept, cut) = mappings_of(site, traced, ended)
-                .map_or((stack.len(), false), |mappings| symbol::clean(&stack, mappings));
+            let (kept, cut) = clean(id, &stack, mappings_of(site, traced, ended));
             *stacks_cut += u64::from(cut);
             stack[..kept].to_vec()
         });
@@ -167,14 +181,25 @@ impl Collector {
         image: u16,
         state: State,
     ) -> Result<(), TableError> {
+        self.stacks.finish_waiting(&self.tables, traced)?;
         let mut freezing = self.tracker.freeze(pid, image, state, now_ns());
         let mut outstanding = 0_u64;
+        let mut failed = None;
         self.tables.take_sites(pid, image, |key, totals| {
             outstanding = outstanding.saturating_add(totals.allocs.saturating_sub(totals.frees));
             let handed_out = self.handed_out_ended.entry(key.call).or_default();
             handed_out.add(HandedOut::of_site(totals));
             freezing.add_totals(*key, totals);
+            let mut of_ends = Walks {
+                ends: &mut self.ends_ended,
+                stacks: &mut self.stacks,
+            };
+            failed = of_ends
+                .add(&self.tables, traced, key, totals)
+                .err()
+                .or(failed.take());
         })?;
+        self.stacks.forget(pid, image);
         // A sweep of the whole table for a process that has left nothing is spared: children that live for
         // milliseconds end by the thousand.
         if outstanding > 0 {
@@ -191,7 +216,15 @@ impl Collector {
             let (comm, mappings) = process.of_image(image);
             self.ended.insert(id, (comm.to_owned(), mappings.clone()));
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// How whole the stacks are.
+    pub(super) fn stacks(&self) -> stacks::Stacks {
+        stacks::Stacks {
+            verified: self.stacks.verified().cloned(),
+            ..self.ends.report()
+        }
     }
 
     /// The frames of a site's stack without a garbage tail, and where they are mapped.
@@ -200,13 +233,10 @@ impl Collector {
         site: &SiteRef,
         traced: &'a TracedSet,
     ) -> (&'a [u64], Option<&'a Mappings>) {
-        let stack = self
-            .stacks
-            .get(&site.key.stack_id)
-            .map_or(UNKNOWN_STACK, |stack| &stack[..]);
+        let id = site.key.stack_id;
+        let stack = self.stacks.known(id);
         let mappings = mappings_of(site, traced, &self.ended);
-        let kept = mappings.map_or(stack.len(), |mappings| symbol::clean(stack, mappings).0);
-        (&stack[..kept], mappings)
+        (&stack[..clean(id, stack, mappings).0], mappings)
     }
 
     /// Name of the process that a site belongs or belonged to.
@@ -222,20 +252,37 @@ impl Collector {
     }
 }
 
-fn read_stack(
-    tables: &Tables,
-    known: &mut HashMap<u64, Rc<[u64]>>,
-    id: u64,
-) -> Result<Rc<[u64]>, TableError> {
-    if let Some(stack) = known.get(&id) {
-        return Ok(Rc::clone(stack));
+/// How the walks of stacks ended, and what is known of the stacks.
+struct Walks<'a> {
+    ends: &'a mut Ends,
+    stacks: &'a mut Stacks,
+}
+
+impl Walks<'_> {
+    /// Adds a site of an image that `traced` knows.
+    fn add(
+        &mut self,
+        tables: &Tables,
+        traced: &TracedSet,
+        key: &SiteKey,
+        totals: &Site,
+    ) -> Result<(), TableError> {
+        let finished = self.stacks.is_finished(key.stack_id);
+        self.ends.add(key.stack_id, totals.allocs, finished, || {
+            let frames = self.stacks.read(tables, key.stack_id)?;
+            let process = traced.get(key.process.tgid);
+            let mappings = process.map(|process| process.of_image(key.process.image).1);
+            Ok(last_object(&frames, mappings, &traced.catalog.objects))
+        })
     }
-    let Some(frames) = tables.stack(id)? else {
-        return Ok(Rc::from(UNKNOWN_STACK));
-    };
-    let stack: Rc<[u64]> = Rc::from(frames);
-    known.insert(id, Rc::clone(&stack));
-    Ok(stack)
+}
+
+/// How many addresses of a stack to keep, and whether that is not all: only frame pointers lead astray.
+fn clean(id: u64, stack: &[u64], mappings: Option<&Mappings>) -> (usize, bool) {
+    match mappings {
+        Some(mappings) if end_of(id) == end::FRAME_POINTERS => symbol::clean(stack, mappings),
+        _ => (stack.len(), false),
+    }
 }
 
 fn mappings_of<'a>(

@@ -14,7 +14,7 @@ use leaktrace_common::config as kernel_config;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::Notify;
 
-use super::{collect::Collector, keep::Keeper};
+use super::{collect::Collector, keep::Keeper, stacks::Stacks};
 use crate::{
     config::{Config, Sort, Target, Unwind},
     doctor,
@@ -25,6 +25,7 @@ use crate::{
         events::EventReader,
         maps::{self as kernel_maps, LiveTable, Tables},
         object::{self, KernelSide, LoadError},
+        raw::RawStacks,
         sideband::Sideband,
         tables::{Room, UnwindArrays},
     },
@@ -97,7 +98,9 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
         sampling: u64::from(config.samples()),
         site_shard_mask: u64::from(kernel_maps::site_shards() - 1),
         unwind: u64::from(unwind == Unwind::Tables),
-        ..kernel_config::Config::ALL
+        verify: u64::from(config.verify_stacks),
+        // Where that is not known, stacks end at them.
+        return_probes: caps.return_probes.clone().unwrap_or_default(),
     };
     let room = Room {
         row_chunks: unwind::row_chunks(files.rows(), config.max_unwind_bytes),
@@ -120,6 +123,7 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
     }
     let hits = HitTable::new(&mut kernel.ebpf).map_err(LoadError::Maps)?;
     let events = EventReader::start(&mut kernel.ebpf, &live).map_err(LoadError::Maps)?;
+    let raw = RawStacks::start(&mut kernel.ebpf).map_err(LoadError::Maps)?;
     kernel.attach_tracepoints()?;
     // Before the first look at /proc/PID/maps, so that no mapping falls between the two.
     let sideband = Sideband::open()?;
@@ -152,7 +156,12 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
     };
     Ok(Running {
         traced,
-        collector: Collector::new(tables, live, settings(config)),
+        collector: Collector::new(
+            tables,
+            live,
+            Stacks::new(raw, config.verify_stacks),
+            settings(config),
+        ),
         counters,
         meter,
         keeper,

@@ -7,6 +7,7 @@
 //! [`Tracker::finish`]. When a process image ends: [`Tracker::freeze`], in place of further intervals.
 
 mod ages;
+pub mod ends;
 mod estimate;
 mod frozen;
 mod hash;

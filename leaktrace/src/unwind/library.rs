@@ -315,7 +315,7 @@ fn cache_dir(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     Some(caches.join("leaktrace/unwind"))
 }
 
-fn vdso_image() -> io::Result<Vec<u8>> {
+pub(super) fn vdso_image() -> io::Result<Vec<u8>> {
     let maps = fs::read_to_string("/proc/self/maps")?;
     let line = maps.lines().find(|line| line.ends_with("[vdso]"));
     let bounds = line

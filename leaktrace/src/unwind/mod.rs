@@ -8,15 +8,18 @@
 pub mod build;
 mod extents;
 pub mod files;
+pub mod finish;
 pub mod layout;
 pub mod library;
 pub mod listing;
 #[cfg(test)]
 mod memory;
+mod sections;
 pub mod shelf;
 pub mod slots;
 pub mod store;
 pub mod table;
+pub mod verify;
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
 

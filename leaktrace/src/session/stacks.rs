@@ -1,0 +1,215 @@
+//! The frames of each stack: read once from the kernel's table, and walked on where the kernel side could not.
+
+use std::{
+    collections::{HashMap, HashSet},
+    rc::Rc,
+};
+
+use leaktrace_common::{
+    stack::FRAMES_MAX,
+    unwind::{end_of, raw},
+};
+
+use crate::{
+    kernel::{
+        maps::{TableError, Tables},
+        raw::{Raw, RawStacks},
+    },
+    report::stacks::{Difference, Verified},
+    symbol::{mappings::Mappings, objects::Objects},
+    traced::{catalog::Catalog, set::TracedSet},
+    track::ends,
+    unwind::{
+        finish::{End, Finisher, TAIL_MAX, Walk},
+        verify::{self, Verdict},
+    },
+};
+
+/// Stacks that are not equal and are reported in full.
+const DIFFERENCES_MAX: usize = 20;
+
+/// Stacks by their ids.
+#[derive(Debug)]
+pub(super) struct Stacks {
+    raw: RawStacks,
+    finisher: Finisher,
+    /// As far as they were asked for. None changes, but that it is finished once.
+    known: HashMap<u64, Rc<[u64]>>,
+    finished: HashSet<u64>,
+    /// Sent, but not in the kernel's table when last looked for: the kernel side sends a stack before it keeps it.
+    early: Vec<Raw>,
+    /// What came of checking; none unless that was asked for.
+    verified: Option<Verified>,
+}
+
+impl Stacks {
+    /// Nothing known yet.
+    pub(super) fn new(raw: RawStacks, verify: bool) -> Self {
+        Self {
+            raw,
+            finisher: Finisher::new(),
+            known: HashMap::new(),
+            finished: HashSet::new(),
+            early: Vec::new(),
+            verified: verify.then(Verified::default),
+        }
+    }
+
+    /// Walks on all that the kernel side has sent up to now.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub(super) fn finish_waiting(&mut self, tables: &Tables, traced: &TracedSet) -> Result<(), TableError> {
+        let again = std::mem::take(&mut self.early);
+        for raw in again {
+            if !self.finish(&raw, tables, traced)? {
+                self.not_compared(&raw);
+            }
+        }
+        for raw in self.raw.take() {
+            if !self.finish(&raw, tables, traced)? {
+                self.early.push(raw);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the stack's first frames are in the kernel's table.
+    fn finish(&mut self, raw: &Raw, tables: &Tables, traced: &TracedSet) -> Result<bool, TableError> {
+        let Some(kept) = tables.stack(raw.stack_id)? else {
+            return Ok(false);
+        };
+        let Some(process) = traced.get(raw.tgid) else {
+            self.not_compared(raw);
+            return Ok(true);
+        };
+        let (_, mappings) = process.of_image(raw.image);
+        let objects = &traced.catalog.objects;
+        let walk = self.finisher.walk(raw, mappings, objects, TAIL_MAX);
+        if raw.kind == raw::VERIFY {
+            self.compare(raw.stack_id, &kept, &walk, mappings, &traced.catalog);
+        } else if walk.end == End::Outermost && kept.len() + walk.frames.len() <= FRAMES_MAX {
+            let frames: Vec<u64> = kept.iter().chain(&walk.frames).copied().collect();
+            self.known.insert(raw.stack_id, Rc::from(frames));
+            self.finished.insert(raw.stack_id);
+        } else {
+            tracing::debug!(
+                "a stack of {} ends early: {:?} after {} frames more",
+                raw.tgid,
+                walk.end,
+                walk.frames.len()
+            );
+        }
+        Ok(true)
+    }
+
+    fn not_compared(&mut self, raw: &Raw) {
+        if let Some(verified) = self.verified.as_mut().filter(|_| raw.kind == raw::VERIFY) {
+            verified.stacks += 1;
+            verified.not_compared += 1;
+        }
+    }
+
+    fn compare(&mut self, id: u64, kept: &[u64], walk: &Walk, mappings: &Mappings, catalog: &Catalog) {
+        let Some(verified) = &mut self.verified else {
+            return;
+        };
+        verified.stacks += 1;
+        let at = match verify::compare(kept, end_of(id), walk) {
+            Verdict::Equal => {
+                verified.equal += 1;
+                return;
+            }
+            Verdict::FramehopEndsEarly => {
+                verified.framehop_ends_early += 1;
+                // Where the bytes end there is nothing to explain.
+                if walk.end == End::OutOfBytes {
+                    return;
+                }
+                2 + walk.frames.len()
+            }
+            Verdict::KernelEndsEarly => {
+                verified.kernel_ends_early += 1;
+                kept.len()
+            }
+            Verdict::Differ(at) => {
+                verified.differ += 1;
+                at
+            }
+        };
+        if verified.differences.len() < DIFFERENCES_MAX {
+            let named = |frames: &mut dyn Iterator<Item = &u64>| {
+                frames.map(|&address| named(address, mappings, catalog)).collect()
+            };
+            verified.differences.push(Difference {
+                at,
+                kernel_end: ends::name(end_of(id)),
+                framehop_end: format!("{:?}", walk.end),
+                kernel: named(&mut kept.iter()),
+                framehop: named(&mut kept.iter().take(2).chain(&walk.frames)),
+            });
+        }
+    }
+
+    /// The frames of a stack; none when it is not in the table.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub(super) fn read(&mut self, tables: &Tables, id: u64) -> Result<Rc<[u64]>, TableError> {
+        if let Some(stack) = self.known.get(&id) {
+            return Ok(Rc::clone(stack));
+        }
+        let Some(frames) = tables.stack(id)? else {
+            return Ok(Rc::from([]));
+        };
+        let stack: Rc<[u64]> = Rc::from(frames);
+        self.known.insert(id, Rc::clone(&stack));
+        Ok(stack)
+    }
+
+    /// The frames of a stack that has been read.
+    pub(super) fn known(&self, id: u64) -> &[u64] {
+        self.known.get(&id).map_or(&[], |stack| stack)
+    }
+
+    /// Whether a stack was walked on to its end.
+    pub(super) fn is_finished(&self, id: u64) -> bool {
+        self.finished.contains(&id)
+    }
+
+    /// A process image is gone.
+    pub(super) fn forget(&mut self, tgid: u32, image: u16) {
+        self.finisher.forget(tgid, image);
+    }
+
+    /// What came of checking, if that was asked for.
+    pub(super) const fn verified(&self) -> Option<&Verified> {
+        self.verified.as_ref()
+    }
+}
+
+/// The file of a stack's last frame.
+pub(super) fn last_object(frames: &[u64], mappings: Option<&Mappings>, objects: &Objects) -> String {
+    let mapping = frames
+        .last()
+        .and_then(|address| mappings?.find(address.wrapping_sub(1)));
+    match mapping {
+        None => "[unknown]".to_owned(),
+        Some(mapping) if mapping.name.is_empty() || mapping.name == "//anon" => "[anon]".to_owned(),
+        Some(mapping) => match mapping.object.and_then(|id| objects.get(id)) {
+            Some(object) => object.path_in_process.display().to_string(),
+            None => mapping.name.clone(),
+        },
+    }
+}
+
+/// An address as file and offset.
+fn named(address: u64, mappings: &Mappings, catalog: &Catalog) -> String {
+    let Some(mapping) = mappings.find(address.wrapping_sub(1)) else {
+        return format!("{address:#x}");
+    };
+    let object = mapping
+        .object
+        .map_or_else(|| mapping.name.clone(), |id| catalog.name(id));
+    format!("{object}+{:#x}", mapping.offset_of(address))
+}
