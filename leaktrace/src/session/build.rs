@@ -335,6 +335,7 @@ fn ledger(from: &Sources<'_>, snapshot: &Snapshot) -> (BTreeMap<&'static str, u6
             Err(error) => warnings.push(format!("cannot read the counter {}: {error}", counter.name())),
         }
     }
+    *ledger.entry(Counter::RawStacksLost.name()).or_default() += from.collector.stacks_dropped();
     let worth_saying = |line: &Line| line.is_loss || *line == ledger::FORKS_NOT_FOLLOWED;
     for line in ledger::lines().filter(worth_saying) {
         if let Some(count) = ledger.get(line.name).filter(|count| **count > 0) {

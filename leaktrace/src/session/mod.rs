@@ -220,7 +220,11 @@ impl<'a> Session<'a> {
             };
             match wake {
                 Wake::Interval => self.report(&ended, false)?,
-                Wake::Measure => self.measure()?,
+                Wake::Measure => {
+                    // Stacks that are to be walked on wait in a queue of bounded length.
+                    self.follow(&ended)?;
+                    self.measure()?;
+                }
                 Wake::Deadline => return self.report(&ended, true),
                 Wake::Changes => {
                     // One look answers for all that have been announced.
@@ -317,6 +321,8 @@ impl<'a> Session<'a> {
         if let Some(log) = log {
             log.flush();
         }
+        // Before the mappings: what a stack leads through is then known when it is walked.
+        collector.receive_stacks();
         let entries = sideband.drain();
         for entry in &entries {
             if traced.get(entry.pid).is_some() {
@@ -333,7 +339,10 @@ impl<'a> Session<'a> {
                 }
             }
         }
-        Ok(())
+        let Running {
+            traced, collector, ..
+        } = &mut self.running;
+        Ok(collector.finish_stacks(traced)?)
     }
 
     /// Has the end of a process reported, also if it has come already.

@@ -3,7 +3,8 @@
 //!
 //! [`Unwinder`] is what the rest of the program talks to. A [`table::Table`] is that of one file; [`build`]
 //! makes it, [`store`] keeps it on disk, [`library`] does both for many; [`files`] knows which file has which. [`shelf`] puts them into the kernel's arrays, [`layout`]
-//! makes layouts, [`slots`] finds room for them. Must not know probes, blocks or reports, and reads no `/proc`.
+//! makes layouts, [`slots`] finds room for them. Where the kernel side cannot go on by them, [`finish`] does, by
+//! framehop; [`verify`] compares the two. Must not know probes, blocks or reports, and reads no `/proc`.
 
 pub mod build;
 mod extents;
@@ -174,6 +175,8 @@ impl Unwinder {
     pub fn join(&mut self, pid: u32, now_ns: u64) -> u32 {
         self.forget(pid, now_ns);
         let slot = self.slots.take(self.arrays.as_mut(), now_ns);
+        // Until there is a layout, user space walks the stacks.
+        self.arrays.grant(slot, RAW_STACKS);
         let process = Process {
             slot,
             ..Process::default()
