@@ -5,6 +5,7 @@ mod build;
 mod collect;
 mod costs;
 mod keep;
+mod pace;
 mod stacks;
 mod start;
 
@@ -14,6 +15,7 @@ use std::{
     io::Write as _,
     os::{fd::OwnedFd, unix::process::ExitStatusExt as _},
     process::{Child, ExitCode, ExitStatus},
+    sync::Arc,
     time::Duration,
 };
 
@@ -32,13 +34,14 @@ use tokio::{
 
 use self::{
     build::{Builder, Sources},
+    pace::Pace,
     start::Running,
 };
 use crate::{
     cli::EXIT_UNUSABLE,
     config::{Config, Target},
     error::{Error, system},
-    kernel::{clock::now_ns, object::LoadError, sys},
+    kernel::{clock::now_ns, object::LoadError, sideband::Change, sys},
     report::{
         model::{Exit, Report, State},
         output::Output,
@@ -118,6 +121,8 @@ struct Session<'a> {
     next_reading: Instant,
     /// A report whose names are being looked up.
     unnamed: Option<Unnamed>,
+    /// How soon what the rings have is looked at.
+    pace: Arc<Pace>,
 }
 
 /// A report without names, and whose they are.
@@ -151,6 +156,7 @@ impl<'a> Session<'a> {
             watched: HashSet::new(),
             next_reading: Instant::now() + READ_SOON,
             unnamed: None,
+            pace: Arc::default(),
         }
     }
 
@@ -200,7 +206,7 @@ impl<'a> Session<'a> {
             .descriptors()
             .map_err(system("cannot watch a perf ring"))?
         {
-            watch_ring(descriptor, changed.clone())?;
+            watch_ring(descriptor, changed.clone(), Arc::clone(&self.pace))?;
         }
         let pids: Vec<u32> = self.running.traced.iter().map(|process| process.pid).collect();
         for pid in pids {
@@ -334,6 +340,11 @@ impl<'a> Session<'a> {
         // Before the mappings: what a stack leads through is then known when it is walked.
         collector.receive_stacks();
         let entries = sideband.drain();
+        for entry in &entries {
+            if traced.get(entry.pid).is_some() {
+                self.pace.hurry(matches!(entry.change, Change::Exec { .. }));
+            }
+        }
         for followed in traced.apply(entries, collector.tables()) {
             match followed {
                 Followed::Joined(pid) => self.watch(pid, ended)?,
@@ -578,12 +589,8 @@ const READ_LATER: Duration = Duration::from_secs(1);
 /// How long the last report waits for debug files from servers.
 const FETCH_WAIT: Duration = Duration::from_secs(10);
 
-/// How long changes of the processes are gathered between two looks at them: a program that starts maps dozens of
-/// files in a row. The first is looked at at once, since stacks may lead through it already.
-const GATHER: Duration = Duration::from_millis(1);
-
 /// Reports when a ring has something.
-fn watch_ring(descriptor: OwnedFd, changed: UnboundedSender<()>) -> Result<(), Error> {
+fn watch_ring(descriptor: OwnedFd, changed: UnboundedSender<()>, pace: Arc<Pace>) -> Result<(), Error> {
     let ring = async_fd(descriptor)?;
     tokio::spawn(async move {
         while let Ok(mut ready) = ring.readable().await {
@@ -591,7 +598,7 @@ fn watch_ring(descriptor: OwnedFd, changed: UnboundedSender<()>) -> Result<(), E
             if changed.send(()).is_err() {
                 return;
             }
-            tokio::time::sleep(GATHER).await;
+            pace.wait().await;
         }
     });
     Ok(())
