@@ -10,6 +10,8 @@ use gimli::{
 };
 use object::{Object as _, ObjectSection as _, ObjectSegment as _, ReadRef, SegmentFlags, elf::PF_X};
 
+use super::build::Cursor;
+
 /// Bytes that a section of unwind information may have.
 const SECTION_BYTES_MAX: u64 = 512 << 20;
 
