@@ -193,7 +193,7 @@ impl Fixture {
         fs::read(&self.source)
             .expect("the fixture's source can be read")
             .hash(&mut hasher);
-        for header in ["c/truth.h", "c/pool.h"] {
+        for header in ["c/truth.h", "c/pool.h", "c/chain.h"] {
             fs::read(programs().join(header))
                 .expect("the fixtures' headers can be read")
                 .hash(&mut hasher);

@@ -8,6 +8,7 @@
     reason = "a harness panics: that is how a test fails, with everything it has seen"
 )]
 
+pub mod chains;
 pub mod fixtures;
 pub mod hits;
 pub mod leaktrace;
@@ -18,6 +19,7 @@ pub mod servers;
 pub mod skip;
 pub mod target;
 pub mod wait;
+pub mod watcher;
 
 use crate::{leaktrace::Leaktrace, report::Report, report::Truth, target::Target};
 

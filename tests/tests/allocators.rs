@@ -300,7 +300,7 @@ fn cpp_on((file, package): (&str, &str)) {
     };
     let mut target = Target::preloaded(&program, &[], &allocator);
     let traced = trace(&mut target, &[]);
-    assert_cpp_sites(&traced.report, traced.truth);
+    assert_cpp_sites(&traced.report, &traced.truth);
     assert_eq!(
         traced.report.ledger("free_unknown"),
         0,

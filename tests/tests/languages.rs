@@ -19,7 +19,7 @@ fn cpp_new_and_delete_in_all_forms() {
     };
     let mut target = Target::program(&program, &[]);
     let traced = trace(&mut target, &[]);
-    assert_cpp_sites(&traced.report, traced.truth);
+    assert_cpp_sites(&traced.report, &traced.truth);
     assert_eq!(
         (traced.report.total("allocs"), traced.report.total("frees")),
         (88, 48)

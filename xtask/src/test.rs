@@ -13,11 +13,13 @@ use crate::{
     process::{cargo, is_root, output, run as run_command, step, workspace},
 };
 
-/// What the fixtures are built with and the programs they are: compilers, allocators, servers.
-const PACKAGES: [&str; 18] = [
+/// What the fixtures are built with and the programs they are: compilers, linkers, allocators, servers.
+const PACKAGES: [&str; 24] = [
+    "binutils",
     "gcc",
     "g++",
     "gcc-multilib",
+    "gdb",
     "golang-go",
     "libc6-dev",
     "libgoogle-perftools-dev",
@@ -26,11 +28,15 @@ const PACKAGES: [&str; 18] = [
     "libmimalloc-dev",
     "libmimalloc2.0",
     "libtcmalloc-minimal4",
+    "lld",
+    "mold",
     "musl-tools",
+    "nodejs",
     "postgresql",
     "postgresql-contrib",
     "procps",
     "python3",
+    "python3-numpy",
     "redis-server",
     "redis-tools",
 ];

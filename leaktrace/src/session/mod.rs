@@ -499,8 +499,8 @@ fn async_fd(descriptor: OwnedFd) -> Result<AsyncFd<OwnedFd>, Error> {
 const READ_SOON: Duration = Duration::from_millis(50);
 const READ_LATER: Duration = Duration::from_secs(1);
 
-/// How long changes of the processes are gathered before they are looked at: a program that starts maps
-/// dozens of files in a row.
+/// How long changes of the processes are gathered between two looks at them: a program that starts maps dozens of
+/// files in a row. The first is looked at at once, since stacks may lead through it already.
 const GATHER: Duration = Duration::from_millis(1);
 
 /// Reports when a ring has something.
@@ -509,10 +509,10 @@ fn watch_ring(descriptor: OwnedFd, changed: UnboundedSender<()>) -> Result<(), E
     tokio::spawn(async move {
         while let Ok(mut ready) = ring.readable().await {
             ready.clear_ready();
-            tokio::time::sleep(GATHER).await;
             if changed.send(()).is_err() {
                 return;
             }
+            tokio::time::sleep(GATHER).await;
         }
     });
     Ok(())

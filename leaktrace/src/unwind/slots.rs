@@ -21,6 +21,15 @@ pub struct Slots {
     generation: u32,
 }
 
+/// Why a layout was not published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRoom {
+    /// Parts of the array that could be used again may still be read.
+    ForNow,
+    /// All of it is in use, or there is no slot.
+    ForGood,
+}
+
 #[derive(Clone, Debug)]
 enum Retired {
     Slot(u32),
@@ -58,7 +67,10 @@ impl Slots {
         }
     }
 
-    /// Makes `mappings` the layout of a slot. Where they lie now; `None` when there is no room for them.
+    /// Makes `mappings` the layout of a slot. Where they lie now.
+    ///
+    /// # Errors
+    /// When there is no room for them.
     pub fn publish(
         &mut self,
         slot: u32,
@@ -66,19 +78,25 @@ impl Slots {
         mappings: &[CodeMapping],
         arrays: &mut dyn Arrays,
         now_ns: u64,
-    ) -> Option<Range<u32>> {
+    ) -> Result<Range<u32>, NoRoom> {
         if slot == NO_SLOT {
-            return None;
+            return Err(NoRoom::ForGood);
         }
         self.reuse(now_ns);
-        let range = self.ranges.take(mappings.len() as u32)?;
+        let Some(range) = self.ranges.take(mappings.len() as u32) else {
+            return Err(if self.retired.is_empty() {
+                NoRoom::ForGood
+            } else {
+                NoRoom::ForNow
+            });
+        };
         arrays.put_mappings(range.start, mappings);
         // 24 bits of it are kept, and 0 is no generation.
         self.generation = (self.generation + 1) & 0xff_ffff;
         self.generation = self.generation.max(1);
         let layout = Layout::new(self.generation, image as u8, range.start, mappings.len() as u16);
         arrays.publish(slot, layout);
-        Some(range)
+        Ok(range)
     }
 
     /// A layout's mappings are not led to any more.

@@ -190,11 +190,19 @@ fn slots_and_mappings_are_used_again_only_when_no_walk_can_read_them() {
     assert_eq!(publish(&mut world, 0, &two, 0), 2);
     // The mapping of the first layout is free, and may still be read.
     assert_eq!(publish(&mut world, 1, &one, GRACE_NS - 1), 0);
-    assert_eq!(world.unwinder.missed.mappings_left_out, 1);
-    assert_eq!(world.unwinder.take_due(GRACE_NS - 1 + AGAIN_NS), [Due::Again(1)]);
+    assert_eq!(world.unwinder.missed, Missed::default());
+    let due = world.unwinder.take_due(GRACE_NS - 1 + SOON_NS);
+    assert_eq!(due, [Due::Again(1)]);
+    // All are in use then; what does not fit is said once.
     assert_eq!(publish(&mut world, 1, &one, GRACE_NS), 1);
+    for _ in 0..2 {
+        assert_eq!(publish(&mut world, 2, &one, GRACE_NS), 0);
+        assert_eq!(world.unwinder.missed.mappings_left_out, 1);
+    }
+    assert_eq!(world.unwinder.due_ns(), Some(GRACE_NS + AGAIN_NS));
     // Without a slot there is no layout.
     assert_eq!(publish(&mut world, 3, &one, GRACE_NS), 0);
+    assert_eq!(world.unwinder.missed.mappings_left_out, 2);
 
     world.unwinder.forget(0, GRACE_NS);
     assert_eq!(world.memory.find(slots[0], 0x1000), Found::Nothing);

@@ -119,7 +119,7 @@ static inline int step(const char *name) {
     return await_byte();
 }
 
-static char truth_text[1 << 16];
+static char truth_text[1 << 18];
 static size_t truth_length;
 static inline void truth_put(const char *text) {
     size_t length = strlen(text);
@@ -151,6 +151,9 @@ static inline void truth_put_counters(const char *title, const struct truth_coun
         truth_put_field(counters[index].name, counters[index].value);
     truth_put("}");
 }
+
+/* Set by a header that has more to say: puts fields of its own, each with a comma before it. */
+static void (*truth_more)(void);
 
 /* Prints the truth as one line of JSON. */
 static inline void print_truth(void) {
@@ -186,6 +189,7 @@ static inline void print_truth(void) {
     truth_put_field("freed_bytes", freed_bytes);
     truth_put_counters("ledger", truth_ledger, 16);
     truth_put_counters("facts", truth_facts, 64);
+    if (truth_more) truth_more();
     truth_put("}\n");
     truth_write(1, truth_text, truth_length);
 }

@@ -1,5 +1,5 @@
-// Every form of new and delete. Without unwind tables the function that contains `new` may be missing
-// from the stack (libstdc++ keeps no frame pointers), so each site is the caller of that function.
+// Every form of new and delete. Each site is the caller of the function that contains the `new`: libstdc++ keeps
+// no frame pointers, so that a walk by them alone may miss that function.
 #include "../c/truth.h"
 #include <new>
 

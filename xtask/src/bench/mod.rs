@@ -37,6 +37,8 @@ enum Bench {
     Guard,
     /// How long the kernel side's programs run at each hit
     Programs,
+    /// What a frame of a stack costs, beside frame pointers and a copied stack; and how long the start takes
+    Unwind,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -45,6 +47,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Bench::Overhead(args) => overhead::run(args),
         Bench::Guard => overhead::guard(),
         Bench::Programs => overhead::programs(),
+        Bench::Unwind => overhead::unwind(),
     }
 }
 

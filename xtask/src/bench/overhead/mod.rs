@@ -1,4 +1,4 @@
-//! `cargo xtask bench overhead`, `guard` and `programs`: what tracing costs the traced program,
+//! `cargo xtask bench overhead`, `guard`, `programs` and `unwind`: what tracing costs the traced program,
 //! beside empty probes at the same places and beside other tracers, all in one run.
 //!
 //! `workload` runs the programs, `tracer` what is attached to them, `rounds` puts the two together,
@@ -12,6 +12,7 @@ mod setup;
 mod stats;
 mod table;
 mod tracer;
+mod walk;
 mod workload;
 
 use std::{fs, time::Duration};
@@ -255,6 +256,16 @@ pub(super) fn programs() -> Result<()> {
     let directory = directory()?;
     workload::build(&directory)?;
     programs::measure(&directory, &Tracers::build(&directory)?)
+}
+
+/// What a frame of a stack costs, and how long the tables take at start.
+pub(super) fn unwind() -> Result<()> {
+    need_root("unwind")?;
+    let directory = directory()?;
+    workload::build(&directory)?;
+    let tracers = Tracers::build(&directory)?;
+    walk::measure(&directory, &tracers)?;
+    walk::starts(&directory, &tracers)
 }
 
 /// A short run that fails when a ratio is far beyond what it should be.

@@ -30,7 +30,7 @@ const BATCHES: usize = 15;
 const BATCH: Duration = Duration::from_millis(60);
 
 /// Runs and nanoseconds in them, by id and name of a program.
-type Runs = BTreeMap<(u64, String), (u64, u64)>;
+pub(super) type Runs = BTreeMap<(u64, String), (u64, u64)>;
 
 pub(super) fn measure(directory: &Path, tracers: &Tracers) -> Result<()> {
     println!(
@@ -90,29 +90,35 @@ fn batches(target: &mut Target, pairs: &mut u64) -> Result<BTreeMap<String, (Sum
     Ok(rows.collect())
 }
 
-/// What `bpftool` says of leaktrace's programs.
-fn runs() -> Result<Runs> {
+/// What `bpftool` says of leaktrace's programs, and of the one that is compared with them.
+pub(super) fn runs() -> Result<Runs> {
     let listing = output(Command::new("bpftool").args(["prog", "show", "--json"]))
         .context("install the package bpftool")?;
     let programs: Vec<Value> = serde_json::from_str(&listing).context("bpftool does not print JSON")?;
     let runs = programs.iter().filter_map(|program| {
         let name = program["name"].as_str()?;
-        ["alloc_enter", "alloc_exit", "alloc_session", "free_enter"]
-            .contains(&name)
-            .then(|| {
-                let number = |field: &str| program[field].as_u64().unwrap_or(0);
-                let key = (number("id"), name.to_owned());
-                (key, (number("run_cnt"), number("run_time_ns")))
-            })
+        [
+            "alloc_enter",
+            "alloc_exit",
+            "alloc_session",
+            "free_enter",
+            "copy_stack",
+        ]
+        .contains(&name)
+        .then(|| {
+            let number = |field: &str| program[field].as_u64().unwrap_or(0);
+            let key = (number("id"), name.to_owned());
+            (key, (number("run_cnt"), number("run_time_ns")))
+        })
     });
     Ok(runs.collect())
 }
 
 /// The kernel times the runs of BPF programs as long as this lives.
-struct Timed(PathBuf, String);
+pub(super) struct Timed(PathBuf, String);
 
 impl Timed {
-    fn switch_on() -> Result<Self> {
+    pub(super) fn switch_on() -> Result<Self> {
         let path = PathBuf::from("/proc/sys/kernel/bpf_stats_enabled");
         let before = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         fs::write(&path, "1").with_context(|| format!("cannot write {}", path.display()))?;

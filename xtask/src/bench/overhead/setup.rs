@@ -17,9 +17,16 @@ pub(super) enum Setup {
     Filtered,
     Heaptrack,
     Bpftrace,
+    /// leaktrace with a program of its own for the entry, so that this can be timed by itself.
+    Tables,
+    /// The same, by frame pointers.
+    FramePointers,
+    /// Programs that copy 4 KiB of the stack at entry, and do nothing else.
+    CopyStack,
 }
 
 impl Setup {
+    /// What `cargo xtask bench overhead` compares.
     pub(super) const ALL: [Self; 10] = [
         Self::Untraced,
         Self::FloorReturn,
@@ -46,6 +53,9 @@ impl Setup {
             Self::Filtered => "min-size",
             Self::Heaptrack => "heaptrack",
             Self::Bpftrace => "bpftrace",
+            Self::Tables => "tables",
+            Self::FramePointers => "frame-pointers",
+            Self::CopyStack => "copy",
         }
     }
 
@@ -62,6 +72,9 @@ impl Setup {
             Self::Filtered => "leaktrace --min-size 1GiB",
             Self::Heaptrack => "heaptrack",
             Self::Bpftrace => "bpftrace script",
+            Self::Tables => "unwind tables",
+            Self::FramePointers => "frame pointers",
+            Self::CopyStack => "4 KiB of stack copied, not walked",
         }
     }
 
@@ -72,6 +85,8 @@ impl Setup {
             Self::Sampled64 => Some(&["--sample-bytes", "64KiB"]),
             Self::Sampled512 => Some(&["--sample-bytes", "512KiB"]),
             Self::Filtered => Some(&["--min-size", "1GiB"]),
+            Self::Tables => Some(&["--attach", "multi"]),
+            Self::FramePointers => Some(&["--attach", "multi", "--unwind", "frame-pointers"]),
             _ => None,
         }
     }
@@ -82,6 +97,7 @@ impl Setup {
             Self::FloorReturn => Some(&["--at", "sites", "--returns", "take"]),
             Self::FloorSkip => Some(&["--at", "sites", "--returns", "skip"]),
             Self::FloorSymbols => Some(&["--at", "symbols", "--returns", "take"]),
+            Self::CopyStack => Some(&["--at", "sites", "--returns", "skip", "--copy"]),
             _ => None,
         }
     }

@@ -55,6 +55,22 @@ impl Tracers {
         })
     }
 
+    /// leaktrace itself.
+    pub(super) fn leaktrace(&self) -> &Path {
+        &self.leaktrace
+    }
+
+    /// The report of the last leaktrace that was detached.
+    pub(super) fn last_report(&self) -> Result<Value> {
+        let path = self.report();
+        let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_slice(&text).context("the report is not JSON")
+    }
+
+    fn report(&self) -> PathBuf {
+        self.directory.join("report.json")
+    }
+
     /// The words before a target's own that start it under heaptrack: it is measured from the start, for
     /// attaching to a running process is called unstable by its own help. What it records is written
     /// compressed and interpreted by nobody meanwhile.
@@ -111,7 +127,7 @@ impl Tracers {
 
     /// Traces the target as `setup` says; returns when every probe is in place.
     pub(super) fn attach(&self, setup: Setup, target: &Target) -> Result<Attached> {
-        let report = self.directory.join("report.json");
+        let report = self.report();
         let (mut command, sign) = self.command(setup, target, &report)?;
         let log = self.directory.join(format!("{}.log", setup.name()));
         let stdout = create(&log)?;
@@ -189,7 +205,12 @@ impl Attached {
             Ok(status.is_some())
         })?;
         match self.setup {
-            Setup::Full | Setup::Sampled64 | Setup::Sampled512 | Setup::Filtered => {
+            Setup::Full
+            | Setup::Sampled64
+            | Setup::Sampled512
+            | Setup::Filtered
+            | Setup::Tables
+            | Setup::FramePointers => {
                 let text = fs::read(&self.report)
                     .with_context(|| format!("cannot read {}", self.report.display()))?;
                 verify(

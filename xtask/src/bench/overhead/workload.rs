@@ -23,10 +23,17 @@ use crate::process::{find_program, output, run as run_command, workspace};
 /// What is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Workload {
-    Pairs { threads: u32 },
+    Pairs {
+        threads: u32,
+    },
     Redis,
     Json,
     Sqlite,
+    /// Pairs with so many frames on the stack, by a program with frame pointers or without.
+    Deep {
+        frames: u32,
+        framed: bool,
+    },
 }
 
 impl fmt::Display for Workload {
@@ -41,6 +48,7 @@ impl fmt::Display for Workload {
             }
             Self::Json => f.write_str("CPython (PYTHONMALLOC=malloc), a document to JSON and back"),
             Self::Sqlite => f.write_str("sqlite3, a table filled, indexed, changed, summed up"),
+            Self::Deep { frames, .. } => write!(f, "malloc/free pairs below {frames} frames"),
         }
     }
 }
@@ -53,13 +61,14 @@ impl Workload {
             Self::Redis => "redis",
             Self::Json => "json",
             Self::Sqlite => "sqlite",
+            Self::Deep { .. } => "deep",
         }
     }
 
     /// What is counted; what a table gives the cost of one in, and the nanoseconds of that.
     pub(super) const fn unit(self) -> (&'static str, &'static str, f64) {
         match self {
-            Self::Pairs { .. } => ("pair", "ns", 1.0),
+            Self::Pairs { .. } | Self::Deep { .. } => ("pair", "ns", 1.0),
             Self::Redis => ("request", "ns", 1.0),
             Self::Json => ("loop", "µs", 1e3),
             Self::Sqlite => ("pass", "µs", 1e3),
@@ -76,6 +85,8 @@ impl Workload {
     fn program(self, directory: &Path) -> Result<PathBuf> {
         let name = match self {
             Self::Pairs { .. } => return Ok(directory.join("pairs")),
+            Self::Deep { framed: true, .. } => return Ok(directory.join("recursion-framed")),
+            Self::Deep { framed: false, .. } => return Ok(directory.join("recursion")),
             Self::Redis => "redis-server",
             Self::Sqlite => "sqlite3",
             Self::Json => {
@@ -114,6 +125,7 @@ impl Workload {
         });
         match self {
             Self::Pairs { threads } => command.arg(threads.to_string()),
+            Self::Deep { frames, .. } => command.arg(frames.to_string()),
             Self::Json => command
                 .arg(workspace().join("xtask/bench/json_loop.py"))
                 .env("PYTHONMALLOC", "malloc"),
@@ -163,19 +175,26 @@ impl Workload {
 
 /// Builds the workloads that are the bench's own.
 pub(super) fn build(directory: &Path) -> Result<()> {
-    run_command(
-        Command::new("cc")
-            .args([
-                "-O2",
-                "-g",
-                "-Wall",
-                "-fno-omit-frame-pointer",
-                "-fno-optimize-sibling-calls",
-            ])
-            .args(["-fno-builtin", "-std=gnu11", "-pthread", "-o"])
-            .arg(directory.join("pairs"))
-            .arg(workspace().join("xtask/bench/pairs.c")),
-    )
+    for (name, source, frame_pointers) in [
+        ("pairs", "pairs.c", "-fno-omit-frame-pointer"),
+        ("recursion", "recursion.c", "-fomit-frame-pointer"),
+        ("recursion-framed", "recursion.c", "-fno-omit-frame-pointer"),
+    ] {
+        run_command(
+            Command::new("cc")
+                .args([
+                    "-O2",
+                    "-g",
+                    "-Wall",
+                    frame_pointers,
+                    "-fno-optimize-sibling-calls",
+                ])
+                .args(["-fno-builtin", "-std=gnu11", "-pthread", "-o"])
+                .arg(directory.join(name))
+                .arg(workspace().join("xtask/bench").join(source)),
+        )?;
+    }
+    Ok(())
 }
 
 /// The library that defines a program's malloc, as a copy that nothing else maps: a tracer that probes a
@@ -272,14 +291,14 @@ impl Target {
                 Ok(self.socket.exists() && self.redis(&["ping"]).is_ok_and(|answer| answer == "PONG\n"))
             }),
             Workload::Sqlite => self.until("ready", ".print ready\n"),
-            Workload::Pairs { .. } | Workload::Json => self.until("ready", ""),
+            Workload::Pairs { .. } | Workload::Deep { .. } | Workload::Json => self.until("ready", ""),
         }
     }
 
     /// Has it work for about so long; whole units, at least one.
     pub(super) fn batch(&mut self, time: Duration) -> Result<Sample> {
         match self.workload {
-            Workload::Pairs { .. } | Workload::Json => {
+            Workload::Pairs { .. } | Workload::Deep { .. } | Workload::Json => {
                 self.say(&format!("{}\n", time.as_millis()))?;
                 let line = self.next_line()?;
                 Sample::parse(&line).with_context(|| format!("the target said `{line}`, which is no result"))
