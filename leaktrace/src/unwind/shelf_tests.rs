@@ -76,7 +76,7 @@ fn check_all(memory: &Memory, shelf: &Shelf) {
         }
     }
     for mut ranges in [rows, pages] {
-        ranges.sort_by_key(|range| range.start);
+        ranges.sort_by_key(|range| (range.start, range.end));
         assert!(
             ranges.windows(2).all(|pair| pair[0].end <= pair[1].start),
             "{ranges:?}"
