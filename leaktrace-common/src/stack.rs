@@ -36,8 +36,8 @@ pub struct Walk {
     pub end: u64,
     /// Not 0 when the last step went by frame pointer where no table says that there is one.
     pub guessed: u64,
-    /// Not 0 when it ended at the frame that a signal handler returns to.
-    pub signal: u64,
+    /// Not 0 when it ended at a frame that a signal has interrupted: `ip` is then an instruction.
+    pub interrupted: u64,
     /// Replaced return addresses: where in the kernel's list of them the walk is; 0 at its start.
     pub instance: u64,
     /// Address of the first word of the window.

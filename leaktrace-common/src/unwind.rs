@@ -282,10 +282,13 @@ pub const fn end_of(stack_id: u64) -> u64 {
 /// Most bytes of stack that are sent to user space where the kernel side cannot go on.
 pub const RAW_BYTES_MAX: usize = 8 << 10;
 
-/// A stack for user space to finish.
-#[derive(Clone, Copy, Debug)]
+/// Most bytes of stack that are sent to be walked once more.
+pub const VERIFY_BYTES_MAX: usize = 32 << 10;
+
+/// What comes before the bytes of a stack that user space is to walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
-pub struct RawStack {
+pub struct RawHeader {
     /// Id of the stack, under which the frames found so far are in the table of stacks.
     pub stack_id: u64,
     /// The process.
@@ -294,27 +297,45 @@ pub struct RawStack {
     pub image: u16,
     /// What it is for: one of [`raw`].
     pub kind: u16,
-    /// Return address in the frame that the kernel side could not leave: the last frame it has kept.
+    /// Address in the frame to go on from: the last one that the kernel side has kept.
     pub address: u64,
-    /// Stack pointer there; address of the first byte of `bytes`.
+    /// Stack pointer there; address of the first of the bytes.
     pub sp: u64,
     /// rbp there.
     pub bp: u64,
-    /// How many of `bytes` are set.
+    /// How many of the bytes are set.
     pub len: u64,
-    /// The stack from `sp` upwards.
-    pub bytes: [u8; RAW_BYTES_MAX],
 }
 
-/// Kinds of [`RawStack`].
+/// A stack for user space to walk: the stretch of it from the stack pointer upwards.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct RawStack<const BYTES: usize> {
+    /// See [`RawHeader`].
+    pub header: RawHeader,
+    /// The stack.
+    pub bytes: [u8; BYTES],
+}
+
+/// Kinds of [`RawHeader`].
 pub mod raw {
     /// The walk is to go on from a return address.
     pub const FRAME: u16 = 0;
-    /// The frame is the code that a signal handler returns to: `sp` points at the kernel's `struct ucontext`
-    /// (arch/x86/include/uapi/asm/ucontext.h), and the walk goes on with the registers in it.
-    pub const SIGNAL: u16 = 1;
-    /// Only to check the kernel side's walk: `address`, `sp` and `bp` are those of the probed function's caller.
+    /// From an instruction, at which a signal has interrupted the frame.
+    pub const INTERRUPTED: u16 = 1;
+    /// Only to check the kernel side's walk: the frame is that of the probed function's caller.
     pub const VERIFY: u16 = 2;
+}
+
+/// Offsets in `struct ucontext`, which the kernel puts on the stack of a signal handler, of the interrupted frame's
+/// registers (arch/x86/include/uapi/asm/ucontext.h and sigcontext.h: 40 bytes before `uc_mcontext`).
+pub mod ucontext {
+    /// rbp
+    pub const RBP: u64 = 120;
+    /// rsp
+    pub const RSP: u64 = 160;
+    /// rip
+    pub const RIP: u64 = 168;
 }
 
 /// Where the kernel keeps the return addresses that return probes have replaced: offsets in its structures, from its
@@ -346,7 +367,8 @@ const _: () = assert!(size_of::<LayoutSlot>() == 16);
 const _: () = assert!(size_of::<Found>() == 16);
 // A per-CPU value may have 32 KiB (kernel, mm/percpu: PCPU_MIN_UNIT_SIZE).
 const _: () = assert!(size_of::<[Found; FOUND]>() <= 32 << 10);
-const _: () = assert!(size_of::<RawStack>() == 48 + RAW_BYTES_MAX);
+const _: () = assert!(size_of::<RawStack<RAW_BYTES_MAX>>() == size_of::<RawHeader>() + RAW_BYTES_MAX);
+const _: () = assert!(size_of::<RawHeader>() == 48);
 
 #[cfg(test)]
 mod tests {

@@ -15,7 +15,7 @@ use leaktrace_common::{
     stack::Stack,
     unwind::{
         CHUNK_ROWS, CHUNKS, CodeMapping, FOUND, Found, LAYOUTS, LayoutSlot, MAPPINGS, PAGES, Page, RULES,
-        RawStack, Row, Rule,
+        RawHeader, Row, Rule,
     },
 };
 
@@ -98,7 +98,7 @@ pub static UNWIND_FOUND: PerCpuArray<[Found; FOUND], 1> = PerCpuArray::new();
 
 /// Stacks for user space to finish.
 #[btf_map]
-pub static RAW_STACKS: RingBuf<RawStack, 4_194_304> = RingBuf::new();
+pub static RAW_STACKS: RingBuf<RawHeader, 4_194_304> = RingBuf::new();
 
 /// The ledger.
 #[btf_map]

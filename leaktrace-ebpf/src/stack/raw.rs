@@ -5,7 +5,7 @@ use aya_ebpf::{helpers::generated::bpf_probe_read_user, programs::ProbeContext};
 use leaktrace_common::{
     counter::Counter,
     record::Thread,
-    unwind::{RAW_BYTES_MAX, RawStack, WINDOW_WORDS, end_of, raw},
+    unwind::{RAW_BYTES_MAX, RawHeader, RawStack, VERIFY_BYTES_MAX, WINDOW_WORDS, end_of, raw},
 };
 
 use super::{
@@ -36,10 +36,23 @@ pub fn hand_over(thread: &mut Thread, partial: u64) -> u64 {
     if STACKS.get_ptr(id).is_some() {
         return remember(thread, id);
     }
-    let walk = &thread.walk;
-    let kind = if walk.signal != 0 { raw::SIGNAL } else { raw::FRAME };
-    let registers = [walk.ip, walk.sp, walk.bp];
-    if send(thread, id, kind, registers, len) {
+    let walk = thread.walk;
+    let header = RawHeader {
+        stack_id: id,
+        tgid: thread.process.tgid,
+        image: thread.process.image,
+        kind: if walk.interrupted != 0 {
+            raw::INTERRUPTED
+        } else {
+            raw::FRAME
+        },
+        address: walk.ip,
+        sp: walk.sp,
+        bp: walk.bp,
+        len,
+    };
+    if send::<RAW_BYTES_MAX>(&header) {
+        use_up(thread);
         remember(thread, id)
     } else {
         bump(Counter::RawStacksLost);
@@ -51,10 +64,18 @@ pub fn hand_over(thread: &mut Thread, partial: u64) -> u64 {
 #[inline(always)]
 pub fn verify(ctx: &ProbeContext, thread: &mut Thread, id: u64) {
     let sp = registers::stack_pointer(ctx);
-    // SAFETY: a constant index.
-    let caller = unsafe { *(&raw const thread.stack.frames).cast::<u64>().add(1) };
-    let registers = [caller, sp + 8, registers::frame_pointer(ctx)];
-    if !send(thread, id, raw::VERIFY, registers, RAW_BYTES_MAX as u64) {
+    let header = RawHeader {
+        stack_id: id,
+        tgid: thread.process.tgid,
+        image: thread.process.image,
+        kind: raw::VERIFY,
+        // SAFETY: a constant index.
+        address: unsafe { *(&raw const thread.stack.frames).cast::<u64>().add(1) },
+        sp: sp + 8,
+        bp: registers::frame_pointer(ctx),
+        len: VERIFY_BYTES_MAX as u64,
+    };
+    if !send::<VERIFY_BYTES_MAX>(&header) {
         bump(Counter::RawStacksLost);
     }
 }
@@ -108,32 +129,26 @@ fn hash_stack(thread: &mut Thread, len: &mut u64) -> Hash {
 }
 
 #[inline(never)]
-fn send(thread: &Thread, stack_id: u64, kind: u16, registers: [u64; 3], len: u64) -> bool {
-    let Some(mut entry) = RAW_STACKS.reserve(0) else {
+fn send<const BYTES: usize>(header: &RawHeader) -> bool {
+    let Some(mut entry) = RAW_STACKS.reserve_untyped::<RawStack<BYTES>>(0) else {
         return false;
     };
-    let raw: *mut RawStack = entry.as_mut_ptr();
-    // SAFETY: the entry's memory, all of whose fields are written here.
+    let raw: *mut RawStack<BYTES> = entry.as_mut_ptr();
+    // SAFETY: the entry's memory, all of whose fields are written here but the bytes beyond `len`.
     unsafe {
-        (&raw mut (*raw).stack_id).write(stack_id);
-        (&raw mut (*raw).tgid).write(thread.process.tgid);
-        (&raw mut (*raw).image).write(thread.process.image);
-        (&raw mut (*raw).kind).write(kind);
-        (&raw mut (*raw).address).write(registers[0]);
-        (&raw mut (*raw).sp).write(registers[1]);
-        (&raw mut (*raw).bp).write(registers[2]);
-        (&raw mut (*raw).len).write(copy(&raw mut (*raw).bytes, registers[1], len));
+        (&raw mut (*raw).header).write(*header);
+        let bytes = (&raw mut (*raw).bytes).cast::<u8>();
+        (&raw mut (*raw).header.len).write(copy::<BYTES>(bytes, header.sp, header.len));
     }
     entry.submit(0);
-    use_up(thread);
     true
 }
 
 /// As much of the stack as can be read, up to `len` bytes; how much.
 #[inline(always)]
-fn copy(bytes: *mut [u8; RAW_BYTES_MAX], sp: u64, len: u64) -> u64 {
+fn copy<const BYTES: usize>(bytes: *mut u8, sp: u64, len: u64) -> u64 {
     let mut copied = 0;
-    for index in 0..WINDOWS {
+    for index in 0..BYTES as u64 / WINDOW_BYTES {
         let offset = index * WINDOW_BYTES;
         let left = len.saturating_sub(offset);
         let want = if left < WINDOW_BYTES { left } else { WINDOW_BYTES };
@@ -143,7 +158,7 @@ fn copy(bytes: *mut [u8; RAW_BYTES_MAX], sp: u64, len: u64) -> u64 {
         // SAFETY: within the entry; the helper checks the address.
         let failed = unsafe {
             bpf_probe_read_user(
-                bytes.cast::<u8>().add(offset as usize).cast(),
+                bytes.add(offset as usize).cast(),
                 want as u32,
                 (sp + offset) as *const _,
             )

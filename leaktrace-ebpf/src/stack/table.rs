@@ -9,7 +9,7 @@ use core::ffi::c_void;
 use leaktrace_common::{
     record::Thread,
     stack::{FRAMES_MAX, Walk},
-    unwind::{Layout, Rule, cfa, end, found, rbp},
+    unwind::{Layout, Rule, cfa, end, found, rbp, ucontext},
 };
 
 use super::{
@@ -77,7 +77,7 @@ fn begin(ctx: &ProbeContext, thread: &mut Thread) {
     // What holds if the steps do not suffice.
     walk.end = if caller == 0 { end::FAULT } else { end::TOO_DEEP };
     walk.guessed = 0;
-    walk.signal = 0;
+    walk.interrupted = 0;
     walk.instance = 0;
     thread.stack.len = 1;
     // SAFETY: the first frame.
@@ -152,12 +152,12 @@ fn unknown(thread: &mut Thread, number: u32) -> i64 {
         thread.walk.ip = address;
         return CONTINUE;
     }
-    if thread.walk.guessed != 0 {
-        // The frame pointer was none.
-        return stop(&mut thread.walk, end::GAP);
-    }
     if number == found::UNKNOWN {
         ask(thread.layout as u32, thread.walk.ip);
+    }
+    if thread.walk.guessed != 0 {
+        // Most likely the frame pointer was none.
+        return stop(&mut thread.walk, end::GAP);
     }
     keep(thread);
     stop(&mut thread.walk, end::UNKNOWN_MAPPING)
@@ -207,10 +207,8 @@ fn follow(thread: &mut Thread, rule: Rule) -> i64 {
         } else {
             8
         }),
-        other => {
-            thread.walk.signal = u64::from(other == cfa::SIGNAL);
-            return stop(&mut thread.walk, end::UNSUPPORTED);
-        }
+        cfa::SIGNAL => return interrupted(thread),
+        _ => return stop(&mut thread.walk, end::UNSUPPORTED),
     };
     // Rules that change the stack may lead anywhere, so a frame need not lie above the last one; the number of steps
     // is what bounds the walk.
@@ -241,4 +239,27 @@ fn follow(thread: &mut Thread, rule: Rule) -> i64 {
     thread.walk.ip = address;
     thread.walk.sp = frame;
     CONTINUE
+}
+
+/// At the code that a signal handler returns to: the frame that the signal has interrupted is user space's to leave,
+/// since the tables hold what is in force at calls, and this may be at any instruction.
+#[inline(always)]
+fn interrupted(thread: &mut Thread) -> i64 {
+    let context = thread.walk.sp;
+    // Each is kept at once: a value that may or may not be there is more than the verifier can follow.
+    let Some(bp) = window::word(thread, context + ucontext::RBP) else {
+        return stop(&mut thread.walk, end::FAULT);
+    };
+    thread.walk.bp = bp;
+    let Some(ip) = window::word(thread, context + ucontext::RIP) else {
+        return stop(&mut thread.walk, end::FAULT);
+    };
+    thread.walk.ip = ip;
+    let Some(sp) = window::word(thread, context + ucontext::RSP) else {
+        return stop(&mut thread.walk, end::FAULT);
+    };
+    thread.walk.sp = sp;
+    thread.walk.interrupted = 1;
+    keep(thread);
+    stop(&mut thread.walk, end::UNSUPPORTED)
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
-use leaktrace_common::unwind::RawStack;
+use leaktrace_common::unwind::RawHeader;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::sys;
@@ -22,10 +22,10 @@ const WAKE_MS: u16 = 100;
 /// Most bytes of stack that wait in the queue: what the kernel side may send of 32 processes before it is granted more.
 const WAITING_BYTES_MAX: usize = 64 << 20;
 
-/// A [`RawStack`] with no more bytes than it has.
+/// A stack to be walked, with no more bytes than it has.
 #[derive(Clone, Debug)]
 pub struct Raw {
-    /// See [`RawStack::stack_id`].
+    /// See [`RawHeader::stack_id`].
     pub stack_id: u64,
     /// The process.
     pub tgid: u32,
@@ -33,7 +33,7 @@ pub struct Raw {
     pub image: u16,
     /// One of [`leaktrace_common::unwind::raw`].
     pub kind: u16,
-    /// Return address in the frame to go on from.
+    /// Address in the frame to go on from.
     pub address: u64,
     /// Stack pointer there.
     pub sp: u64,
@@ -50,21 +50,22 @@ impl Raw {
         let word = self.bytes.get(from..)?.first_chunk()?;
         Some(u64::from_ne_bytes(*word))
     }
-}
 
-impl From<&RawStack> for Raw {
-    fn from(raw: &RawStack) -> Self {
-        let len = usize::try_from(raw.len).map_or(raw.bytes.len(), |len| len.min(raw.bytes.len()));
-        Self {
-            stack_id: raw.stack_id,
-            tgid: raw.tgid,
-            image: raw.image,
-            kind: raw.kind,
-            address: raw.address,
-            sp: raw.sp,
-            bp: raw.bp,
-            bytes: raw.bytes[..len].into(),
-        }
+    /// From an item of the ring: a header and bytes, of which it says how many have meaning.
+    fn read(item: &[u8]) -> Option<Self> {
+        let header = sys::from_bytes::<RawHeader>(item)?;
+        let bytes = item.get(size_of::<RawHeader>()..)?;
+        let len = usize::try_from(header.len).map_or(bytes.len(), |len| len.min(bytes.len()));
+        Some(Self {
+            stack_id: header.stack_id,
+            tgid: header.tgid,
+            image: header.image,
+            kind: header.kind,
+            address: header.address,
+            sp: header.sp,
+            bp: header.bp,
+            bytes: bytes[..len].into(),
+        })
     }
 }
 
@@ -80,14 +81,11 @@ impl Queue {
     /// Empties the ring.
     fn fill(&mut self) {
         while let Some(item) = self.ring.next() {
-            let Some(raw) = sys::from_bytes::<RawStack>(&item) else {
-                continue;
-            };
+            let Some(raw) = Raw::read(&item) else { continue };
             if self.waiting_bytes >= WAITING_BYTES_MAX {
                 self.dropped += 1;
                 continue;
             }
-            let raw = Raw::from(&raw);
             self.waiting_bytes += raw.bytes.len() + size_of::<Raw>();
             self.waiting.push(raw);
         }
@@ -185,25 +183,22 @@ fn read(queue: &Mutex<Queue>, wake: BorrowedFd<'_>, stop: &AtomicBool) {
 
 #[cfg(test)]
 mod tests {
-    use leaktrace_common::unwind::RAW_BYTES_MAX;
-
     use super::*;
+
+    /// An item of the ring as the kernel side writes it: `len` bytes are said to have meaning.
+    fn item(len: u64, bytes: &[u8]) -> Vec<u8> {
+        let words: [u64; 6] = [9, 1, 0x40_1000, 0x7fff_0000, 0, len];
+        let mut item: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        item.extend(bytes);
+        item
+    }
 
     #[test]
     fn words_are_read_where_the_stack_was_sent() {
-        let mut bytes = [0; RAW_BYTES_MAX];
+        let mut bytes = [0; 64];
         bytes[8..16].copy_from_slice(&0x1122_3344_5566_7788_u64.to_ne_bytes());
-        let raw = Raw::from(&RawStack {
-            stack_id: 9,
-            tgid: 1,
-            image: 0,
-            kind: 0,
-            address: 0x40_1000,
-            sp: 0x7fff_0000,
-            bp: 0,
-            len: 16,
-            bytes,
-        });
+        let raw = Raw::read(&item(16, &bytes)).unwrap();
+        assert_eq!((raw.stack_id, raw.tgid, raw.address), (9, 1, 0x40_1000));
         assert_eq!(raw.bytes.len(), 16);
         assert_eq!(raw.word(0x7fff_0008), Some(0x1122_3344_5566_7788));
         assert_eq!(raw.word(0x7fff_0000), Some(0));
@@ -213,18 +208,8 @@ mod tests {
     }
 
     #[test]
-    fn no_more_bytes_than_there_can_be_are_taken() {
-        let raw = Raw::from(&RawStack {
-            stack_id: 9,
-            tgid: 1,
-            image: 0,
-            kind: 0,
-            address: 0,
-            sp: 0,
-            bp: 0,
-            len: u64::MAX,
-            bytes: [1; RAW_BYTES_MAX],
-        });
-        assert_eq!(raw.bytes.len(), RAW_BYTES_MAX);
+    fn no_more_bytes_than_there_are_are_taken() {
+        assert_eq!(Raw::read(&item(u64::MAX, &[1; 64])).unwrap().bytes.len(), 64);
+        assert!(Raw::read(&[0; 47]).is_none());
     }
 }

@@ -54,7 +54,7 @@ plain!(
     unwind::CodeMapping,
     unwind::LayoutSlot,
     unwind::Page,
-    unwind::RawStack,
+    unwind::RawHeader,
     unwind::Row,
     unwind::Rule,
 );

@@ -289,7 +289,6 @@ impl<'a> Session<'a> {
 
     /// Looks at what tracing costs, and does what follows from it.
     fn measure(&mut self) -> Result<(), Error> {
-        self.running.traced.grant_stacks();
         let Running {
             traced,
             collector,
@@ -339,6 +338,7 @@ impl<'a> Session<'a> {
         }
         // Before the mappings: what a stack leads through is then known when it is walked.
         collector.receive_stacks();
+        traced.grant_stacks();
         let entries = sideband.drain();
         for entry in &entries {
             if traced.get(entry.pid).is_some() {

@@ -7,7 +7,10 @@ use framehop::{
     FrameAddress, MayAllocateDuringUnwind, Unwinder as _,
     x86_64::{CacheX86_64, UnwindRegsX86_64, UnwinderX86_64},
 };
-use leaktrace_common::{stack::FRAMES_MAX, unwind::raw};
+use leaktrace_common::{
+    stack::FRAMES_MAX,
+    unwind::{raw, ucontext},
+};
 
 use super::{
     library::vdso_image,
@@ -27,14 +30,6 @@ const SIGRETURN: [&[u8]; 2] = [
     b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05",
     b"\xb8\x0f\x00\x00\x00\x0f\x05",
 ];
-
-/// Offsets in `struct ucontext` of the registers of the interrupted frame (arch/x86/include/uapi/asm/ucontext.h and
-/// sigcontext.h: 40 bytes before `uc_mcontext`).
-mod context {
-    pub(super) const RBP: u64 = 120;
-    pub(super) const RSP: u64 = 160;
-    pub(super) const RIP: u64 = 168;
-}
 
 /// How a walk ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,11 +198,11 @@ impl Image {
     fn walk(&mut self, raw: &Raw, mappings: &Mappings, files: &mut Opened<'_>, frames_max: usize) -> Walk {
         let mut frames = Vec::new();
         let mut registers = UnwindRegsX86_64::new(raw.address, raw.sp, raw.bp);
-        let mut at = FrameAddress::from_return_address(raw.address);
-        if raw.kind == raw::SIGNAL {
-            at = interrupted(raw, raw.sp, &mut registers);
-            frames.extend(at.map(FrameAddress::address));
-        }
+        let mut at = if raw.kind == raw::INTERRUPTED {
+            Some(FrameAddress::from_instruction_pointer(raw.address))
+        } else {
+            FrameAddress::from_return_address(raw.address)
+        };
         let end = loop {
             let Some(address) = at else {
                 break End::OutOfBytes;
@@ -331,7 +326,7 @@ enum Stop {
 /// The frame that a signal has interrupted: its registers lie in the `struct ucontext` at `at`.
 fn interrupted(raw: &Raw, at: u64, registers: &mut UnwindRegsX86_64) -> Option<FrameAddress> {
     let word = |offset: u64| raw.word(at.checked_add(offset)?);
-    let (rip, rsp, rbp) = (word(context::RIP)?, word(context::RSP)?, word(context::RBP)?);
+    let (rip, rsp, rbp) = (word(ucontext::RIP)?, word(ucontext::RSP)?, word(ucontext::RBP)?);
     *registers = UnwindRegsX86_64::new(rip, rsp, rbp);
     Some(FrameAddress::from_instruction_pointer(rip))
 }

@@ -149,7 +149,7 @@ fn addresses(calls: &[(u64, u64)], outer: u64) -> Vec<u64> {
 /// The kernel's `struct ucontext` with these registers, and what follows it.
 fn context(rip: u64, rsp: u64) -> Vec<u8> {
     let mut bytes = vec![0; 968];
-    for (offset, word) in [(context::RIP, rip), (context::RSP, rsp), (context::RBP, 7)] {
+    for (offset, word) in [(ucontext::RIP, rip), (ucontext::RSP, rsp), (ucontext::RBP, 7)] {
         bytes[offset as usize..offset as usize + 8].copy_from_slice(&word.to_ne_bytes());
     }
     bytes
@@ -202,13 +202,10 @@ fn an_interrupted_frame_is_gone_on_from() {
     let outer = program.outermost();
     // The address of an instruction, not of a return: its own rule holds.
     let interrupted = calls[0].0 - 1;
-    let mut bytes = context(interrupted, SP + 968);
-    bytes.extend(stack(&calls, outer));
-    let walk = program.walk(&raw(raw::SIGNAL, 0x40_1000, bytes));
+    let walk = program.walk(&raw(raw::INTERRUPTED, interrupted, stack(&calls, outer)));
     assert_eq!(walk.end, End::Outermost);
-    assert_eq!(walk.frames[0], interrupted);
-    assert_eq!(walk.frames[1..], addresses(&calls, outer)[1..]);
-    let nothing = program.walk(&raw(raw::SIGNAL, 0x40_1000, vec![0; 100]));
+    assert_eq!(walk.frames, addresses(&calls, outer)[1..]);
+    let nothing = program.walk(&raw(raw::INTERRUPTED, interrupted, Vec::new()));
     assert_eq!((nothing.frames.len(), nothing.end), (0, End::OutOfBytes));
 }
 
