@@ -53,9 +53,8 @@ pub fn choose(caps: &Caps, wanted: Option<AttachKind>) -> Result<AttachKind, Str
 /// One line with the way out when what was asked for is impossible here.
 pub fn choose_unwind(caps: &Caps, wanted: Option<Unwind>) -> Result<Unwind, String> {
     match (wanted, &caps.bpf_loop) {
-        (Some(Unwind::FramePointers), _) => Ok(Unwind::FramePointers),
+        (Some(Unwind::FramePointers), _) | (None, Err(_)) => Ok(Unwind::FramePointers),
         (_, Ok(())) => Ok(Unwind::Tables),
-        (None, Err(_)) => Ok(Unwind::FramePointers),
         (Some(Unwind::Tables), Err(reason)) => Err(format!(
             "--unwind tables is not possible here: {reason}; leave the option out to walk stacks by frame pointers"
         )),

@@ -213,3 +213,8 @@ pub fn c(name: &str) -> PathBuf {
 pub fn python(name: &str) -> PathBuf {
     programs().join(format!("python/{name}.py"))
 }
+
+/// The fixture for node.
+pub fn node(name: &str) -> PathBuf {
+    programs().join(format!("node/{name}.js"))
+}

@@ -180,9 +180,8 @@ fn bpf_loop() -> Result<(), String> {
     const EXIT: u8 = 0x95;
     // BPF_FUNC_loop, include/uapi/linux/bpf.h.
     const BPF_LOOP: i32 = 181;
-    let (error, log) = match load_instructions(0, &[(CALL, BPF_LOOP), (EXIT, 0)]) {
-        Ok(_) => return Ok(()),
-        Err(refused) => refused,
+    let Err((error, log)) = load_instructions(0, &[(CALL, BPF_LOOP), (EXIT, 0)]) else {
+        return Ok(());
     };
     let unknown = [
         "invalid func ",

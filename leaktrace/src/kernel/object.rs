@@ -19,6 +19,7 @@ use leaktrace_common::config::Config;
 use super::{
     caps::AttachKind,
     sys::{self, PodConfig, ProgramImage},
+    tables::Room,
 };
 
 /// The object, checked in and embedded; aligned as the parser needs it.
@@ -115,16 +116,11 @@ pub struct KernelSide {
     pub programs: Programs,
 }
 
-/// Loads maps and programs. Nothing is attached yet. `row_chunks` is how many chunks there are for the rows of unwind
-/// tables, [`leaktrace_common::unwind::CHUNK_ROWS`] each.
+/// Loads maps and programs. Nothing is attached yet. `room` is that for unwind tables and layouts.
 ///
 /// # Errors
 /// [`LoadError`].
-pub fn load(
-    config: Config,
-    kind: AttachKind,
-    row_chunks: u32,
-) -> Result<(KernelSide, TierTemplate), LoadError> {
+pub fn load(config: Config, kind: AttachKind, room: Room) -> Result<(KernelSide, TierTemplate), LoadError> {
     let config = PodConfig(config);
     let log_level: u8 = if tracing::enabled!(tracing::Level::DEBUG) {
         0xff
@@ -134,7 +130,8 @@ pub fn load(
     let ebpf = EbpfLoader::new()
         .override_global("CONFIG", &config, true)
         .override_global("AYA_LOG_LEVEL", &log_level, false)
-        .map_max_entries("UNWIND_ROWS", row_chunks)
+        .map_max_entries("UNWIND_ROWS", room.row_chunks)
+        .map_max_entries("UNWIND_MAPPINGS", room.mappings)
         .load(OBJECT)
         .map_err(|error| LoadError::Maps(chain(&error)))?;
     let (programs, tier) = load_programs(&ebpf, kind)?;

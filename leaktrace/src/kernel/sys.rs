@@ -54,9 +54,9 @@ plain!(
     unwind::CodeMapping,
     unwind::LayoutSlot,
     unwind::Page,
+    unwind::RawStack,
     unwind::Row,
     unwind::Rule,
-    unwind::RawStack,
 );
 
 /// Like [`Plain`], for aya.

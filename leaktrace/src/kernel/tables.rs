@@ -38,6 +38,15 @@ pub trait Arrays: std::fmt::Debug {
     fn grant(&mut self, slot: u32, stacks: u32);
 }
 
+/// Sizes that are set when the kernel side is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Chunks for rows, [`CHUNK_ROWS`] each.
+    pub row_chunks: u32,
+    /// Mappings of all layouts together.
+    pub mappings: u32,
+}
+
 /// Sizes of the arrays, in elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {

@@ -10,6 +10,8 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, Mode, OFlags};
+
 /// Why a process cannot be looked at.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
@@ -252,6 +254,18 @@ pub fn open_mapped(pid: u32, mapping: &Mapping) -> io::Result<File> {
 pub fn root_path(pid: u32, path: &Path) -> PathBuf {
     let below = path.strip_prefix("/").unwrap_or(path);
     file_of(pid, "root").join(below)
+}
+
+/// The root of a process's file system, if it is another one than ours. It can be opened below, not read.
+pub fn other_root(pid: u32) -> Option<File> {
+    let path = file_of(pid, "root");
+    let identity = |path: &Path| path.metadata().ok().map(|facts| (facts.dev(), facts.ino()));
+    if identity(&path)? == identity(Path::new("/"))? {
+        return None;
+    }
+    let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::DIRECTORY;
+    let root = rustix::fs::openat(CWD, &path, flags, Mode::empty()).ok()?;
+    Some(File::from(root))
 }
 
 /// Whether the main thread has ended and others live on. A process that has ended as a whole counts one

@@ -58,6 +58,8 @@ pub struct EndsEarly {
 pub struct Verified {
     /// Distinct stacks.
     pub stacks: u64,
+    /// Frames that are the same in both.
+    pub frames_equal: u64,
     /// The same frames.
     pub equal: u64,
     /// The same as far as framehop came: it ran out of the bytes it was given or gave up.
@@ -178,9 +180,10 @@ impl Stacks {
         let stacks = self.sentence().map(|sentence| format!("stacks: {sentence}"));
         let verified = self.verified.as_ref().map(|verified| {
             format!(
-                "stacks walked once more by framehop: {}: {} equal, {} differ; framehop ended early in {}, the kernel \
+                "stacks walked once more by framehop: {}, {} frames equal: {} equal, {} differ; framehop ended early in {}, the kernel \
                  side in {}; {} not compared",
                 count(verified.stacks),
+                count(verified.frames_equal),
                 count(verified.equal),
                 count(verified.differ),
                 count(verified.framehop_ends_early),

@@ -10,8 +10,8 @@ use crate::{
     report::{
         ledger::{self, Line},
         model::{
-            Block, Filters, ProbeSite, Process, Report, SCHEMA, Sampling, SkippedSite, State, Survivor,
-            Target, Tracing,
+            Block, Filters, Frame, ProbeSite, Process, Report, SCHEMA, Sampling, SkippedSite, State,
+            Survivor, Target, Tracing,
         },
         overhead::Overhead,
         units::{counted, percent, size},
@@ -60,7 +60,8 @@ impl Builder {
         }
     }
 
-    /// The report of a snapshot.
+    /// The report of a snapshot, without the names of its stacks: those are asked for, and put in by
+    /// [`Self::name`] when they are known.
     pub(super) fn report(&mut self, from: &Sources<'_>, snapshot: &Snapshot, last: bool) -> Report {
         self.sequence += 1;
         let (ledger, mut warnings) = ledger(from, snapshot);
@@ -68,11 +69,8 @@ impl Builder {
         let stacks = from.collector.stacks();
         warnings.extend(stacks.warning());
         let rss_bytes = running_rss(from.traced);
-        let survivors = snapshot
-            .sites
-            .iter()
-            .map(|site| self.survivor(from, site))
-            .collect();
+        self.ask(from.traced, from.collector, &snapshot.sites);
+        let survivors = snapshot.sites.iter().map(|site| survivor(from, site)).collect();
         Report {
             schema: SCHEMA,
             sequence: self.sequence,
@@ -94,68 +92,125 @@ impl Builder {
         }
     }
 
-    fn survivor(&mut self, from: &Sources<'_>, site: &SiteSnapshot) -> Survivor {
-        let (addresses, mappings) = from.collector.stack(&site.site, from.traced);
+    /// Has the names of these sites looked up, as far as they are not known.
+    pub(super) fn ask(&mut self, traced: &TracedSet, collector: &Collector, sites: &[SiteSnapshot]) {
         let nothing = Mappings::new();
-        let mut frames = self.symbolizer.frames(
-            mappings.unwrap_or(&nothing),
-            &from.traced.catalog.objects,
-            addresses,
-        );
-        let probed = probed_function(from, mappings.unwrap_or(&nothing), addresses);
-        let seen_share = probed.as_ref().and_then(|function| seen_share(from, function));
-        if let Some(function) = probed
+        for site in sites {
+            let (addresses, mappings) = collector.stack(&site.site, traced);
+            self.symbolizer
+                .ask(mappings.unwrap_or(&nothing), &traced.catalog.objects, addresses);
+        }
+    }
+
+    /// Whether all names that were asked for are known.
+    pub(super) fn has_names(&self) -> bool {
+        self.symbolizer.unanswered() == 0
+    }
+
+    /// Debug files on their way here.
+    pub(super) fn fetching(&self) -> usize {
+        self.symbolizer.fetching()
+    }
+
+    /// Whether, since the last call, a debug file has come: names can be asked for again.
+    pub(super) const fn take_better(&mut self) -> bool {
+        self.symbolizer.take_better()
+    }
+
+    /// Ends when more names are known, or a debug file has come.
+    pub(super) async fn answered(&mut self) {
+        self.symbolizer.answered().await;
+    }
+
+    /// Puts the names into a report of these sites; waits for those that are still looked up.
+    pub(super) fn name(
+        &mut self,
+        report: &mut Report,
+        traced: &TracedSet,
+        collector: &Collector,
+        sites: &[SiteSnapshot],
+    ) {
+        for (survivor, site) in report.survivors.iter_mut().zip(sites) {
+            survivor.frames = self.frames(traced, collector, site);
+        }
+        let fetching = self.fetching();
+        if fetching > 0 {
+            report.warnings.push(format!(
+                "{} being fetched from the servers in DEBUGINFOD_URLS: the names of some functions, files and lines \
+                 are missing until then",
+                if fetching == 1 { "1 debug file is".to_owned() } else { format!("{fetching} debug files are") }
+            ));
+        }
+    }
+
+    fn frames(&mut self, traced: &TracedSet, collector: &Collector, site: &SiteSnapshot) -> Vec<Frame> {
+        let (addresses, mappings) = collector.stack(&site.site, traced);
+        let nothing = Mappings::new();
+        let mappings = mappings.unwrap_or(&nothing);
+        let mut frames = self
+            .symbolizer
+            .frames(mappings, &traced.catalog.objects, addresses);
+        if let Some(function) = probed_function(traced, mappings, addresses)
             && let Some(frame) = frames.first_mut().and_then(|frames| frames.last_mut())
         {
             frame.symbol = Some(function.symbol.into());
         }
-        let blocks = site.oldest.as_ref().map(|blocks| {
-            let shown = blocks.iter().map(|block| Block {
-                address: format!("{:#x}", block.address),
-                bytes: block.size_bytes,
-                weight: from.config.samples().then(|| block.weight.to_f64()),
-                age_ms: block.age_ms,
-            });
-            shown.collect()
+        frames
+            .iter()
+            .flatten()
+            .map(crate::symbol::SymbolFrame::to_report)
+            .collect()
+    }
+}
+
+/// A site as the report shows it, but for the names of its stack.
+fn survivor(from: &Sources<'_>, site: &SiteSnapshot) -> Survivor {
+    let (addresses, mappings) = from.collector.stack(&site.site, from.traced);
+    let nothing = Mappings::new();
+    let probed = probed_function(from.traced, mappings.unwrap_or(&nothing), addresses);
+    let seen_share = probed.as_ref().and_then(|function| seen_share(from, function));
+    let blocks = site.oldest.as_ref().map(|blocks| {
+        let shown = blocks.iter().map(|block| Block {
+            address: format!("{:#x}", block.address),
+            bytes: block.size_bytes,
+            weight: from.config.samples().then(|| block.weight.to_f64()),
+            age_ms: block.age_ms,
         });
-        Survivor {
-            pid: site.site.image.tgid,
-            comm: from.collector.comm(&site.site, from.traced).to_owned(),
-            state: site.state,
-            call: from.traced.catalog.call_name(site.site.key.call).to_owned(),
-            space: Space::of(site.site.key.process.space)
-                .map_or("unknown", Space::name)
-                .to_owned(),
-            bytes: site.bytes,
-            blocks: site.blocks,
-            sampled: site.sampled,
-            seen_share,
-            mean_bytes: if site.blocks == 0 {
-                0.0
-            } else {
-                site.bytes as f64 / site.blocks as f64
-            },
-            bytes_per_s: site.bytes_per_s,
-            allocs: site.allocs,
-            frees: site.frees,
-            age_ms: site.age_ms,
-            frames: frames
-                .iter()
-                .flatten()
-                .map(crate::symbol::SymbolFrame::to_report)
-                .collect(),
-            block_list: blocks,
-        }
+        shown.collect()
+    });
+    Survivor {
+        pid: site.site.image.tgid,
+        comm: from.collector.comm(&site.site, from.traced).to_owned(),
+        state: site.state,
+        call: from.traced.catalog.call_name(site.site.key.call).to_owned(),
+        space: Space::of(site.site.key.process.space)
+            .map_or("unknown", Space::name)
+            .to_owned(),
+        bytes: site.bytes,
+        blocks: site.blocks,
+        sampled: site.sampled,
+        seen_share,
+        mean_bytes: if site.blocks == 0 {
+            0.0
+        } else {
+            site.bytes as f64 / site.blocks as f64
+        },
+        bytes_per_s: site.bytes_per_s,
+        allocs: site.allocs,
+        frees: site.frees,
+        age_ms: site.age_ms,
+        frames: Vec::new(),
+        block_list: blocks,
     }
 }
 
 /// The function whose probe took the stack, by the symbol it was found under: a symbolizer may know the
 /// address by another of its names (`__GI___libc_malloc`).
-fn probed_function(from: &Sources<'_>, mappings: &Mappings, addresses: &[u64]) -> Option<Probed> {
+fn probed_function(traced: &TracedSet, mappings: &Mappings, addresses: &[u64]) -> Option<Probed> {
     let address = *addresses.first()?;
     let mapping = mappings.find(address)?;
     let object = mapping.object?;
-    let scan = from.traced.catalog.scan(object)?;
+    let scan = traced.catalog.scan(object)?;
     let offset = mapping.offset_of(address);
     let function = scan
         .functions
@@ -335,6 +390,7 @@ fn ledger(from: &Sources<'_>, snapshot: &Snapshot) -> (BTreeMap<&'static str, u6
             Err(error) => warnings.push(format!("cannot read the counter {}: {error}", counter.name())),
         }
     }
+    *ledger.entry(Counter::RawStacksLost.name()).or_default() += from.collector.stacks_dropped();
     let worth_saying = |line: &Line| line.is_loss || *line == ledger::FORKS_NOT_FOLLOWED;
     for line in ledger::lines().filter(worth_saying) {
         if let Some(count) = ledger.get(line.name).filter(|count| **count > 0) {

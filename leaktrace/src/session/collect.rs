@@ -117,12 +117,29 @@ impl Collector {
         &self.tables
     }
 
+    /// Takes the stacks that the kernel side could not finish. Their walks need what was mapped by now to be known.
+    pub(super) fn receive_stacks(&mut self) {
+        self.stacks.receive();
+    }
+
+    /// Walks on those that have been received.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub(super) fn finish_stacks(&mut self, traced: &TracedSet) -> Result<(), TableError> {
+        self.stacks.finish(&self.tables, traced)
+    }
+
+    /// Such stacks that were lost for want of room.
+    pub(super) fn stacks_dropped(&self) -> u64 {
+        self.stacks.dropped()
+    }
+
     /// Reads everything and sums it up.
     ///
     /// # Errors
     /// [`TableError`].
     pub(super) fn snapshot(&mut self, traced: &TracedSet) -> Result<Snapshot, TableError> {
-        self.stacks.finish_waiting(&self.tables, traced)?;
         self.tracker.begin(now_ns());
         self.handed_out.clone_from(&self.handed_out_ended);
         self.ends.clone_from(&self.ends_ended);
@@ -181,7 +198,7 @@ impl Collector {
         image: u16,
         state: State,
     ) -> Result<(), TableError> {
-        self.stacks.finish_waiting(&self.tables, traced)?;
+        self.finish_stacks(traced)?;
         let mut freezing = self.tracker.freeze(pid, image, state, now_ns());
         let mut outstanding = 0_u64;
         let mut failed = None;

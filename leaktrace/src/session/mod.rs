@@ -5,6 +5,7 @@ mod build;
 mod collect;
 mod costs;
 mod keep;
+mod pace;
 mod stacks;
 mod start;
 
@@ -14,6 +15,7 @@ use std::{
     io::Write as _,
     os::{fd::OwnedFd, unix::process::ExitStatusExt as _},
     process::{Child, ExitCode, ExitStatus},
+    sync::Arc,
     time::Duration,
 };
 
@@ -32,18 +34,20 @@ use tokio::{
 
 use self::{
     build::{Builder, Sources},
+    pace::Pace,
     start::Running,
 };
 use crate::{
     cli::EXIT_UNUSABLE,
     config::{Config, Target},
     error::{Error, system},
-    kernel::{clock::now_ns, object::LoadError, sys},
+    kernel::{clock::now_ns, object::LoadError, sideband::Change, sys},
     report::{
-        model::{Exit, State},
+        model::{Exit, Report, State},
         output::Output,
     },
     traced::set::Followed,
+    track::SiteSnapshot,
 };
 
 /// What becomes of the child of `leaktrace -- CMD` when tracing ends before it does.
@@ -115,11 +119,22 @@ struct Session<'a> {
     watched: HashSet<u32>,
     /// When the cost is looked at next.
     next_reading: Instant,
+    /// A report whose names are being looked up.
+    unnamed: Option<Unnamed>,
+    /// How soon what the rings have is looked at.
+    pace: Arc<Pace>,
+}
+
+/// A report without names, and whose they are.
+struct Unnamed {
+    report: Report,
+    sites: Vec<SiteSnapshot>,
 }
 
 /// Why the loop woke.
 enum Wake {
     Interval,
+    Named,
     Measure,
     Deadline,
     Stop(Signal),
@@ -140,6 +155,8 @@ impl<'a> Session<'a> {
             output,
             watched: HashSet::new(),
             next_reading: Instant::now() + READ_SOON,
+            unnamed: None,
+            pace: Arc::default(),
         }
     }
 
@@ -189,7 +206,7 @@ impl<'a> Session<'a> {
             .descriptors()
             .map_err(system("cannot watch a perf ring"))?
         {
-            watch_ring(descriptor, changed.clone())?;
+            watch_ring(descriptor, changed.clone(), Arc::clone(&self.pace))?;
         }
         let pids: Vec<u32> = self.running.traced.iter().map(|process| process.pid).collect();
         for pid in pids {
@@ -209,13 +226,22 @@ impl<'a> Session<'a> {
                 () = self.running.loaded.notified() => Wake::Loaded,
                 () = until(look_again) => Wake::LookAgain,
                 () = sleep_until(self.next_reading) => Wake::Measure,
-                () = next(&mut ticks) => Wake::Interval,
+                () = self.builder.answered(), if self.unnamed.is_some() => Wake::Named,
+                () = next(&mut ticks), if self.unnamed.is_none() => Wake::Interval,
                 Some(()) = changes.recv() => Wake::Changes,
             };
             match wake {
-                Wake::Interval => self.report(&ended, false)?,
-                Wake::Measure => self.measure()?,
-                Wake::Deadline => return self.report(&ended, true),
+                Wake::Interval => {
+                    self.report(&ended, false)?;
+                    self.write_if_named()?;
+                }
+                Wake::Named => self.write_if_named()?,
+                Wake::Measure => {
+                    // Stacks that are to be walked on wait in a queue of bounded length.
+                    self.follow(&ended)?;
+                    self.measure()?;
+                }
+                Wake::Deadline => return self.last_report(&ended, watched).await,
                 Wake::Changes => {
                     // One look answers for all that have been announced.
                     while changes.try_recv().is_ok() {}
@@ -242,13 +268,13 @@ impl<'a> Session<'a> {
                     self.follow(&ended)?;
                     self.end(pid)?;
                     if !self.running.traced.any_running() {
-                        return self.report(&ended, true);
+                        return self.last_report(&ended, watched).await;
                     }
                 }
                 Wake::Stop(signal) => {
                     signals += 1;
                     if signals > 1 || !self.passes_on(signal) {
-                        return self.report(&ended, true);
+                        return self.last_report(&ended, watched).await;
                     }
                 }
             }
@@ -311,7 +337,14 @@ impl<'a> Session<'a> {
         if let Some(log) = log {
             log.flush();
         }
+        // Before the mappings: what a stack leads through is then known when it is walked.
+        collector.receive_stacks();
         let entries = sideband.drain();
+        for entry in &entries {
+            if traced.get(entry.pid).is_some() {
+                self.pace.hurry(matches!(entry.change, Change::Exec { .. }));
+            }
+        }
         for followed in traced.apply(entries, collector.tables()) {
             match followed {
                 Followed::Joined(pid) => self.watch(pid, ended)?,
@@ -322,7 +355,10 @@ impl<'a> Session<'a> {
                 }
             }
         }
-        Ok(())
+        let Running {
+            traced, collector, ..
+        } = &mut self.running;
+        Ok(collector.finish_stacks(traced)?)
     }
 
     /// Has the end of a process reported, also if it has come already.
@@ -381,6 +417,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Makes a report; it is written when its names are known.
     fn report(&mut self, ended: &UnboundedSender<u32>, last: bool) -> Result<(), Error> {
         // A report is of what has happened, not of what has been looked at.
         self.follow(ended)?;
@@ -412,7 +449,66 @@ impl<'a> Session<'a> {
         };
         let report = self.builder.report(&sources, &snapshot, last);
         meter.begin_interval();
-        Ok(self.output.report(&report)?)
+        self.unnamed = Some(Unnamed {
+            report,
+            sites: snapshot.sites,
+        });
+        Ok(())
+    }
+
+    /// Writes the report that is waiting for names, if it has them.
+    fn write_if_named(&mut self) -> Result<(), Error> {
+        if self.builder.has_names() {
+            self.write()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the report that is waiting, with the names that it has.
+    fn write(&mut self) -> Result<(), Error> {
+        let Some(mut unnamed) = self.unnamed.take() else {
+            return Ok(());
+        };
+        let Running {
+            traced, collector, ..
+        } = &self.running;
+        self.builder
+            .name(&mut unnamed.report, traced, collector, &unnamed.sites);
+        Ok(self.output.report(&unnamed.report)?)
+    }
+
+    /// The last report waits a while for debug files that are being fetched; a signal ends that.
+    async fn last_report(
+        &mut self,
+        ended: &UnboundedSender<u32>,
+        signals: &mut Signals,
+    ) -> Result<(), Error> {
+        self.write()?;
+        self.report(ended, true)?;
+        // What is left to do needs no probes.
+        self.running.traced.release_all();
+        let limit = Instant::now() + FETCH_WAIT;
+        loop {
+            if self.builder.take_better()
+                && let Some(unnamed) = &self.unnamed
+            {
+                let Running {
+                    traced, collector, ..
+                } = &self.running;
+                self.builder.ask(traced, collector, &unnamed.sites);
+            }
+            let has_names = self.builder.has_names();
+            if has_names && (self.builder.fetching() == 0 || Instant::now() >= limit) {
+                break;
+            }
+            tokio::select! {
+                biased;
+                _ = signals.next() => break,
+                () = self.builder.answered() => {}
+                () = sleep_until(limit), if has_names => {}
+            }
+        }
+        self.write()
     }
 
     /// The exit code: the child's, as a shell would give it. Until the child ends, signals are still its
@@ -490,20 +586,19 @@ fn async_fd(descriptor: OwnedFd) -> Result<AsyncFd<OwnedFd>, Error> {
 const READ_SOON: Duration = Duration::from_millis(50);
 const READ_LATER: Duration = Duration::from_secs(1);
 
-/// How long changes of the processes are gathered before they are looked at: a program that starts maps
-/// dozens of files in a row.
-const GATHER: Duration = Duration::from_millis(1);
+/// How long the last report waits for debug files from servers.
+const FETCH_WAIT: Duration = Duration::from_secs(10);
 
 /// Reports when a ring has something.
-fn watch_ring(descriptor: OwnedFd, changed: UnboundedSender<()>) -> Result<(), Error> {
+fn watch_ring(descriptor: OwnedFd, changed: UnboundedSender<()>, pace: Arc<Pace>) -> Result<(), Error> {
     let ring = async_fd(descriptor)?;
     tokio::spawn(async move {
         while let Ok(mut ready) = ring.readable().await {
             ready.clear_ready();
-            tokio::time::sleep(GATHER).await;
             if changed.send(()).is_err() {
                 return;
             }
+            pace.wait().await;
         }
     });
     Ok(())

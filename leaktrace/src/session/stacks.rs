@@ -28,6 +28,14 @@ use crate::{
 /// Stacks that are not equal and are reported in full.
 const DIFFERENCES_MAX: usize = 20;
 
+/// A stack that is to be walked.
+#[derive(Debug)]
+struct Waiting {
+    raw: Raw,
+    /// It was not in the kernel's table when first looked for: the kernel side sends a stack before it keeps it.
+    tried: bool,
+}
+
 /// Stacks by their ids.
 #[derive(Debug)]
 pub(super) struct Stacks {
@@ -36,8 +44,7 @@ pub(super) struct Stacks {
     /// As far as they were asked for. None changes, but that it is finished once.
     known: HashMap<u64, Rc<[u64]>>,
     finished: HashSet<u64>,
-    /// Sent, but not in the kernel's table when last looked for: the kernel side sends a stack before it keeps it.
-    early: Vec<Raw>,
+    waiting: Vec<Waiting>,
     /// What came of checking; none unless that was asked for.
     verified: Option<Verified>,
 }
@@ -50,32 +57,43 @@ impl Stacks {
             finisher: Finisher::new(),
             known: HashMap::new(),
             finished: HashSet::new(),
-            early: Vec::new(),
+            waiting: Vec::new(),
             verified: verify.then(Verified::default),
         }
     }
 
-    /// Walks on all that the kernel side has sent up to now.
+    /// Takes what the kernel side has sent up to now.
+    pub(super) fn receive(&mut self) {
+        let received = self.raw.take().into_iter();
+        self.waiting
+            .extend(received.map(|raw| Waiting { raw, tried: false }));
+    }
+
+    /// Stacks that were lost for want of room.
+    pub(super) fn dropped(&self) -> u64 {
+        self.raw.dropped()
+    }
+
+    /// Walks on what was received.
     ///
     /// # Errors
     /// [`TableError`].
-    pub(super) fn finish_waiting(&mut self, tables: &Tables, traced: &TracedSet) -> Result<(), TableError> {
-        let again = std::mem::take(&mut self.early);
-        for raw in again {
-            if !self.finish(&raw, tables, traced)? {
-                self.not_compared(&raw);
+    pub(super) fn finish(&mut self, tables: &Tables, traced: &TracedSet) -> Result<(), TableError> {
+        for Waiting { raw, tried } in std::mem::take(&mut self.waiting) {
+            if self.finish_one(&raw, tables, traced)? {
+                continue;
             }
-        }
-        for raw in self.raw.take() {
-            if !self.finish(&raw, tables, traced)? {
-                self.early.push(raw);
+            if tried {
+                self.not_compared(&raw);
+            } else {
+                self.waiting.push(Waiting { raw, tried: true });
             }
         }
         Ok(())
     }
 
     /// Whether the stack's first frames are in the kernel's table.
-    fn finish(&mut self, raw: &Raw, tables: &Tables, traced: &TracedSet) -> Result<bool, TableError> {
+    fn finish_one(&mut self, raw: &Raw, tables: &Tables, traced: &TracedSet) -> Result<bool, TableError> {
         let Some(kept) = tables.stack(raw.stack_id)? else {
             return Ok(false);
         };
@@ -115,6 +133,7 @@ impl Stacks {
             return;
         };
         verified.stacks += 1;
+        verified.frames_equal += verify::equal_frames(kept, walk) as u64;
         let at = match verify::compare(kept, end_of(id), walk) {
             Verdict::Equal => {
                 verified.equal += 1;

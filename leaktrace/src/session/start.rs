@@ -19,7 +19,6 @@ use crate::{
     config::{Config, Sort, Target, Unwind},
     doctor,
     error::{Error, system},
-    kernel::tables::UnwindArrays,
     kernel::{
         caps::{AttachKind, Caps},
         counters::{Counters, HitTable},
@@ -28,6 +27,7 @@ use crate::{
         object::{self, KernelSide, LoadError},
         raw::RawStacks,
         sideband::Sideband,
+        tables::{Room, UnwindArrays},
     },
     launch::{self, Held},
     overhead::{calibrate::calibrate, meter::Meter},
@@ -102,8 +102,11 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
         // Where that is not known, stacks end at them.
         return_probes: caps.return_probes.clone().unwrap_or_default(),
     };
-    let chunks = unwind::row_chunks(files.rows(), config.max_unwind_bytes);
-    let (mut kernel, tier) = object::load(constants, kind, chunks)?;
+    let room = Room {
+        row_chunks: unwind::row_chunks(files.rows(), config.max_unwind_bytes),
+        mappings: unwind::MAPPINGS,
+    };
+    let (mut kernel, tier) = object::load(constants, kind, room)?;
     let unwinder = match unwind {
         Unwind::Tables => Some(Unwinder::new(files, Box::new(UnwindArrays::new(&kernel)?))),
         Unwind::FramePointers => None,

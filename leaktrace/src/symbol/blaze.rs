@@ -1,68 +1,47 @@
-//! The [`Symbolizer`] made of blazesym: ELF symbols, DWARF, separate debug files, demangling.
+//! The [`Symbolizer`] of a run: what is found is kept, once for all objects with the same build id; what is
+//! not known yet is looked up in the thread of [`super::worker`].
 //!
-//! Objects are read by file offset, never by process: that needs no live process and no second look at
-//! its address space. The only module that knows blazesym's symbolizer.
+//! Objects are read by file, never by process: that needs no live process and no second look at its address
+//! space. What JIT compilers say of their code is read here.
 
-use std::collections::{BTreeMap, HashMap};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
-use std::sync::Arc;
-
-use blazesym::symbolize::source::{Elf, Source};
-use blazesym::symbolize::{CodeInfo, Input, Reason, Sym, Symbolized};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::cache::Cache;
-use super::demangle::demangle;
+use super::debuginfod::Servers;
 use super::jit::JitMaps;
+use super::jitdump::JitDumps;
 use super::mappings::{Mapping, Mappings, ObjectId};
-use super::objects::{Object, Objects};
-use super::{SymbolFrame, Symbolizer, bare_frame, lookup_address, printable};
+use super::objects::Objects;
+use super::reader::{Function, Functions};
+use super::worker::{Said, Told, Worker};
+use super::{SymbolFrame, Symbolizer, bare_frame, lookup_address};
 
 /// Distinct addresses whose functions are remembered. At some 200 bytes each, 13 MiB.
 const CACHED_MAX: usize = 1 << 16;
 
-/// An address in an object: file offset of the instruction looked up.
-type Place = (ObjectId, u64);
+/// An address in an object: the first one of its build id, how often better names have come for it since, and
+/// the address in its own numbering.
+type Place = (ObjectId, u32, u64);
 
-/// A function at a place.
-#[derive(Clone, Debug)]
-struct Function {
-    symbol: Option<Arc<str>>,
-    file: Option<Arc<str>>,
-    line: Option<u32>,
-    inlined: bool,
-}
-
-/// The functions at a place, innermost first; empty where there is no symbol.
-type Functions = Arc<[Function]>;
-
-/// Symbolizes with blazesym. Everything is found once and kept, within a bound.
+/// Names addresses. Everything is found once and kept, within a bound.
 #[derive(Debug)]
 pub struct Blaze {
-    symbolizer: blazesym::symbolize::Symbolizer,
+    worker: Worker,
     found: Cache<Place, Functions>,
+    /// How often a debug file has come for an object after it was first looked at.
+    editions: HashMap<ObjectId, u32>,
+    /// Asked for, and not answered yet.
+    asked: HashSet<Place>,
+    /// Whether a debug file has come since that was last asked.
+    better: bool,
     jit: JitMaps,
+    dumps: JitDumps,
 }
 
 impl Default for Blaze {
     fn default() -> Self {
-        Self {
-            symbolizer: new_symbolizer(),
-            found: Cache::new(CACHED_MAX),
-            jit: JitMaps::new(),
-        }
+        Self::with_servers(|_told| Servers::none())
     }
-}
-
-fn new_symbolizer() -> blazesym::symbolize::Symbolizer {
-    blazesym::symbolize::Symbolizer::builder()
-        .enable_code_info(true)
-        .enable_inlined_fns(true)
-        // blazesym takes every name for a mangled one: a C function `t` becomes `unsigned short`.
-        .enable_demangling(false)
-        // A path can come to mean another file during a run: an upgrade under a running process.
-        .enable_auto_reload(true)
-        .build()
 }
 
 /// One address of a stack on its way.
@@ -73,46 +52,62 @@ struct Slot<'a> {
 }
 
 impl Slot<'_> {
-    fn place(&self, objects: &Objects) -> Option<Place> {
+    /// The first object with that code, and the address in its own numbering.
+    fn place(&self, objects: &Objects) -> Option<(ObjectId, u64)> {
         let mapping = self.mapping?;
-        let id = mapping.object?;
-        objects
-            .get(id)?
-            .is_elf
-            .then(|| (id, mapping.offset_of(self.lookup)))
+        let object = objects.get(mapping.object?)?;
+        let address = object.address_of(mapping.offset_of(self.lookup))?;
+        Some((objects.first_alike(mapping.object?), address))
     }
+
+    /// Whether what lies there is no part of an ELF file: code of a JIT compiler, which some map from a
+    /// memory file.
+    fn is_jit(&self, objects: &Objects) -> bool {
+        let object = self.mapping.and_then(|mapping| mapping.object);
+        !object
+            .and_then(|id| objects.get(id))
+            .is_some_and(|object| object.is_elf)
+    }
+}
+
+fn slots<'a>(mappings: &'a Mappings, addresses: &[u64]) -> Vec<Slot<'a>> {
+    let slot = |(index, &address)| {
+        let lookup = lookup_address(index, address);
+        Slot {
+            address,
+            lookup,
+            mapping: mappings.find_code(lookup).or_else(|| mappings.find(lookup)),
+        }
+    };
+    addresses.iter().enumerate().map(slot).collect()
 }
 
 impl Symbolizer for Blaze {
     fn frames(&mut self, mappings: &Mappings, objects: &Objects, addresses: &[u64]) -> Vec<Vec<SymbolFrame>> {
-        let slots: Vec<_> = addresses
-            .iter()
-            .enumerate()
-            .map(|(index, &address)| {
-                let lookup = lookup_address(index, address);
-                Slot {
-                    address,
-                    lookup,
-                    mapping: mappings.find_code(lookup).or_else(|| mappings.find(lookup)),
-                }
-            })
-            .collect();
-        let functions = self.functions_at(objects, slots.iter().filter_map(|slot| slot.place(objects)));
-        // Some JIT compilers map their code from a memory file, which is an object but no ELF file.
-        let jit_used = |slot: &Slot<'_>| slot.place(objects).is_none();
-        let jit_map = mappings.jit_map().filter(|_| slots.iter().any(jit_used));
-        if let Some(path) = jit_map {
-            self.jit.refresh(path);
+        let slots = slots(mappings, addresses);
+        let functions = self.functions_at(objects, &slots);
+        let dump = mappings.jit_dump();
+        let jit_map = mappings.jit_map();
+        if slots.iter().any(|slot| slot.is_jit(objects)) {
+            if let Some((id, object)) = dump.and_then(|id| Some((id, objects.get(id)?))) {
+                self.dumps.refresh(id, &object.file);
+            }
+            if let Some(path) = jit_map {
+                self.jit.refresh(path);
+            }
         }
         slots
             .iter()
             .map(|slot| {
                 let mut bare = bare_frame(slot.address, slot.lookup, slot.mapping, objects);
-                if let Some(functions) = slot.place(objects).and_then(|place| functions.get(&place)) {
+                let functions = slot.place(objects).and_then(|place| functions.get(&place));
+                if let Some(functions) = functions {
                     return with_functions(&bare, functions);
                 }
-                if let Some(path) = jit_map.filter(|_| jit_used(slot)) {
-                    bare.symbol = self.jit.find(path, slot.lookup);
+                if slot.is_jit(objects) {
+                    bare.symbol = dump
+                        .and_then(|id| self.dumps.find(id, slot.lookup))
+                        .or_else(|| self.jit.find(jit_map?, slot.lookup));
                 }
                 vec![bare]
             })
@@ -135,122 +130,128 @@ fn with_functions(bare: &SymbolFrame, functions: &[Function]) -> Vec<SymbolFrame
 }
 
 impl Blaze {
-    /// A symbolizer that has seen nothing yet.
+    /// A symbolizer that has seen nothing yet, and asks the servers that the environment names.
     pub fn new() -> Self {
-        Self::default()
+        Self::with_servers(|told| Servers::from_environment(|name| std::env::var_os(name), told))
     }
 
-    /// What is at each place: from the cache, the rest in one batch per object.
-    fn functions_at(
-        &mut self,
-        objects: &Objects,
-        places: impl Iterator<Item = Place>,
-    ) -> HashMap<Place, Functions> {
-        let mut found = HashMap::new();
-        let mut missing: BTreeMap<ObjectId, Vec<u64>> = BTreeMap::new();
-        for place in places {
-            if found.contains_key(&place) {
-                continue;
-            }
-            match self.found.get(place) {
-                Some(functions) => {
-                    found.insert(place, functions);
+    fn with_servers(servers: impl FnOnce(Told) -> Servers + Send + 'static) -> Self {
+        Self {
+            worker: Worker::start(servers),
+            found: Cache::new(CACHED_MAX),
+            editions: HashMap::new(),
+            asked: HashSet::new(),
+            better: false,
+            jit: JitMaps::new(),
+            dumps: JitDumps::default(),
+        }
+    }
+
+    /// Has the names of a stack looked up, for [`Symbolizer::frames`] to find them known. Waits for nothing.
+    pub fn ask(&mut self, mappings: &Mappings, objects: &Objects, addresses: &[u64]) {
+        self.hear();
+        self.ask_for(objects, &slots(mappings, addresses));
+    }
+
+    /// How many addresses that were asked for have no answer yet.
+    pub fn unanswered(&self) -> usize {
+        self.asked.len()
+    }
+
+    /// How many debug files are being fetched from servers: names may be better when they are here.
+    pub fn fetching(&self) -> usize {
+        self.worker.fetching()
+    }
+
+    /// Whether, since the last call, a debug file has come: what was found in its object is forgotten, and can
+    /// be asked for again.
+    pub const fn take_better(&mut self) -> bool {
+        std::mem::replace(&mut self.better, false)
+    }
+
+    /// Ends when some of what was asked for is known, or a debug file has come.
+    pub async fn answered(&mut self) {
+        self.worker.has_said().await;
+        self.hear();
+    }
+
+    /// Takes in what has been said.
+    fn hear(&mut self) {
+        while let Some(said) = self.worker.try_hear() {
+            self.take(said);
+        }
+    }
+
+    fn take(&mut self, said: Said) {
+        match said {
+            Said::Found(id, found) => {
+                // What is asked for under one edition is answered under it: the thread does one after another.
+                let edition = self.edition(id);
+                for (address, functions) in found {
+                    self.asked.remove(&(id, edition, address));
+                    self.found.insert((id, edition, address), functions);
                 }
-                None => missing.entry(place.0).or_default().push(place.1),
+            }
+            Said::Better(id) => {
+                self.better = true;
+                *self.editions.entry(id).or_default() += 1;
+                // Their answers come too, and stand for what is asked from now on.
+                let edition = self.edition(id);
+                let moved: Vec<_> = self.asked.extract_if(|place| place.0 == id).collect();
+                self.asked
+                    .extend(moved.into_iter().map(|(id, _, address)| (id, edition, address)));
             }
         }
-        for (id, mut offsets) in missing {
-            let Some(object) = objects.get(id) else { continue };
-            offsets.sort_unstable();
-            offsets.dedup();
-            for (offset, functions) in self.look_up(object, &offsets) {
-                self.found.insert((id, offset), Arc::clone(&functions));
-                found.insert((id, offset), functions);
+    }
+
+    fn edition(&self, id: ObjectId) -> u32 {
+        self.editions.get(&id).copied().unwrap_or_default()
+    }
+
+    /// Asks for what is neither known nor asked for; one question an object. The places of all.
+    fn ask_for(&mut self, objects: &Objects, slots: &[Slot<'_>]) -> Vec<Place> {
+        let places = slots.iter().filter_map(|slot| slot.place(objects));
+        let mut places: Vec<Place> = places
+            .map(|(id, address)| (id, self.edition(id), address))
+            .collect();
+        places.sort_unstable();
+        places.dedup();
+        let mut missing: BTreeMap<ObjectId, Vec<u64>> = BTreeMap::new();
+        for place in &places {
+            if !self.asked.contains(place) && self.found.get(*place).is_none() {
+                missing.entry(place.0).or_default().push(place.2);
             }
         }
-        found
-    }
-
-    /// What is at these offsets of the object; nothing where it has no symbol. Where debug information
-    /// cannot be read, ELF symbols alone are used.
-    fn look_up(&mut self, object: &Object, offsets: &[u64]) -> Vec<(u64, Functions)> {
-        let path = object.usable_path();
-        let mut found = Vec::with_capacity(offsets.len());
-        let mut failed = self.attempt(&path, true, offsets, &mut found);
-        if !failed.is_empty() {
-            failed = self.attempt(&path, false, &failed, &mut found);
-        }
-        found.extend(failed.into_iter().map(|offset| (offset, Functions::from([]))));
-        found
-    }
-
-    /// Adds what is found; returns the offsets for which the attempt failed.
-    fn attempt(
-        &mut self,
-        path: &PathBuf,
-        debug_syms: bool,
-        offsets: &[u64],
-        found: &mut Vec<(u64, Functions)>,
-    ) -> Vec<u64> {
-        let mut elf = Elf::new(path);
-        elf.debug_syms = debug_syms;
-        let source = Source::Elf(elf);
-        // The parsers read whatever a target has mapped: should one of them panic, its object is shown
-        // by offsets and the run goes on. The symbolizer it left behind is not used again.
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            let input = Input::FileOffset(offsets);
-            self.symbolizer
-                .symbolize(&source, input)
-                .map(|symbols| symbols.iter().map(functions_of).collect::<Vec<_>>())
-        }));
-        let symbols = match outcome {
-            Ok(Ok(symbols)) if symbols.len() == offsets.len() => symbols,
-            Ok(Ok(_)) => return offsets.to_vec(),
-            Ok(Err(error)) => {
-                tracing::debug!(object = %path.display(), debug_syms, %error, "symbols could not be read");
-                return offsets.to_vec();
-            }
-            Err(_panic) => {
-                tracing::warn!(object = %path.display(), debug_syms, "the symbolizer failed on this object");
-                self.symbolizer = new_symbolizer();
-                return offsets.to_vec();
-            }
-        };
-        let mut failed = Vec::new();
-        for (&offset, functions) in offsets.iter().zip(symbols) {
-            match functions {
-                Some(functions) => found.push((offset, functions)),
-                None => failed.push(offset),
+        for (id, addresses) in missing {
+            let Some(object) = objects.share(id) else { continue };
+            let edition = self.edition(id);
+            if self.worker.look_up(id, object, addresses.clone()) {
+                self.asked
+                    .extend(addresses.iter().map(|&address| (id, edition, address)));
             }
         }
-        failed
+        places
     }
-}
 
-/// The functions of one result; none if an error stands behind it.
-fn functions_of(symbolized: &Symbolized<'_>) -> Option<Functions> {
-    match symbolized {
-        Symbolized::Sym(symbol) => Some(all_functions(symbol)),
-        Symbolized::Unknown(Reason::IgnoredError) => None,
-        Symbolized::Unknown(_) => Some(Functions::from([])),
-    }
-}
-
-/// blazesym lists inlined functions from the outside in, after the function that contains them.
-fn all_functions(symbol: &Sym<'_>) -> Functions {
-    let inlined = symbol.inlined.iter().rev();
-    inlined
-        .map(|function| new_function(&function.name, function.code_info.as_ref(), true))
-        .chain([new_function(&symbol.name, symbol.code_info.as_deref(), false)])
-        .collect()
-}
-
-fn new_function(name: &str, code: Option<&CodeInfo<'_>>, inlined: bool) -> Function {
-    Function {
-        symbol: (!name.is_empty()).then(|| printable(&demangle(name))),
-        file: code.map(|code| printable(&code.to_path().to_string_lossy())),
-        line: code.and_then(|code| code.line),
-        inlined,
+    /// What is at each place; waits for what is not known yet.
+    fn functions_at(&mut self, objects: &Objects, slots: &[Slot<'_>]) -> HashMap<(ObjectId, u64), Functions> {
+        self.hear();
+        let places = self.ask_for(objects, slots);
+        while places
+            .iter()
+            .any(|place| self.asked.contains(&(place.0, self.edition(place.0), place.2)))
+        {
+            match self.worker.hear() {
+                Some(said) => self.take(said),
+                // The thread is gone: what it was asked is not answered any more.
+                None => self.asked.clear(),
+            }
+        }
+        let found = places.into_iter().filter_map(|(id, _, address)| {
+            let functions = self.found.get((id, self.edition(id), address))?;
+            Some(((id, address), functions))
+        });
+        found.collect()
     }
 }
 

@@ -110,6 +110,7 @@ pub struct Mappings {
     current: Layer,
     history: Layer,
     jit_map: Option<PathBuf>,
+    jit_dump: Option<ObjectId>,
 }
 
 impl Mappings {
@@ -122,6 +123,9 @@ impl Mappings {
     pub fn insert(&mut self, mapping: Mapping) {
         if mapping.start >= mapping.end {
             return;
+        }
+        if mapping.object.is_some() && is_jit_dump(&mapping.name) {
+            self.jit_dump = mapping.object;
         }
         for replaced in self.current.cut(mapping.start, mapping.end) {
             if !mapping.agrees_with(&replaced) {
@@ -175,6 +179,21 @@ impl Mappings {
     pub fn jit_map(&self) -> Option<&Path> {
         self.jit_map.as_deref()
     }
+
+    /// The file into which a JIT compiler writes what it makes: it maps a page of it, so that tracers
+    /// learn of it (Linux tools/perf/Documentation/jitdump-specification.txt).
+    pub const fn jit_dump(&self) -> Option<ObjectId> {
+        self.jit_dump
+    }
+}
+
+/// `jit-PID.dump`, in whatever folder.
+fn is_jit_dump(name: &str) -> bool {
+    let name = name.strip_suffix(" (deleted)").unwrap_or(name);
+    let name = name.rsplit('/').next().unwrap_or_default();
+    name.strip_prefix("jit-")
+        .and_then(|rest| rest.strip_suffix(".dump"))
+        .is_some_and(|pid| !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 #[cfg(test)]
@@ -275,6 +294,26 @@ mod tests {
         mappings.insert(mapping(u64::MAX - 1, u64::MAX, 1));
         assert_eq!(seen(&mappings, u64::MAX - 1), Some((1, 0x1000)));
         assert_eq!(seen(&mappings, u64::MAX), None);
+    }
+
+    #[test]
+    fn a_jit_dump_is_known_by_the_name_of_its_file() {
+        for (name, known) in [
+            ("/tmp/.debug/jit/java-jit-1/jit-123.dump", true),
+            ("/tmp/jit-1.dump (deleted)", true),
+            ("/tmp/jit-.dump", false),
+            ("/tmp/jit-1.dump.old", false),
+            ("/tmp/jit-1x.dump", false),
+        ] {
+            let mut mappings = Mappings::new();
+            mappings.insert(Mapping {
+                name: name.to_owned(),
+                ..mapping(100, 200, 1)
+            });
+            // It stays known when the process has unmapped it.
+            mappings.remove(0, 1000);
+            assert_eq!(mappings.jit_dump(), known.then_some(ObjectId(1)), "{name}");
+        }
     }
 
     #[derive(Clone, Debug)]

@@ -5,10 +5,17 @@
 
 pub mod blaze;
 mod cache;
+mod compressed;
+mod content;
+mod debug_file;
+mod debuginfod;
 mod demangle;
 pub mod jit;
+mod jitdump;
 pub mod mappings;
 pub mod objects;
+mod reader;
+mod worker;
 
 use std::sync::Arc;
 

@@ -6,9 +6,12 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::content::Content;
+use super::debug_file::{descriptor_path, hexadecimal};
 
 pub use super::mappings::ObjectId;
 
@@ -27,6 +30,10 @@ pub struct Object {
     pub build_id: Option<String>,
     /// Whether it starts as an ELF file does.
     pub is_elf: bool,
+    /// Root of the file system in which its path was found, where that is not leaktrace's own.
+    pub root: Option<Arc<File>>,
+    /// What its headers say; none if they cannot be read.
+    pub(super) content: Option<Content>,
 }
 
 /// A file could not be taken into the table.
@@ -41,8 +48,9 @@ pub struct ObjectError {
 /// The table: one entry a file, however many names and processes map it.
 #[derive(Debug, Default)]
 pub struct Objects {
-    objects: Vec<Object>,
+    all: Vec<Arc<Object>>,
     by_inode: HashMap<(u64, u64), ObjectId>,
+    by_build_id: HashMap<String, ObjectId>,
 }
 
 impl Objects {
@@ -53,6 +61,16 @@ impl Objects {
 
     /// The number of the file; it is taken into the table if it is not there yet.
     pub fn insert(&mut self, path_in_process: &Path, file: File) -> Result<ObjectId, ObjectError> {
+        self.insert_below(path_in_process, file, None)
+    }
+
+    /// The same for a file of another root than leaktrace's own: that of a container.
+    pub fn insert_below(
+        &mut self,
+        path_in_process: &Path,
+        file: File,
+        root: Option<Arc<File>>,
+    ) -> Result<ObjectId, ObjectError> {
         let metadata = file.metadata().map_err(|source| ObjectError {
             path: path_in_process.to_owned(),
             source,
@@ -63,21 +81,35 @@ impl Objects {
             return Ok(id);
         }
         let is_elf = starts_as_elf(&file);
-        let id = ObjectId(self.objects.len() as u32);
-        self.objects.push(Object {
+        let content = if is_elf { Content::read(&file) } else { None };
+        let build_id = content.as_ref().and_then(|content| content.build_id.as_deref());
+        let build_id = build_id.map(hexadecimal);
+        let id = ObjectId(self.all.len() as u32);
+        if let Some(build_id) = &build_id {
+            self.by_build_id.entry(build_id.clone()).or_insert(id);
+        }
+        self.all.push(Arc::new(Object {
             path_in_process: path_in_process.to_owned(),
-            build_id: if is_elf {
-                build_id(&descriptor_path(&file))
-            } else {
-                None
-            },
             file,
             device,
             inode,
+            build_id,
             is_elf,
-        });
+            root,
+            content,
+        }));
         self.by_inode.insert((device, inode), id);
         Ok(id)
+    }
+
+    /// The first object with the same build id: the same code, whatever file and container it is in. The
+    /// object itself where it has none.
+    pub fn first_alike(&self, id: ObjectId) -> ObjectId {
+        let build_id = self.get(id).and_then(|object| object.build_id.as_ref());
+        build_id
+            .and_then(|build_id| self.by_build_id.get(build_id))
+            .copied()
+            .unwrap_or(id)
     }
 
     /// The number of the file with this device and inode, as `stat` gives them.
@@ -87,21 +119,31 @@ impl Objects {
 
     /// The file with this number.
     pub fn get(&self, id: ObjectId) -> Option<&Object> {
-        self.objects.get(id.0 as usize)
+        self.all.get(id.0 as usize).map(|object| &**object)
+    }
+
+    /// The same, to be kept.
+    pub fn share(&self, id: ObjectId) -> Option<Arc<Object>> {
+        self.all.get(id.0 as usize).map(Arc::clone)
     }
 
     /// How many files there are.
     pub const fn len(&self) -> usize {
-        self.objects.len()
+        self.all.len()
     }
 
     /// Whether there are none.
     pub const fn is_empty(&self) -> bool {
-        self.objects.is_empty()
+        self.all.is_empty()
     }
 }
 
 impl Object {
+    /// The address, in the object's own numbering, of the byte at an offset of the file.
+    pub fn address_of(&self, offset: u64) -> Option<u64> {
+        self.content.as_ref()?.address_of(offset)
+    }
+
     /// A path by which any library of this process opens this very file: its own path where that
     /// still leads to it (separate debug files are found beside it), else that of the open descriptor.
     pub fn usable_path(&self) -> PathBuf {
@@ -117,23 +159,9 @@ impl Object {
     }
 }
 
-fn descriptor_path(file: &File) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
-}
-
 fn starts_as_elf(file: &File) -> bool {
     let mut magic = [0; 4];
     file.read_exact_at(&mut magic, 0).is_ok() && magic == *b"\x7fELF"
-}
-
-fn build_id(path: &Path) -> Option<String> {
-    // A file without a readable build id is as good as one without a build id.
-    let id = blazesym::helper::read_elf_build_id(path).ok()??;
-    let mut text = String::with_capacity(2 * id.len());
-    for nibble in id.iter().flat_map(|byte| [byte >> 4, byte & 0xf]) {
-        text.push(char::from_digit(u32::from(nibble), 16)?);
-    }
-    Some(text)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     rc::Rc,
+    sync::Arc,
 };
 
 use nix::sys::stat::{major, minor};
@@ -52,6 +53,8 @@ pub struct Catalog {
     scans: HashMap<ObjectId, Option<Rc<Scan>>>,
     /// What a mapping's file is; `None` for one that could not be taken in.
     known: HashMap<FileKey, Option<ObjectId>>,
+    /// Roots of file systems other than ours, by device and inode.
+    roots: HashMap<(u64, u64), Arc<File>>,
     custom: Option<CustomPair>,
     /// The functions found so far.
     pub slots: Slots,
@@ -103,7 +106,10 @@ impl Catalog {
         }
         let path = mapping.path.clone().unwrap_or_default();
         let object = match process::open_mapped(pid, mapping) {
-            Ok(file) => self.add(&path, file),
+            Ok(file) => {
+                let root = self.root_of(pid);
+                self.add(&path, file, root)
+            }
             Err(error) => {
                 // A process that has ended meanwhile takes its way to its files with it.
                 if Path::new("/proc").join(pid.to_string()).exists() {
@@ -139,13 +145,21 @@ impl Catalog {
         if let Some(known) = self.known.get(&key) {
             return Ok(*known);
         }
-        let object = self.add(path, file);
+        let object = self.add(path, file, None);
         self.known.insert(key, object);
         Ok(object)
     }
 
-    fn add(&mut self, path: &Path, file: File) -> Option<ObjectId> {
-        let inserted = self.objects.insert(path, file);
+    /// The root of a process's file system where that is not ours: debug files are looked for there too.
+    fn root_of(&mut self, pid: u32) -> Option<Arc<File>> {
+        let root = process::other_root(pid)?;
+        let facts = root.metadata().ok()?;
+        let known = self.roots.entry((facts.dev(), facts.ino()));
+        Some(Arc::clone(known.or_insert_with(|| Arc::new(root))))
+    }
+
+    fn add(&mut self, path: &Path, file: File, root: Option<Arc<File>>) -> Option<ObjectId> {
+        let inserted = self.objects.insert_below(path, file, root);
         inserted.inspect_err(|error| tracing::warn!("{error}")).ok()
     }
 
@@ -153,14 +167,13 @@ impl Catalog {
     /// opened: that takes milliseconds, and stacks that lead through it can be walked before.
     pub fn scanned(&mut self, id: ObjectId) -> Option<Rc<Scan>> {
         if !self.scans.contains_key(&id) {
-            let scan = self.make_scan(id)?;
-            self.scans.insert(id, scan.map(Rc::new));
+            let scan = self.make_scan(id).map(Rc::new);
+            self.scans.insert(id, scan);
         }
         self.scan(id)
     }
 
-    /// None where the file cannot be looked at now, some nothing where there is nothing to find in it.
-    fn make_scan(&mut self, id: ObjectId) -> Option<Option<Scan>> {
+    fn make_scan(&mut self, id: ObjectId) -> Option<Scan> {
         let object = self.objects.get(id)?;
         let path = &object.path_in_process;
         let functions = self
@@ -168,7 +181,15 @@ impl Catalog {
             .as_ref()
             .filter(|custom| is_same(&custom.object, path))
             .map_or(&[] as &[_], |custom| &custom.functions);
-        match elf::scan_file(object.file.try_clone().ok()?, path, functions) {
+        let scan = object
+            .file
+            .try_clone()
+            .map_err(|source| ElfError::Read {
+                path: path.clone(),
+                source,
+            })
+            .and_then(|file| elf::scan_file(file, path, functions));
+        match scan {
             Ok(mut scan) => {
                 if self.probe_at == ProbeAt::Entry {
                     scan.probe_entries();
@@ -176,12 +197,12 @@ impl Catalog {
                 for function in &mut scan.functions {
                     self.slots.assign(id, function);
                 }
-                Some(Some(scan))
+                Some(scan)
             }
-            Err(ElfError::NotElf { .. }) => Some(None),
+            Err(ElfError::NotElf { .. }) => None,
             Err(error) => {
                 tracing::warn!("{error}");
-                Some(None)
+                None
             }
         }
     }

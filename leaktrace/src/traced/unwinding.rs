@@ -13,7 +13,7 @@ use crate::{
     probe::process as proc,
     report::model::State,
     symbol::objects::ObjectId,
-    unwind::{Due, Missed},
+    unwind::{Due, Missed, Unwinder},
 };
 
 impl TracedSet {
@@ -58,7 +58,7 @@ impl TracedSet {
         let waiting = self
             .unwinder
             .as_mut()
-            .map(|unwinder| unwinder.take_over())
+            .map(Unwinder::take_over)
             .unwrap_or_default();
         for pid in waiting {
             self.publish_again(pid);

@@ -37,7 +37,7 @@ pub enum Known {
 /// The table of a content.
 #[derive(Clone, Debug)]
 enum State {
-    Loading { name: String, since: Instant },
+    Loading,
     Ready(Arc<Table>),
     Failed,
 }
@@ -143,7 +143,7 @@ impl Files {
         let id = if let Some(id) = self.vdso {
             id
         } else {
-            let id = self.add("[vdso]");
+            let id = self.add();
             self.settle(id, Library::vdso());
             self.vdso = Some(id);
             id
@@ -164,7 +164,7 @@ impl Files {
     fn known(&self, id: TableId) -> Known {
         match self.states.get(id.0 as usize) {
             Some(State::Ready(table)) => Known::Ready(id, Arc::clone(table)),
-            Some(State::Loading { .. }) => Known::Pending,
+            Some(State::Loading) => Known::Pending,
             Some(State::Failed) | None => Known::None,
         }
     }
@@ -185,18 +185,15 @@ impl Files {
             self.of_object.insert(id, Some(*table));
             return None;
         }
-        let name = object.path_in_process.display().to_string();
-        let table = self.add(&name);
+        let table = self.add();
         self.by_key.insert(key.clone(), table);
         self.of_object.insert(id, Some(table));
+        let name = object.path_in_process.display().to_string();
         Some((table, Source { file, name, key }))
     }
 
-    fn add(&mut self, name: &str) -> TableId {
-        self.states.push(State::Loading {
-            name: name.to_owned(),
-            since: Instant::now(),
-        });
+    fn add(&mut self) -> TableId {
+        self.states.push(State::Loading);
         TableId(self.states.len() as u32 - 1)
     }
 
@@ -204,18 +201,8 @@ impl Files {
         let Some(state) = self.states.get_mut(id.0 as usize) else {
             return;
         };
-        let State::Loading { name, since } = state else {
-            return;
-        };
         *state = match result {
-            Ok(table) => {
-                tracing::info!(
-                    "unwind table of {name}: {}, after {} ms",
-                    table.summary(),
-                    since.elapsed().as_millis()
-                );
-                State::Ready(table)
-            }
+            Ok(table) => State::Ready(table),
             Err(error) => {
                 tracing::warn!("{error}");
                 State::Failed

@@ -43,8 +43,8 @@ pub enum End {
     Outermost,
     /// Where the bytes that were sent end.
     OutOfBytes,
-    /// At an address that is in no code that was ever mapped there.
-    NotCode,
+    /// At this address, where no code was ever mapped.
+    NotCode(u64),
     /// At a return address that a return probe has replaced: what it was, only the kernel knows.
     ReturnProbe,
     /// In code of which its file says nothing, and which keeps no frame pointer.
@@ -220,7 +220,7 @@ impl Image {
                 Place::NotCode => {
                     // The frame that the walk began at is the kernel side's.
                     frames.pop();
-                    break End::NotCode;
+                    break End::NotCode(address.address());
                 }
                 Place::ReturnProbe => {
                     frames.pop();

@@ -246,7 +246,7 @@ fn what_is_not_code_and_what_a_return_probe_has_put_there_ends_a_walk() {
     let bytes = stack(&calls, 0x10_0000_0000);
     let raw = raw(raw::FRAME, calls[0].0, bytes);
     let walk = program.walk(&raw);
-    assert_eq!((walk.frames.len(), walk.end), (2, End::NotCode));
+    assert_eq!((walk.frames.len(), walk.end), (2, End::NotCode(0x10_0000_0000)));
     program.mappings.insert(Mapping {
         start: 0x10_0000_0000 - 16,
         end: 0x10_0000_0000 + 16,

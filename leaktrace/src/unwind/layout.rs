@@ -39,9 +39,9 @@ pub struct Plan {
 }
 
 /// Makes the layout of mappings, which must be sorted and not overlap. `code` says what is known of one.
-pub fn plan<'a>(
-    mappings: impl IntoIterator<Item = &'a Mapping>,
-    mut code: impl FnMut(&'a Mapping) -> Code<'a>,
+pub fn plan<'m, 't>(
+    mappings: impl IntoIterator<Item = &'m Mapping>,
+    mut code: impl FnMut(&Mapping) -> Code<'t>,
 ) -> Plan {
     let mut plan = Plan::default();
     for mapping in mappings {
@@ -100,3 +100,7 @@ fn continues(last: &CodeMapping, next: &CodeMapping) -> bool {
                 ..*next
             }
 }
+
+#[cfg(test)]
+#[path = "layout_tests.rs"]
+mod tests;

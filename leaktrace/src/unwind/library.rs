@@ -236,11 +236,12 @@ impl Shelf {
             Some(table) => Arc::new(table),
             None => Arc::new(self.build(source)?),
         };
-        tracing::debug!(
-            "{}: {} in {:?}",
+        tracing::info!(
+            "unwind table of {}: {}, {} in {:.1} ms",
             source.name,
-            if was_stored { "table read" } else { "table built" },
-            began.elapsed()
+            table.summary(),
+            if was_stored { "read" } else { "built" },
+            began.elapsed().as_secs_f64() * 1e3
         );
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|_, table| table.strong_count() > 0);

@@ -3,7 +3,8 @@
 //!
 //! [`Unwinder`] is what the rest of the program talks to. A [`table::Table`] is that of one file; [`build`]
 //! makes it, [`store`] keeps it on disk, [`library`] does both for many; [`files`] knows which file has which. [`shelf`] puts them into the kernel's arrays, [`layout`]
-//! makes layouts, [`slots`] finds room for them. Must not know probes, blocks or reports, and reads no `/proc`.
+//! makes layouts, [`slots`] finds room for them. Where the kernel side cannot go on by them, [`finish`] does, by
+//! framehop; [`verify`] compares the two. Must not know probes, blocks or reports, and reads no `/proc`.
 
 pub mod build;
 mod extents;
@@ -12,6 +13,8 @@ pub mod finish;
 pub mod layout;
 pub mod library;
 pub mod listing;
+#[cfg(test)]
+mod memory;
 mod sections;
 pub mod shelf;
 pub mod slots;
@@ -27,7 +30,7 @@ use self::{
     files::{Files, Known},
     layout::{Code, Plan, VDSO},
     shelf::{Full, Shelf, TableId},
-    slots::Slots,
+    slots::{NoRoom, Slots},
     table::Table,
 };
 use crate::{
@@ -51,6 +54,14 @@ const SILENT_NS: (u64, u64) = (10_000_000, 1_000_000_000);
 
 /// How soon a layout for which there was no room, or that lacks a table for that reason, is tried again.
 const AGAIN_NS: u64 = 1_000_000_000;
+
+/// The same where room will come of itself: a process that maps files in quick succession has used it up for layouts
+/// that did not last.
+const SOON_NS: u64 = 20_000_000;
+
+/// Mappings of all layouts together, 40 bytes each. Those of a layout cannot be used again at once, so that there must
+/// be some for layouts that have just been replaced.
+pub const MAPPINGS: u32 = 1 << 16;
 
 /// Least number of chunks for rows, of 256 KiB each.
 const CHUNKS_MIN: u64 = 8;
@@ -114,6 +125,8 @@ struct Process {
     /// Where the mappings lie; none before the first layout.
     range: Option<Range<u32>>,
     held: Vec<TableId>,
+    /// The last layout found no room, and has been counted.
+    left_out: bool,
     /// A table that it needs is on its way.
     waits: bool,
     /// When to publish again because there was no room, nanoseconds.
@@ -154,7 +167,7 @@ impl Unwinder {
     }
 
     /// See [`Files::prepare`].
-    pub fn files(&mut self) -> &mut Files {
+    pub const fn files(&mut self) -> &mut Files {
         &mut self.files
     }
 
@@ -162,11 +175,15 @@ impl Unwinder {
     pub fn join(&mut self, pid: u32, now_ns: u64) -> u32 {
         self.forget(pid, now_ns);
         let slot = self.slots.take(self.arrays.as_mut(), now_ns);
+        // Until there is a layout, user space walks the stacks.
+        self.arrays.grant(slot, RAW_STACKS);
         let process = Process {
             slot,
             ..Process::default()
         };
         self.processes.insert(pid, process);
+        // Before its first layout there is nothing but them.
+        self.arrays.grant(slot, RAW_STACKS);
         slot
     }
 
@@ -203,24 +220,29 @@ impl Unwinder {
         process.waits = found.waits;
         process.again_ns = found.full.then_some(now_ns + AGAIN_NS);
         let changed = process.range.is_none() || process.image != image || process.plan != found.plan;
-        let published = changed
-            .then(|| {
-                let mappings = &found.plan.mappings;
-                self.slots
-                    .publish(process.slot, image, mappings, self.arrays.as_mut(), now_ns)
-            })
-            .flatten();
-        let Some(range) = published else {
+        let published = changed.then(|| {
+            let mappings = &found.plan.mappings;
+            self.slots
+                .publish(process.slot, image, mappings, self.arrays.as_mut(), now_ns)
+        });
+        let Some(Ok(range)) = published else {
             for table in found.held {
                 self.shelf.release(table, now_ns);
             }
-            if changed {
-                // The layout before it stays: most of it still holds.
-                process.again_ns = Some(now_ns + AGAIN_NS);
-                self.missed.mappings_left_out += found.plan.mappings.len() as u64;
+            // The layout before it stays: most of it still holds.
+            match published {
+                Some(Err(NoRoom::ForNow)) => process.again_ns = Some(now_ns + SOON_NS),
+                Some(_) if !process.left_out => {
+                    process.left_out = true;
+                    process.again_ns = Some(now_ns + AGAIN_NS);
+                    self.missed.mappings_left_out += found.plan.mappings.len() as u64;
+                }
+                Some(_) => process.again_ns = Some(now_ns + AGAIN_NS),
+                None => {}
             }
             return changed;
         };
+        process.left_out = false;
         self.missed.mappings_left_out += found.plan.left_out.saturating_sub(process.plan.left_out) as u64;
         process.image = image;
         process.plan = found.plan;
@@ -371,3 +393,7 @@ impl Owned {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "unwinder_tests.rs"]
+mod tests;

@@ -3,13 +3,14 @@
 
 use std::{fs::File, io, ops::Range, os::unix::fs::FileExt as _, sync::Arc};
 
-use super::build::Cursor;
 use framehop::{ExplicitModuleSectionInfo, Module};
 use gimli::{
     BaseAddresses, DebugFrame, EhFrame, EhFrameHdr, EndianSlice, LittleEndian, RegisterRule, UnwindContext,
     UnwindSection, X86_64,
 };
 use object::{Object as _, ObjectSection as _, ObjectSegment as _, ReadRef, SegmentFlags, elf::PF_X};
+
+use super::build::Cursor;
 
 /// Bytes that a section of unwind information may have.
 const SECTION_BYTES_MAX: u64 = 512 << 20;

@@ -192,7 +192,9 @@ fn take_runs(free: &mut Extents, page_rows: &[u32]) -> Option<Vec<Run>> {
         let end = page + page_rows[page..].partition_point(|&row| row - begin <= longest) - 1;
         let range = (end > page).then(|| free.take(page_rows[end] - begin)).flatten();
         let Some(rows) = range else {
-            runs.into_iter().for_each(|run| free.give(run.rows));
+            for run in runs {
+                free.give(run.rows);
+            }
             return None;
         };
         runs.push(Run {
@@ -300,3 +302,7 @@ impl Rules {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "shelf_tests.rs"]
+mod tests;

@@ -14,11 +14,20 @@ pub const NO_SLOT: u32 = 0;
 /// Slots and ranges of mappings.
 #[derive(Debug)]
 pub struct Slots {
-    slots: Extents,
+    free: Extents,
     ranges: Extents,
     /// What a walk may still read, and from when on it can be used again: nanoseconds.
     retired: VecDeque<(u64, Retired)>,
     generation: u32,
+}
+
+/// Why a layout was not published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRoom {
+    /// Parts of the array that could be used again may still be read.
+    ForNow,
+    /// All of it is in use, or there is no slot.
+    ForGood,
 }
 
 #[derive(Clone, Debug)]
@@ -32,7 +41,7 @@ impl Slots {
     pub fn new(arrays: &dyn Arrays) -> Self {
         let sizes = arrays.sizes();
         Self {
-            slots: Extents::new(NO_SLOT + 1..sizes.layouts, u32::MAX),
+            free: Extents::new(NO_SLOT + 1..sizes.layouts, u32::MAX),
             ranges: Extents::new(0..sizes.mappings, u32::MAX),
             retired: VecDeque::new(),
             generation: 0,
@@ -42,7 +51,7 @@ impl Slots {
     /// A slot without a layout; [`NO_SLOT`] when there is none left.
     pub fn take(&mut self, arrays: &mut dyn Arrays, now_ns: u64) -> u32 {
         self.reuse(now_ns);
-        let Some(slot) = self.slots.take(1) else {
+        let Some(slot) = self.free.take(1) else {
             return NO_SLOT;
         };
         arrays.publish(slot.start, Layout::NONE);
@@ -58,7 +67,10 @@ impl Slots {
         }
     }
 
-    /// Makes `mappings` the layout of a slot. Where they lie now; `None` when there is no room for them.
+    /// Makes `mappings` the layout of a slot. Where they lie now.
+    ///
+    /// # Errors
+    /// When there is no room for them.
     pub fn publish(
         &mut self,
         slot: u32,
@@ -66,19 +78,25 @@ impl Slots {
         mappings: &[CodeMapping],
         arrays: &mut dyn Arrays,
         now_ns: u64,
-    ) -> Option<Range<u32>> {
+    ) -> Result<Range<u32>, NoRoom> {
         if slot == NO_SLOT {
-            return None;
+            return Err(NoRoom::ForGood);
         }
         self.reuse(now_ns);
-        let range = self.ranges.take(mappings.len() as u32)?;
+        let Some(range) = self.ranges.take(mappings.len() as u32) else {
+            return Err(if self.retired.is_empty() {
+                NoRoom::ForGood
+            } else {
+                NoRoom::ForNow
+            });
+        };
         arrays.put_mappings(range.start, mappings);
         // 24 bits of it are kept, and 0 is no generation.
         self.generation = (self.generation + 1) & 0xff_ffff;
         self.generation = self.generation.max(1);
         let layout = Layout::new(self.generation, image as u8, range.start, mappings.len() as u16);
         arrays.publish(slot, layout);
-        Some(range)
+        Ok(range)
     }
 
     /// A layout's mappings are not led to any more.
@@ -93,7 +111,7 @@ impl Slots {
     fn reuse(&mut self, now_ns: u64) {
         while let Some((_, retired)) = self.retired.pop_front_if(|(from_ns, _)| *from_ns <= now_ns) {
             match retired {
-                Retired::Slot(slot) => self.slots.give(slot..slot + 1),
+                Retired::Slot(slot) => self.free.give(slot..slot + 1),
                 Retired::Range(range) => self.ranges.give(range),
             }
         }

@@ -21,9 +21,8 @@ pub enum Verdict {
 /// Compares. `kernel` are the frames as kept, the probed instruction and its caller first; `ended` is how that walk
 /// ended, one of [`end`]; `walk` began at the caller.
 pub fn compare(kernel: &[u64], ended: u64, walk: &Walk) -> Verdict {
+    let equal = equal_frames(kernel, walk);
     let kernel = kernel.get(2..).unwrap_or_default();
-    let both = kernel.iter().zip(&walk.frames);
-    let equal = both.take_while(|(kernel, framehop)| kernel == framehop).count();
     if equal < kernel.len().min(walk.frames.len()) {
         return Verdict::Differ(2 + equal);
     }
@@ -37,6 +36,13 @@ pub fn compare(kernel: &[u64], ended: u64, walk: &Walk) -> Verdict {
         std::cmp::Ordering::Less => Verdict::KernelEndsEarly,
         std::cmp::Ordering::Equal | std::cmp::Ordering::Greater => Verdict::FramehopEndsEarly,
     }
+}
+
+/// Frames that are the same in both, from the one on that called the probed function's caller.
+pub fn equal_frames(kernel: &[u64], walk: &Walk) -> usize {
+    let kernel = kernel.get(2..).unwrap_or_default();
+    let both = kernel.iter().zip(&walk.frames);
+    both.take_while(|(kernel, framehop)| kernel == framehop).count()
 }
 
 #[cfg(test)]

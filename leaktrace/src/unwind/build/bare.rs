@@ -1,5 +1,5 @@
-//! Code that matters and has no unwind information: where a program begins, where a thread of musl begins, and what
-//! a signal handler returns to.
+//! Code that matters and has no unwind information: where a program begins, where a thread of musl begins, what a
+//! signal handler returns to, and the function of a context.
 //!
 //! Must not know DWARF.
 
@@ -49,8 +49,13 @@ pub(super) fn outermost(functions: &[Stretch], entry: u64, symbols: &[Symbol]) -
 pub(super) fn patterns(functions: &[Stretch], found: &[(u64, Found)]) -> Vec<Stretch> {
     found
         .iter()
-        .filter(|(address, _)| is_bare(functions, *address))
+        .filter(|(address, found)| is_bare(functions, *address) || *found == Found::ContextEnd)
         .filter_map(|(address, found)| match found {
+            // Nobody has called it: the byte before is padding, or at worst of a function that makes no call there.
+            Found::ContextEnd if is_bare(functions, address.checked_sub(1)?) => {
+                before_next(functions, address - 1, 1, END)
+            }
+            Found::ContextEnd => None,
             // A handler returns to its first byte: whoever looks up the byte before must find it.
             Found::SignalReturn => {
                 before_next(functions, *address, found.size_bytes(), SIGNAL).map(|stretch| Stretch {

@@ -285,6 +285,23 @@ fn code_without_unwind_information_that_matters_has_rules() {
 }
 
 #[test]
+fn a_context_ends_where_its_function_returns_to() {
+    let mut code = vec![0x90; 0x200];
+    let context_end = [0x48, 0x89, 0xdc, 0x48, 0x8b, 0x3c, 0x24, 0x48, 0x85, 0xff, 0x74];
+    code[0x40..0x4b].copy_from_slice(&context_end);
+    code[0x80..0x84].copy_from_slice(&[0xf3, 0x0f, 0x1e, 0xfa]);
+    code[0x84..0x8f].copy_from_slice(&context_end);
+    // The function begins at the first of the two.
+    let elf = program(&with_function(&code, 0x40, 0x20, &[]), 0);
+    let table = build(&elf, Rows::All).unwrap();
+    let kinds = [0x3e, 0x3f, 0x40, 0x7e, 0x7f, 0x80].map(|offset| table.rule_at(0x40_1000 + offset).cfa);
+    assert_eq!(
+        kinds,
+        [cfa::GAP, cfa::END, cfa::RSP, cfa::GAP, cfa::END, cfa::GAP]
+    );
+}
+
+#[test]
 fn other_files_are_refused_with_a_reason() {
     assert_eq!(
         build(b"#!/bin/sh\n", Rows::All)

@@ -19,7 +19,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 const CALL_BYTES_MAX: usize = 7;
 
 /// What is looked for besides calls: code that has no unwind information where it matters.
-const PATTERNS: [(&[u8], Found); 2] = [
+const PATTERNS: [(&[u8], Found); 4] = [
     // mov $15,%rax; syscall
     (
         &[0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05],
@@ -27,6 +27,18 @@ const PATTERNS: [(&[u8], Found); 2] = [
     ),
     // xor %ebp,%ebp; pop %rdi; call *%r9: how a thread begins in musl (src/thread/x86_64/clone.s)
     (&[0x31, 0xed, 0x5f, 0x41, 0xff, 0xd1], Found::ThreadStart),
+    // endbr64, if there is one; mov %rbx,%rsp; mov (%rsp),%rdi; test %rdi,%rdi; je: where a context of makecontext(3)
+    // ends in glibc (sysdeps/unix/sysv/linux/x86_64/__start_context.S)
+    (
+        &[
+            0xf3, 0x0f, 0x1e, 0xfa, 0x48, 0x89, 0xdc, 0x48, 0x8b, 0x3c, 0x24, 0x48, 0x85, 0xff, 0x74,
+        ],
+        Found::ContextEnd,
+    ),
+    (
+        &[0x48, 0x89, 0xdc, 0x48, 0x8b, 0x3c, 0x24, 0x48, 0x85, 0xff, 0x74],
+        Found::ContextEnd,
+    ),
 ];
 
 /// A pattern.
@@ -36,6 +48,9 @@ pub(super) enum Found {
     SignalReturn,
     /// The outermost function of a thread.
     ThreadStart,
+    /// What the function of a context returns to. It has unwind information, which begins at its first byte, and so
+    /// does not hold for the byte before.
+    ContextEnd,
 }
 
 impl Found {
@@ -44,6 +59,7 @@ impl Found {
         match self {
             Self::SignalReturn => PATTERNS[0].0.len() as u64,
             Self::ThreadStart => PATTERNS[1].0.len() as u64,
+            Self::ContextEnd => 0,
         }
     }
 }

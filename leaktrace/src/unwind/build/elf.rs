@@ -18,9 +18,21 @@ const LE: LittleEndian = LittleEndian;
 /// Most bytes of code, and of an unwind section. The largest that are known have a third of it.
 const SIZE_BYTES_MAX: u64 = 1 << 30;
 
-/// Functions that are the outermost ones of their thread and, where they are written in assembly, have no unwind
-/// information. `__unmapself` is what a thread of musl ends in, on no stack.
-const OUTERMOST: [&[u8]; 5] = [b"_start", b"__clone", b"clone", b"__clone3", b"__unmapself"];
+/// Functions that are the outermost ones of their thread, or are called by none but those, where they have no unwind
+/// information: the beginnings written in assembly, and those of musl, which distributions build without it. A thread
+/// of musl ends in `__unmapself`, on no stack.
+const OUTERMOST: [&[u8]; 10] = [
+    b"_start",
+    b"_start_c",
+    b"__libc_start_main",
+    b"libc_start_main_stage2",
+    b"__clone",
+    b"clone",
+    b"__clone3",
+    b"start",
+    b"start_c11",
+    b"__unmapself",
+];
 
 /// A section with its address.
 #[derive(Debug)]
