@@ -95,7 +95,7 @@ fn run(args: &Args) -> Result<()> {
     }
     let mut links = Vec::new();
     for object in objects {
-        let Some(scan) = catalog.scan(object).filter(|scan| !scan.functions.is_empty()) else {
+        let Some(scan) = catalog.scanned(object).filter(|scan| !scan.functions.is_empty()) else {
             continue;
         };
         let path = catalog.usable_path(object).unwrap_or_default();

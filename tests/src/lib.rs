@@ -19,7 +19,6 @@ pub mod servers;
 pub mod skip;
 pub mod target;
 pub mod wait;
-pub mod watcher;
 
 use crate::{leaktrace::Leaktrace, report::Report, report::Truth, target::Target};
 

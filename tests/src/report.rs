@@ -397,6 +397,13 @@ impl<'a> Survivor<'a> {
         text(self.0, name)
     }
 
+    /// Whether it has a block of exactly `bytes` bytes: its only one, or one that `--show-blocks` lists.
+    pub fn has_block_of(&self, bytes: u64) -> bool {
+        let listed = self.0["block_list"].as_array().into_iter().flatten();
+        (self.number("blocks") == 1 && self.number("bytes") == bytes)
+            || listed.into_iter().any(|block| count(block, "bytes") == bytes)
+    }
+
     /// Its frames, the allocator's function first.
     pub fn frames(&self) -> &'a [Value] {
         list(self.0, "frames")

@@ -34,14 +34,17 @@ LEVEL void leaf(void) {
     if (size != KEPT) free(block);
 }
 
-/* How many frames there are in a function that `level` calls with this many levels to go. */
+/* How many frames there are with no levels to go; negative: not known yet. By itself, so that the levels' frames are
+ * as small as they are. */
 static int measured;
+LEVEL void measure(void) {
+    void *frames[250];
+    measured = backtrace(frames, 250) - 1;
+}
 static __attribute__((always_inline)) inline void next(int levels, uint32_t path) {
     if (levels == 0) {
-        if (measured < 0) {
-            void *frames[250];
-            measured = backtrace(frames, 250);
-        } else leaf();
+        if (measured < 0) measure();
+        else leaf();
         return;
     }
     uint32_t turned = path << 2 | path >> 30;

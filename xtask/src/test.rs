@@ -15,7 +15,7 @@ use crate::{
 
 /// What the fixtures are built with and the programs they are: compilers, linkers, allocators, servers.
 const PACKAGES: [&str; 24] = [
-    "binutils",
+    "bpftrace",
     "gcc",
     "g++",
     "gcc-multilib",
