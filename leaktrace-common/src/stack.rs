@@ -1,7 +1,8 @@
 //! A call stack as the kernel side takes it.
 
-/// Frames a stack can hold.
-pub const FRAMES_MAX: usize = 127;
+/// Frames a stack can hold: as many as fit the kernel allocator's size class of 2 KiB with the 64 bytes that an element
+/// of a hash map has before its value (kernel/bpf/hashtab.c: `struct htab_elem` and the key).
+pub const FRAMES_MAX: usize = 247;
 
 /// Addresses from the inside out: the probed function first, then its caller.
 #[derive(Clone, Copy)]
@@ -46,4 +47,4 @@ pub struct Walk {
     pub window_len: u64,
 }
 
-const _: () = assert!(size_of::<Stack>() == 8 + 8 * FRAMES_MAX);
+const _: () = assert!(size_of::<Stack>() == 8 + 8 * FRAMES_MAX && size_of::<Stack>() + 64 <= 2048);

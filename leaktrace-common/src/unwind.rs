@@ -248,7 +248,7 @@ pub mod found {
 }
 
 /// Words of stack that are read at once. A read costs some 100 ns and each word little more.
-pub const WINDOW_WORDS: usize = 256;
+pub const WINDOW_WORDS: usize = 128;
 
 /// Rules that a CPU remembers.
 pub const FOUND: usize = 1 << 11;

@@ -60,11 +60,12 @@ fn by_tables(ctx: &ProbeContext, thread: &mut Thread) -> u64 {
     if end_is(id, end::TOO_DEEP) {
         bump(Counter::StacksTruncated);
     }
-    if let Some(id) = kept(thread, id) {
-        return id;
-    }
+    // Before what is known to be kept: a stack with these frames may have been lost, and this one need not be.
     if end_is(id, end::UNKNOWN_MAPPING) || end_is(id, end::UNSUPPORTED) {
         return raw::hand_over(thread, id);
+    }
+    if let Some(id) = kept(thread, id) {
+        return id;
     }
     if config::verifies() && STACKS.get_ptr(id).is_none() {
         raw::verify(ctx, thread, id);

@@ -24,7 +24,11 @@ use crate::{
 };
 
 /// Steps of a walk: a frame each, and one more for each return address that a return probe has replaced.
-const STEPS: u32 = 160;
+const STEPS: u32 = FRAMES_MAX as u32 + 64;
+
+/// A bound for the verifier: beyond the last frame there is the window, so an index up to it stays in the thread's state.
+const FRAMES_MASK: usize = 255;
+const _: () = assert!(FRAMES_MAX <= FRAMES_MASK);
 
 /// A frame pointer further up than this is taken for something else.
 const FRAME_MAX_BYTES: u64 = 1 << 20;
@@ -117,7 +121,7 @@ fn keep(thread: &mut Thread) -> bool {
     unsafe {
         *(&raw mut thread.stack.frames)
             .cast::<u64>()
-            .add(index & FRAMES_MAX) = address;
+            .add(index & FRAMES_MASK) = address;
     };
     thread.walk.hash = Hash(thread.walk.hash).add(address).0;
     thread.stack.len = index as u32 + 1;

@@ -127,7 +127,7 @@ impl Stacks {
             early(
                 "too_deep",
                 self.too_deep,
-                "at the bound of 127 frames",
+                "at the bound of 247 frames",
                 "their outer frames are missing, the inner ones are right",
             ),
             early(

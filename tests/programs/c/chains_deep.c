@@ -5,7 +5,7 @@
 #include <pthread.h>
 
 #define AFTER __asm__ volatile("" : : : "memory")
-enum { WIDE = 2 << 20, LEVELS = 20, TOO_DEEP = 200 };
+enum { WIDE = 2 << 20, LEVELS = 20, TOO_DEEP = 400 };
 
 SITE(deep_leak, "malloc");
 ALONE static void *deep_leak(size_t n) { void *block = malloc(n); took(&deep_leak_site, block, n); return block; }
