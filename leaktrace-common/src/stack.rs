@@ -45,6 +45,8 @@ pub struct Walk {
     pub window_base: u64,
     /// Bytes of the window that have been read.
     pub window_len: u64,
+    /// Bytes of the stack that a hash has been made of, from `sp` upwards.
+    pub hashed_len: u64,
 }
 
 const _: () = assert!(size_of::<Stack>() == 8 + 8 * FRAMES_MAX && size_of::<Stack>() + 64 <= 2048);

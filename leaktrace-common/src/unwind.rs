@@ -279,11 +279,11 @@ pub const fn end_of(stack_id: u64) -> u64 {
     stack_id & ((1 << END_BITS) - 1)
 }
 
-/// Most bytes of stack that are sent to user space where the kernel side cannot go on.
-pub const RAW_BYTES_MAX: usize = 8 << 10;
+/// Most bytes of stack that are sent to user space, where the kernel side cannot go on or is to be checked.
+pub const RAW_BYTES_MAX: usize = 32 << 10;
 
-/// Most bytes of stack that are sent to be walked once more.
-pub const VERIFY_BYTES_MAX: usize = 32 << 10;
+/// Bytes that room is made for where a stack is no deeper, as most are not.
+pub const RAW_BYTES_FEW: usize = 8 << 10;
 
 /// What comes before the bytes of a stack that user space is to walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

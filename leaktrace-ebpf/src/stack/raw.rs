@@ -1,11 +1,15 @@
 //! Stacks that the kernel side cannot finish: registers and a stretch of stack go to user space, once for each that
 //! differs, within a share that each process is granted.
 
-use aya_ebpf::{helpers::generated::bpf_probe_read_user, programs::ProbeContext};
+use aya_ebpf::{
+    helpers::{bpf_loop, generated::bpf_probe_read_user},
+    programs::ProbeContext,
+};
+use core::ffi::c_void;
 use leaktrace_common::{
     counter::Counter,
     record::Thread,
-    unwind::{RAW_BYTES_MAX, RawHeader, RawStack, VERIFY_BYTES_MAX, WINDOW_WORDS, end_of, raw},
+    unwind::{RAW_BYTES_FEW, RAW_BYTES_MAX, RawHeader, RawStack, WINDOW_WORDS, end_of, raw},
 };
 
 use super::{
@@ -28,8 +32,8 @@ pub fn hand_over(thread: &mut Thread, partial: u64) -> u64 {
         bump(Counter::RawStacksLost);
         return remember(thread, partial);
     }
-    let mut len = 0;
-    let id = hash_stack(thread, &mut len).id(end_of(partial));
+    let id = hash_stack(thread).id(end_of(partial));
+    let len = thread.walk.hashed_len;
     if let Some(id) = kept(thread, id) {
         return id;
     }
@@ -51,7 +55,12 @@ pub fn hand_over(thread: &mut Thread, partial: u64) -> u64 {
         bp: walk.bp,
         len,
     };
-    if send::<RAW_BYTES_MAX>(&header) {
+    let sent = if len <= RAW_BYTES_FEW as u64 {
+        send::<RAW_BYTES_FEW>(&header)
+    } else {
+        send::<RAW_BYTES_MAX>(&header)
+    };
+    if sent {
         use_up(thread);
         remember(thread, id)
     } else {
@@ -73,9 +82,9 @@ pub fn verify(ctx: &ProbeContext, thread: &mut Thread, id: u64) {
         address: unsafe { *(&raw const thread.stack.frames).cast::<u64>().add(1) },
         sp: sp + 8,
         bp: registers::frame_pointer(ctx),
-        len: VERIFY_BYTES_MAX as u64,
+        len: RAW_BYTES_MAX as u64,
     };
-    if !send::<VERIFY_BYTES_MAX>(&header) {
+    if !send::<RAW_BYTES_MAX>(&header) {
         bump(Counter::RawStacksLost);
     }
 }
@@ -102,30 +111,36 @@ fn use_up(thread: &Thread) {
     }
 }
 
-/// Hash of the frames and of the stack above them; `len` becomes how many bytes could be read.
-#[inline(never)]
-fn hash_stack(thread: &mut Thread, len: &mut u64) -> Hash {
-    let sp = thread.walk.sp;
-    let words = (&raw const thread.window).cast::<u64>();
-    for index in 0..WINDOWS {
-        if !window::read(thread, sp + index * WINDOW_BYTES) {
-            break;
-        }
-        let count = (thread.walk.window_len >> 3) as usize;
-        for word in 0..WINDOW_WORDS {
-            if word >= count {
-                break;
-            }
-            // SAFETY: less than the number of words. The hash is kept in the thread's memory, whose values the verifier
-            // does not follow.
-            thread.walk.hash = Hash(thread.walk.hash).add(unsafe { *words.add(word) }).0;
-        }
-        *len += thread.walk.window_len;
-        if thread.walk.window_len < WINDOW_BYTES {
-            break;
-        }
-    }
+/// Hash of the frames and of the stack above them, as far as that is sent and can be read.
+#[inline(always)]
+fn hash_stack(thread: &mut Thread) -> Hash {
+    thread.walk.hashed_len = 0;
+    let mut context: *mut Thread = thread;
+    let body: unsafe extern "C" fn(u32, *mut *mut Thread) -> i64 = hash_window;
+    // SAFETY: the kernel calls `hash_window` with the pointer given here, which outlives the call.
+    unsafe { bpf_loop(WINDOWS as u32, body as *mut c_void, (&raw mut context).cast(), 0) };
     Hash(thread.walk.hash)
+}
+
+/// One window further; whether it was the last.
+unsafe extern "C" fn hash_window(_index: u32, thread: *mut *mut Thread) -> i64 {
+    // SAFETY: what `hash_stack` has handed to the kernel; the thread is that of the program, and no one else's.
+    let thread = unsafe { &mut **thread };
+    if !window::read(thread, thread.walk.sp + thread.walk.hashed_len) {
+        return 1;
+    }
+    let words = (&raw const thread.window).cast::<u64>();
+    let count = (thread.walk.window_len >> 3) as usize;
+    for word in 0..WINDOW_WORDS {
+        if word >= count {
+            break;
+        }
+        // SAFETY: less than the number of words. The hash is kept in the thread's memory, whose values the verifier
+        // does not follow.
+        thread.walk.hash = Hash(thread.walk.hash).add(unsafe { *words.add(word) }).0;
+    }
+    thread.walk.hashed_len += thread.walk.window_len;
+    i64::from(thread.walk.window_len < WINDOW_BYTES)
 }
 
 #[inline(never)]
