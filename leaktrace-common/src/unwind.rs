@@ -321,12 +321,19 @@ pub struct RawHeader {
     pub kind: u16,
     /// Address in the frame to go on from: the last one that the kernel side has kept.
     pub address: u64,
-    /// Stack pointer there; address of the first of the bytes.
+    /// Stack pointer there; the bytes begin at [`raw_base`] of it.
     pub sp: u64,
     /// rbp there.
     pub bp: u64,
     /// How many of the bytes are set.
     pub len: u64,
+    /// When, nanoseconds of `CLOCK_BOOTTIME`.
+    pub time_ns: u64,
+}
+
+/// Address of the first byte of a raw stack: the stack is read by windows, and one that is aligned lies in one page.
+pub const fn raw_base(sp: u64) -> u64 {
+    sp & !(size_of::<[u64; WINDOW_WORDS]>() as u64 - 1)
 }
 
 /// A stack for user space to walk: the stretch of it from the stack pointer upwards.
@@ -390,7 +397,7 @@ const _: () = assert!(size_of::<Found>() == 16);
 // A per-CPU value may have 32 KiB (kernel, mm/percpu: PCPU_MIN_UNIT_SIZE).
 const _: () = assert!(size_of::<[Found; FOUND]>() <= 32 << 10);
 const _: () = assert!(size_of::<RawStack<RAW_BYTES_MAX>>() == size_of::<RawHeader>() + RAW_BYTES_MAX);
-const _: () = assert!(size_of::<RawHeader>() == 48);
+const _: () = assert!(size_of::<RawHeader>() == 56);
 
 #[cfg(test)]
 mod tests {

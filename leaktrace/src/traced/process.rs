@@ -131,6 +131,16 @@ impl Traced {
         self.current_mut().mappings.insert(mapping);
     }
 
+    /// Notes a mapping of the current image that came at a known time.
+    pub fn map_at(&mut self, mapping: Mapping, time_ns: u64) {
+        self.current_mut().mappings.insert_at(mapping, time_ns);
+    }
+
+    /// Notes one that came before the last look at what is mapped.
+    pub fn remember(&mut self, mapping: Mapping, time_ns: u64) {
+        self.current_mut().mappings.remember(mapping, time_ns);
+    }
+
     /// Notes all code that the current image has mapped, in order of address: what was known elsewhere is gone.
     pub fn replace_code(&mut self, code: Vec<Mapping>) {
         let mappings = &mut self.current_mut().mappings;
