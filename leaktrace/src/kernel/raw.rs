@@ -19,7 +19,7 @@ use super::sys;
 /// How soon the thread sees that it is to stop.
 const WAKE_MS: u16 = 100;
 
-/// Most bytes of stack that wait in the queue: what the kernel side may send of 32 processes before it is granted more.
+/// Most bytes of stack that wait in the queue: some 8000 stacks.
 const WAITING_BYTES_MAX: usize = 64 << 20;
 
 /// A stack to be walked, with no more bytes than it has.

@@ -42,7 +42,7 @@ use crate::{
 };
 
 /// Stacks that a process may have finished by user space between two times that it is granted more.
-const RAW_STACKS: u32 = 1024;
+const RAW_STACKS: u32 = 4096;
 
 /// From an unknown address to the look at what is mapped: a process that loads a library maps it in several steps,
 /// and often loads more than one.
