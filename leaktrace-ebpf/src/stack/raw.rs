@@ -164,39 +164,42 @@ fn send<const BYTES: usize>(header: &RawHeader) -> bool {
     // SAFETY: the entry's memory, all of whose fields are written here but the bytes beyond `len`.
     unsafe {
         (&raw mut (*raw).header).write(*header);
-        let bytes = (&raw mut (*raw).bytes).cast::<u8>();
-        (&raw mut (*raw).header.len).write(copy::<BYTES>(bytes, header.sp, header.len));
+        copy(raw, header.sp, header.len);
     }
     entry.submit(0);
     true
 }
 
-/// The stack up to `len` bytes, with zeros where it cannot be read; how much that is. A window lies in one page, so it can
-/// be read or it cannot.
+/// The stack up to `len` bytes, with zeros where it cannot be read. A window lies in one page, so it can be read or it
+/// cannot.
+///
+/// # Safety
+/// `raw` is the memory of a record.
 #[inline(always)]
-fn copy<const BYTES: usize>(bytes: *mut u8, sp: u64, len: u64) -> u64 {
-    let mut copied = 0;
-    for index in 0..BYTES as u64 / WINDOW_BYTES {
-        let offset = index * WINDOW_BYTES;
-        if offset >= len {
-            break;
-        }
-        // SAFETY: within the entry; the helpers check the addresses.
-        unsafe {
-            let to = bytes.add(offset as usize);
+unsafe fn copy<const BYTES: usize>(raw: *mut RawStack<BYTES>, sp: u64, len: u64) {
+    // SAFETY: the caller's; the helpers check the target's addresses. How much has been read is kept in the record: before
+    // Linux 6.5 the verifier follows every value of a register in a program of several functions.
+    unsafe {
+        let copied = &raw mut (*raw).header.len;
+        copied.write(0);
+        for index in 0..BYTES as u64 / WINDOW_BYTES {
+            let offset = index * WINDOW_BYTES;
+            if offset >= len {
+                break;
+            }
+            let to = (&raw mut (*raw).bytes).cast::<u8>().add(offset as usize);
             if bpf_probe_read_user(
                 to.cast(),
                 WINDOW_BYTES as u32,
                 (raw_base(sp) + offset) as *const _,
             ) == 0
             {
-                copied = offset + WINDOW_BYTES;
+                copied.write(offset + WINDOW_BYTES);
             } else if let Some(zeros) = THREAD_ZERO.get_ptr(0) {
                 bpf_probe_read_kernel(to.cast(), WINDOW_BYTES as u32, zeros.cast());
             }
         }
     }
-    copied
 }
 
 const _: () = assert!(size_of::<Thread>() as u64 >= WINDOW_BYTES);
