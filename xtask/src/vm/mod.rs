@@ -96,7 +96,7 @@ fn check_commands() -> Vec<String> {
     vec![
         "uname -r".to_owned(),
         "leaktrace doctor".to_owned(),
-        format!("leaktrace --interval 0 --format json --output /report -- /bin/leak {PAIRS}"),
+        format!("leaktrace -v --interval 0 --format json --output /report -- /bin/leak {PAIRS}"),
         format!("echo '{BEGIN}'; cat /report; echo; echo '{END}'"),
         // Other branches of the programs: the verifier of each kernel must take them too.
         format!(
