@@ -1,5 +1,5 @@
 //! The [`Symbolizer`] of a run: what is found is kept, once for all objects with the same build id; what is
-//! not known yet is looked up in the thread of [`super::worker`].
+//! not known yet is looked up in the thread of `worker`.
 //!
 //! Objects are read by file, never by process: that needs no live process and no second look at its address
 //! space. What JIT compilers say of their code is read here.
