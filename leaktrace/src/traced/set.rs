@@ -243,17 +243,7 @@ impl TracedSet {
         facts: &proc::Facts,
         maps: &[Mapping],
     ) -> Result<(), TraceError> {
-        // The executable is the file that /proc/PID/exe names; it is mapped, if not always first.
-        let executable = maps
-            .iter()
-            .find(|mapping| mapping.executable && mapping.path.is_some() && mapping.path == facts.exe)
-            .or_else(|| {
-                maps.iter()
-                    .find(|mapping| mapping.executable && mapping.inode != 0)
-            });
-        let object = executable.and_then(|mapping| self.catalog.of_mapping(pid, mapping));
-        let scan = object.and_then(|object| self.catalog.scanned(object));
-        Ok(refuse::check(pid, facts, scan.as_deref(), self.kernel, true)?)
+        Ok(check(&mut self.catalog, self.kernel, pid, facts, maps)?)
     }
 
     /// Probes an object in a process, once. Whether it has anything to probe.
@@ -359,6 +349,30 @@ impl TracedSet {
     pub fn attach_kind(&self) -> crate::kernel::caps::AttachKind {
         self.attacher.kind()
     }
+}
+
+/// Whether a process can be traced, from what is known of it and what it maps.
+///
+/// # Errors
+/// [`Refusal`].
+pub fn check(
+    catalog: &mut Catalog,
+    kernel: KernelVersion,
+    pid: u32,
+    facts: &proc::Facts,
+    maps: &[Mapping],
+) -> Result<(), Refusal> {
+    // The executable is the file that /proc/PID/exe names; it is mapped, if not always first.
+    let executable = maps
+        .iter()
+        .find(|mapping| mapping.executable && mapping.path.is_some() && mapping.path == facts.exe)
+        .or_else(|| {
+            maps.iter()
+                .find(|mapping| mapping.executable && mapping.inode != 0)
+        });
+    let object = executable.and_then(|mapping| catalog.of_mapping(pid, mapping));
+    let scan = object.and_then(|object| catalog.scanned(object));
+    refuse::check(pid, facts, scan.as_deref(), kernel, true)
 }
 
 pub(super) fn code(mapping: &Mapping, object: Option<ObjectId>) -> mappings::Mapping {
