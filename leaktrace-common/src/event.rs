@@ -12,6 +12,8 @@ pub mod kind {
     /// A return address is in no mapping of the process's layout; `value` is the address. Told once until user
     /// space clears [`crate::unwind::LayoutSlot::asked`].
     pub const UNKNOWN_ADDRESS: u32 = 4;
+    /// The dynamic linker of a process has unmapped libraries: its layout does not hold any more.
+    pub const UNMAPPED: u32 = 5;
 }
 
 /// One event.

@@ -182,11 +182,11 @@ impl Layout {
 
     /// `count` mappings, up to [`LAYOUT_MAPPINGS_MAX`], sorted, from `first` on in the array of mappings.
     /// `generation`, of which 24 bits are kept, is another for each layout that is ever published and not 0;
-    /// `image` the number of the process image, of which 8 bits are kept.
-    pub const fn new(generation: u32, image: u8, first: u32, count: u16) -> Self {
+    /// `epoch` is that of its slot ([`LayoutSlot::epoch`]).
+    pub const fn new(generation: u32, epoch: u8, first: u32, count: u16) -> Self {
         Self(
             (generation as u64 & 0xff_ffff) << 40
-                | (image as u64) << 32
+                | (epoch as u64) << 32
                 | (first as u64 & 0xf_ffff) << 12
                 | count as u64 & 0xfff,
         )
@@ -197,8 +197,8 @@ impl Layout {
         (self.0 >> 40) as u32
     }
 
-    /// Whose: the low bits of the image's number.
-    pub const fn image(self) -> u8 {
+    /// From which epoch of its slot it is.
+    pub const fn epoch(self) -> u8 {
         (self.0 >> 32) as u8
     }
 
@@ -223,6 +223,28 @@ pub struct LayoutSlot {
     pub asked: u32,
     /// Stacks that may still be sent to user space to be finished; it grants more from time to time.
     pub raw_left: u32,
+    /// How often the dynamic linker has begun or finished unmapping libraries: odd in between. The kernel side counts.
+    pub closes: u32,
+    /// Always 0.
+    pub pad: u32,
+}
+
+impl LayoutSlot {
+    /// What a layout must be from to hold: 8 bits of the image's number and of [`Self::closes`] together. User space
+    /// makes a layout from what it knew of both, and neither ever falls, so an old one is told by its epoch.
+    pub const fn epoch(image: u16, closes: u32) -> u8 {
+        (image as u32).wrapping_add(closes) as u8
+    }
+}
+
+/// `r_debug.r_state` of the dynamic linker (glibc's <link.h>; what debuggers watch).
+pub mod linker {
+    /// Offset in `struct r_debug`.
+    pub const STATE_OFFSET: u64 = 24;
+    /// What is mapped is in order.
+    pub const CONSISTENT: u32 = 0;
+    /// Libraries are about to be unmapped.
+    pub const DELETE: u32 = 2;
 }
 
 /// A rule that was found before, by return address. Kept per CPU.
@@ -299,12 +321,19 @@ pub struct RawHeader {
     pub kind: u16,
     /// Address in the frame to go on from: the last one that the kernel side has kept.
     pub address: u64,
-    /// Stack pointer there; address of the first of the bytes.
+    /// Stack pointer there; the bytes begin at [`raw_base`] of it.
     pub sp: u64,
     /// rbp there.
     pub bp: u64,
     /// How many of the bytes are set.
     pub len: u64,
+    /// When, nanoseconds of `CLOCK_BOOTTIME`.
+    pub time_ns: u64,
+}
+
+/// Address of the first byte of a raw stack: the stack is read by windows, and one that is aligned lies in one page.
+pub const fn raw_base(sp: u64) -> u64 {
+    sp & !(size_of::<[u64; WINDOW_WORDS]>() as u64 - 1)
 }
 
 /// A stack for user space to walk: the stretch of it from the stack pointer upwards.
@@ -363,12 +392,12 @@ pub struct ReturnProbes {
 
 const _: () = assert!(size_of::<Rule>() == 8);
 const _: () = assert!(size_of::<CodeMapping>() == 40);
-const _: () = assert!(size_of::<LayoutSlot>() == 16);
+const _: () = assert!(size_of::<LayoutSlot>() == 24);
 const _: () = assert!(size_of::<Found>() == 16);
 // A per-CPU value may have 32 KiB (kernel, mm/percpu: PCPU_MIN_UNIT_SIZE).
 const _: () = assert!(size_of::<[Found; FOUND]>() <= 32 << 10);
 const _: () = assert!(size_of::<RawStack<RAW_BYTES_MAX>>() == size_of::<RawHeader>() + RAW_BYTES_MAX);
-const _: () = assert!(size_of::<RawHeader>() == 48);
+const _: () = assert!(size_of::<RawHeader>() == 56);
 
 #[cfg(test)]
 mod tests {
@@ -379,7 +408,7 @@ mod tests {
         let page = Page::new(0xffff, 0xfffe, 8191);
         assert_eq!((page.chunk(), page.first(), page.count()), (0xffff, 0xfffe, 8191));
         let layout = Layout::new(0xff_fffe, 0xab, 0xf_fffd, 4095);
-        assert_eq!((layout.generation(), layout.image()), (0xff_fffe, 0xab));
+        assert_eq!((layout.generation(), layout.epoch()), (0xff_fffe, 0xab));
         assert_eq!((layout.first(), layout.count()), (0xf_fffd, 4095));
         let row = Row::new(0xfff0, 0x3fff);
         assert_eq!((row.offset(), row.rule()), (0xfff0, 0x3fff));

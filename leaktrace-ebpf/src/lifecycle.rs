@@ -1,6 +1,10 @@
 //! Ends and beginnings: `exec`, the end of a thread, and the rare events user space must hear of at once.
 
-use aya_ebpf::{helpers::bpf_get_current_pid_tgid, programs::RawTracePointContext};
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::{bpf_get_attach_cookie, bpf_get_current_pid_tgid, bpf_probe_read_user},
+    programs::{ProbeContext, RawTracePointContext},
+};
 use aya_log_ebpf::debug;
 use leaktrace_common::{
     counter::Counter,
@@ -9,10 +13,11 @@ use leaktrace_common::{
 };
 
 use crate::{
+    KEEP_RETURN,
     counter::bump,
     enter, live,
     maps::{EVENTS, PROCESSES, THREADS},
-    stack, thread,
+    registers, stack, thread,
 };
 
 /// Index of `old_pid` among the arguments of sched_process_exec: the thread id before the exec, which is
@@ -73,6 +78,30 @@ pub fn thread_exit(ctx: &RawTracePointContext) -> i32 {
 #[inline(always)]
 pub fn announce_full_tier(next: u32) {
     announce(kind::TIER_FULL, thread::current_tgid(), u64::from(next));
+}
+
+/// The dynamic linker says what it is about to do or has done, as it says to debuggers; the cookie leads from the probed
+/// instruction to its state.
+///
+/// Unmapped libraries make room for others at the same addresses, and nobody else tells of it: perf's side-band knows
+/// what is mapped, not what is unmapped.
+#[inline(always)]
+pub fn linker(ctx: &ProbeContext) -> u32 {
+    // SAFETY: the helper takes the context of this program.
+    let cookie = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
+    let address = registers::instruction(ctx).wrapping_add(cookie);
+    // SAFETY: the helper checks the address.
+    let Ok(state) = (unsafe { bpf_probe_read_user(address as *const u32) }) else {
+        return KEEP_RETURN;
+    };
+    let tgid = thread::current_tgid();
+    // SAFETY: a copy of a word that user space writes before it sets this probe.
+    if let Some(process) = unsafe { PROCESSES.get(tgid) }
+        && stack::unmapping(process.layout, state)
+    {
+        announce(kind::UNMAPPED, tgid, 0);
+    }
+    KEEP_RETURN
 }
 
 /// Tells user space that nothing is known of an address in the current process's code.

@@ -69,6 +69,11 @@ uprobe! {
     free_enter => |ctx| free::free(ctx)
 }
 
+uprobe! {
+    /// The dynamic linker of a process changes what is mapped.
+    linker_state => |ctx| lifecycle::linker(ctx)
+}
+
 /// A process replaces its image. Raw, as is the next: that needs no tracefs, which containers and small
 /// machines do without.
 #[raw_tracepoint(tracepoint = "sched_process_exec")]

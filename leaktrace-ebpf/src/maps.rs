@@ -98,7 +98,7 @@ pub static UNWIND_FOUND: PerCpuArray<[Found; FOUND], 1> = PerCpuArray::new();
 
 /// Stacks for user space to finish.
 #[btf_map]
-pub static RAW_STACKS: RingBuf<RawHeader, 8_388_608> = RingBuf::new();
+pub static RAW_STACKS: RingBuf<RawHeader, 16_777_216> = RingBuf::new();
 
 /// The ledger.
 #[btf_map]

@@ -10,7 +10,7 @@ use std::{
 
 use crate::skip::{self, Missing};
 
-/// Frame pointers, so that the whole stack is walked; no builtins, so that no allocation is elided.
+/// Frame pointers, so that stacks are whole also where they are walked by nothing else; no builtins, so that no allocation is elided.
 const C_FLAGS: &[&str] = &[
     "-O1",
     "-g",

@@ -2,7 +2,6 @@
 //! the entries of the functions. The kernel's own counters tell how often each place is passed.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::Command,
 };

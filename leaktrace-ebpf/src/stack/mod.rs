@@ -17,7 +17,7 @@ use leaktrace_common::{
     counter::Counter,
     record::{KEPT_STACKS, Thread},
     stack::Stack,
-    unwind::{END_BITS, Layout, end},
+    unwind::{END_BITS, Layout, end, linker},
 };
 
 use crate::{
@@ -96,6 +96,24 @@ pub fn forget(layout: u32) {
             core::ptr::write_volatile(&raw mut (*slot).asked, 0);
         }
     }
+}
+
+/// The dynamic linker is in this state. Whether it has just finished unmapping: what is known to be mapped is to be
+/// looked at once more. From the beginning of it on, no layout holds that was made before its end.
+#[inline(always)]
+pub fn unmapping(layout: u32, state: u32) -> bool {
+    let Some(slot) = UNWIND_LAYOUTS.get_ptr_mut(layout) else {
+        return false;
+    };
+    // SAFETY: an aligned word that only this function writes, under the lock of the process's dynamic linker.
+    let closes = unsafe { core::ptr::read_volatile(&raw const (*slot).closes) };
+    let under_way = closes & 1 != 0;
+    if under_way != (state == linker::DELETE) && (under_way || state == linker::DELETE) {
+        // SAFETY: as above.
+        unsafe { core::ptr::write_volatile(&raw mut (*slot).closes, closes + 1) };
+        return under_way;
+    }
+    false
 }
 
 #[inline(always)]

@@ -2,14 +2,17 @@
 //! differs, within a share that each process is granted.
 
 use aya_ebpf::{
-    helpers::{bpf_loop, generated::bpf_probe_read_user},
+    helpers::{
+        bpf_loop,
+        generated::{bpf_probe_read_kernel, bpf_probe_read_user},
+    },
     programs::ProbeContext,
 };
 use core::ffi::c_void;
 use leaktrace_common::{
     counter::Counter,
     record::Thread,
-    unwind::{RAW_BYTES_FEW, RAW_BYTES_MAX, RawHeader, RawStack, WINDOW_WORDS, end_of, raw},
+    unwind::{RAW_BYTES_FEW, RAW_BYTES_MAX, RawHeader, RawStack, WINDOW_WORDS, end_of, raw, raw_base},
 };
 
 use super::{
@@ -18,7 +21,9 @@ use super::{
 };
 use crate::{
     counter::bump,
-    maps::{RAW_STACKS, STACKS, UNWIND_LAYOUTS},
+    live,
+    maps::{RAW_STACKS, STACKS, THREAD_ZERO, UNWIND_LAYOUTS},
+    opaque::opaque,
     registers,
 };
 
@@ -54,6 +59,7 @@ pub fn hand_over(thread: &mut Thread, partial: u64) -> u64 {
         sp: walk.sp,
         bp: walk.bp,
         len,
+        time_ns: live::now_ns(),
     };
     let sent = if len <= RAW_BYTES_FEW as u64 {
         send::<RAW_BYTES_FEW>(&header)
@@ -83,6 +89,7 @@ pub fn verify(ctx: &ProbeContext, thread: &mut Thread, id: u64) {
         sp: sp + 8,
         bp: registers::frame_pointer(ctx),
         len: RAW_BYTES_MAX as u64,
+        time_ns: live::now_ns(),
     };
     if !send::<RAW_BYTES_MAX>(&header) {
         bump(Counter::RawStacksLost);
@@ -122,25 +129,30 @@ fn hash_stack(thread: &mut Thread) -> Hash {
     Hash(thread.walk.hash)
 }
 
-/// One window further; whether it was the last.
-unsafe extern "C" fn hash_window(_index: u32, thread: *mut *mut Thread) -> i64 {
+/// Takes one window in. A function with a large frame leaves pages that nothing has touched, and beyond them the stack
+/// goes on: what cannot be read is passed over.
+unsafe extern "C" fn hash_window(index: u32, thread: *mut *mut Thread) -> i64 {
     // SAFETY: what `hash_stack` has handed to the kernel; the thread is that of the program, and no one else's.
     let thread = unsafe { &mut **thread };
-    if !window::read(thread, thread.walk.sp + thread.walk.hashed_len) {
-        return 1;
+    let offset = u64::from(index) * WINDOW_BYTES;
+    let sp = thread.walk.sp;
+    if !window::read(thread, raw_base(sp) + offset) {
+        return 0;
     }
     let words = (&raw const thread.window).cast::<u64>();
-    let count = (thread.walk.window_len >> 3) as usize;
-    for word in 0..WINDOW_WORDS {
-        if word >= count {
-            break;
-        }
+    // What is below the stack pointer has no meaning.
+    let first = if index == 0 { (sp - raw_base(sp)) >> 3 } else { 0 };
+    for word in 0..WINDOW_WORDS as u64 {
+        // All bits set from the first word on, without a branch: the verifier would follow each of a hundred.
+        let mask = (opaque(first.wrapping_sub(word + 1)) as i64 >> 63) as u64;
         // SAFETY: less than the number of words. The hash is kept in the thread's memory, whose values the verifier
         // does not follow.
-        thread.walk.hash = Hash(thread.walk.hash).add(unsafe { *words.add(word) }).0;
+        thread.walk.hash = Hash(thread.walk.hash)
+            .add(unsafe { *words.add(word as usize) } & mask)
+            .0;
     }
-    thread.walk.hashed_len += thread.walk.window_len;
-    i64::from(thread.walk.window_len < WINDOW_BYTES)
+    thread.walk.hashed_len = offset + WINDOW_BYTES;
+    0
 }
 
 #[inline(never)]
@@ -159,29 +171,32 @@ fn send<const BYTES: usize>(header: &RawHeader) -> bool {
     true
 }
 
-/// As much of the stack as can be read, up to `len` bytes; how much.
+/// The stack up to `len` bytes, with zeros where it cannot be read; how much that is. A window lies in one page, so it can
+/// be read or it cannot.
 #[inline(always)]
 fn copy<const BYTES: usize>(bytes: *mut u8, sp: u64, len: u64) -> u64 {
     let mut copied = 0;
     for index in 0..BYTES as u64 / WINDOW_BYTES {
         let offset = index * WINDOW_BYTES;
-        let left = len.saturating_sub(offset);
-        let want = if left < WINDOW_BYTES { left } else { WINDOW_BYTES };
-        if want == 0 {
+        if offset >= len {
             break;
         }
-        // SAFETY: within the entry; the helper checks the address.
-        let failed = unsafe {
-            bpf_probe_read_user(
-                bytes.add(offset as usize).cast(),
-                want as u32,
-                (sp + offset) as *const _,
-            )
-        };
-        if failed != 0 {
-            break;
+        // SAFETY: within the entry; the helpers check the addresses.
+        unsafe {
+            let to = bytes.add(offset as usize);
+            if bpf_probe_read_user(
+                to.cast(),
+                WINDOW_BYTES as u32,
+                (raw_base(sp) + offset) as *const _,
+            ) == 0
+            {
+                copied = offset + WINDOW_BYTES;
+            } else if let Some(zeros) = THREAD_ZERO.get_ptr(0) {
+                bpf_probe_read_kernel(to.cast(), WINDOW_BYTES as u32, zeros.cast());
+            }
         }
-        copied = offset + want;
     }
     copied
 }
+
+const _: () = assert!(size_of::<Thread>() as u64 >= WINDOW_BYTES);

@@ -9,7 +9,7 @@ use core::ffi::c_void;
 use leaktrace_common::{
     record::Thread,
     stack::{FRAMES_MAX, Walk},
-    unwind::{Layout, Rule, cfa, end, found, rbp, ucontext},
+    unwind::{Layout, LayoutSlot, Rule, cfa, end, found, rbp, ucontext},
 };
 
 use super::{
@@ -88,15 +88,20 @@ fn begin(ctx: &ProbeContext, thread: &mut Thread) {
     unsafe { *(&raw mut thread.stack.frames).cast::<u64>() = function };
 }
 
-/// The layout of the thread's process, if it is that of this image.
+/// The layout of the thread's process, if it still holds.
 #[inline(always)]
 fn layout(thread: &Thread) -> Layout {
     let Some(slot) = UNWIND_LAYOUTS.get_ptr(thread.layout as u32) else {
         return Layout::NONE;
     };
-    // SAFETY: an aligned word that user space changes at once.
-    let layout = Layout(unsafe { core::ptr::read_volatile(&raw const (*slot).layout) });
-    if layout.image() == thread.process.image as u8 {
+    // SAFETY: aligned words, the first of which user space changes at once and the second the kernel side.
+    let (layout, closes) = unsafe {
+        (
+            Layout(core::ptr::read_volatile(&raw const (*slot).layout)),
+            core::ptr::read_volatile(&raw const (*slot).closes),
+        )
+    };
+    if layout.epoch() == LayoutSlot::epoch(thread.process.image, closes) {
         layout
     } else {
         Layout::NONE

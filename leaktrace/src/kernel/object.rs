@@ -68,6 +68,8 @@ pub struct Programs {
     pub alloc_session: Option<OwnedFd>,
     /// Entry of a free.
     pub free_enter: OwnedFd,
+    /// What the dynamic linker calls when it changes what is mapped.
+    pub linker_state: OwnedFd,
 }
 
 /// Which of the uprobe programs.
@@ -199,6 +201,7 @@ fn load_programs(ebpf: &Ebpf, kind: AttachKind) -> Result<(Programs, TierTemplat
             .then(|| load("alloc_session", AttachKind::SESSION_ATTACH_TYPE))
             .transpose()?,
         free_enter: load("free_enter", multi)?,
+        linker_state: load("linker_state", multi)?,
     };
     let definition = definitions
         .get("LIVE")

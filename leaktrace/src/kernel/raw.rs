@@ -11,7 +11,7 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
-use leaktrace_common::unwind::RawHeader;
+use leaktrace_common::unwind::{RawHeader, raw_base};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::sys;
@@ -19,7 +19,7 @@ use super::sys;
 /// How soon the thread sees that it is to stop.
 const WAKE_MS: u16 = 100;
 
-/// Most bytes of stack that wait in the queue: what the kernel side may send of 32 processes before it is granted more.
+/// Most bytes of stack that wait in the queue: some 8000 stacks.
 const WAITING_BYTES_MAX: usize = 64 << 20;
 
 /// A stack to be walked, with no more bytes than it has.
@@ -39,14 +39,16 @@ pub struct Raw {
     pub sp: u64,
     /// rbp there.
     pub bp: u64,
-    /// The stack from `sp` upwards.
+    /// When, nanoseconds of `CLOCK_BOOTTIME`.
+    pub time_ns: u64,
+    /// The stack from [`raw_base`] of `sp` upwards; zeros where it could not be read.
     pub bytes: Box<[u8]>,
 }
 
 impl Raw {
     /// The word at an address of the stack; `None` where it was not sent.
     pub fn word(&self, address: u64) -> Option<u64> {
-        let from = usize::try_from(address.checked_sub(self.sp)?).ok()?;
+        let from = usize::try_from(address.checked_sub(raw_base(self.sp))?).ok()?;
         let word = self.bytes.get(from..)?.first_chunk()?;
         Some(u64::from_ne_bytes(*word))
     }
@@ -64,6 +66,7 @@ impl Raw {
             address: header.address,
             sp: header.sp,
             bp: header.bp,
+            time_ns: header.time_ns,
             bytes: bytes[..len].into(),
         })
     }
@@ -187,7 +190,7 @@ mod tests {
 
     /// An item of the ring as the kernel side writes it: `len` bytes are said to have meaning.
     fn item(len: u64, bytes: &[u8]) -> Vec<u8> {
-        let words: [u64; 6] = [9, 1, 0x40_1000, 0x7fff_0000, 0, len];
+        let words: [u64; 7] = [9, 1, 0x40_1000, 0x7fff_0000, 0, len, 0];
         let mut item: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         item.extend(bytes);
         item
@@ -210,6 +213,6 @@ mod tests {
     #[test]
     fn no_more_bytes_than_there_are_are_taken() {
         assert_eq!(Raw::read(&item(u64::MAX, &[1; 64])).unwrap().bytes.len(), 64);
-        assert!(Raw::read(&[0; 47]).is_none());
+        assert!(Raw::read(&[0; 55]).is_none());
     }
 }

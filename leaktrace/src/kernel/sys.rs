@@ -616,6 +616,16 @@ impl<T: Plain> MappedArray<T> {
         unsafe { AtomicU32::from_ptr(word.as_ptr()) }.store(value, Ordering::Release);
     }
 
+    /// Reads 32 bits of an element at once, `offset` bytes into it; what the kernel side wrote before them is seen as well.
+    ///
+    /// # Panics
+    /// As [`Self::store_u64`].
+    pub fn load_u32(&self, index: usize, offset: usize) -> u32 {
+        let word = self.field(index, offset, size_of::<u32>()).cast::<u32>();
+        // SAFETY: as above.
+        unsafe { AtomicU32::from_ptr(word.as_ptr()) }.load(Ordering::Acquire)
+    }
+
     fn field(&self, index: usize, offset: usize, size_bytes: usize) -> NonNull<u8> {
         let in_element = offset
             .checked_add(size_bytes)
@@ -734,6 +744,7 @@ mod tests {
         array.write(98, &[mapping; 2]);
         array.store_u64(97, 8, 0x1122_3344_5566_7788);
         array.store_u32(97, 36, 5);
+        assert_eq!(array.load_u32(97, 36), 5);
         assert_eq!(array.read(99), mapping);
         assert_eq!(
             (array.read(97).end, array.read(97).kind),
@@ -759,6 +770,7 @@ mod tests {
         assert!(out_of_bounds(&|array| array.store_u64(0, 36, 1)));
         assert!(out_of_bounds(&|array| array.store_u64(0, usize::MAX, 1)));
         assert!(out_of_bounds(&|array| array.store_u32(0, 2, 1)));
+        assert!(out_of_bounds(&|array| assert_eq!(array.load_u32(100, 0), 0)));
         assert!(!out_of_bounds(&|array| array.write(100, &[])));
     }
 

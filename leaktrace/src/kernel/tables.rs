@@ -34,6 +34,12 @@ pub trait Arrays: std::fmt::Debug {
     /// Lets the kernel side say again that it has met an unknown address.
     fn answer(&mut self, slot: u32);
 
+    /// How often libraries have begun or finished to be unmapped in the process of a slot ([`LayoutSlot::closes`]).
+    fn closes(&self, slot: u32) -> u32;
+
+    /// Begins to count that anew, for another process.
+    fn forget_closes(&mut self, slot: u32);
+
     /// How many stacks the kernel side may send for user space to finish, from now on.
     fn grant(&mut self, slot: u32, stacks: u32);
 }
@@ -130,6 +136,16 @@ impl Arrays for UnwindArrays {
     fn answer(&mut self, slot: u32) {
         self.layouts
             .store_u32(slot as usize, offset_of!(LayoutSlot, asked), 0);
+    }
+
+    fn closes(&self, slot: u32) -> u32 {
+        self.layouts
+            .load_u32(slot as usize, offset_of!(LayoutSlot, closes))
+    }
+
+    fn forget_closes(&mut self, slot: u32) {
+        self.layouts
+            .store_u32(slot as usize, offset_of!(LayoutSlot, closes), 0);
     }
 
     fn grant(&mut self, slot: u32, stacks: u32) {

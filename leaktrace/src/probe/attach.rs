@@ -10,7 +10,10 @@ use std::{
     path::Path,
 };
 
-use super::elf::{Function, Returns};
+use super::{
+    elf::{Function, Returns},
+    linker::Linker,
+};
 use crate::kernel::{
     caps::AttachKind,
     object::Programs,
@@ -145,6 +148,36 @@ impl Attacher {
                 pid,
                 source,
             })
+    }
+
+    /// Probes what the dynamic linker in the file at `path` calls when it changes what is mapped.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn watch_linker(&self, path: &Path, pid: u32, linker: &Linker) -> Result<Links, AttachError> {
+        let programs = &self.programs;
+        let placement = Placement {
+            program: programs.linker_state.as_fd(),
+            attach_type: programs.kind.attach_type_of_multi(),
+            on_return: false,
+            kind: programs.kind,
+            pmu: self.pmu,
+        };
+        let point = Point {
+            offset: linker.offset,
+            cookie: linker.to_state,
+        };
+        let entries = placement
+            .place(path, pid, &[point])
+            .map_err(|source| AttachError {
+                object: path.display().to_string(),
+                pid,
+                source,
+            })?;
+        Ok(Links {
+            entries,
+            ..Links::default()
+        })
     }
 
     /// Frees first: a block recorded before its free is watched would look like a leak. Then returns:

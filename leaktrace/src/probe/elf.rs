@@ -16,6 +16,7 @@ use super::candidate::{Candidate, imported_taker, reads_alike, settle, taker_at}
 use super::custom::CustomFunction;
 use super::handover;
 use super::image::{Extent, FunctionSymbol, Image};
+use super::linker::{self, Linker};
 use super::returns::{self, Handover, Taker, Unproven};
 use super::site::{self, Site, Why};
 use super::skipped::name_last_takers;
@@ -86,6 +87,8 @@ pub struct Scan {
     pub soname: Option<String>,
     /// Loadable segments: the way between addresses and file offsets.
     pub segments: Vec<Segment>,
+    /// Where it tells debuggers of what it maps, if it is a dynamic linker.
+    pub linker: Option<Linker>,
 }
 
 impl Scan {
@@ -209,6 +212,7 @@ pub fn scan<'d, R: ReadRef<'d>>(data: R, path: &Path, custom: &[CustomFunction])
         interpreter: None,
         soname: None,
         segments: Vec::new(),
+        linker: None,
     };
     if class == Class::Bits32 || !little_endian {
         return Ok(scan);
@@ -227,6 +231,7 @@ pub fn scan<'d, R: ReadRef<'d>>(data: R, path: &Path, custom: &[CustomFunction])
     .iter()
     .any(|name| image.has_section(name));
     if image.machine() == MACHINE_X86_64 {
+        scan.linker = linker::find(&image);
         let finder = Finder {
             image: &image,
             custom,

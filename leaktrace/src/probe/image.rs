@@ -240,6 +240,15 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
         Ok((symbols, strings))
     }
 
+    /// Address of a symbol that the file defines for others, be it code or data.
+    pub(crate) fn dynamic_symbol(&self, name: &[u8]) -> Option<u64> {
+        let table = self.sections.symbols(LE, self.data, elf::SHT_DYNSYM).ok()?;
+        let symbol = table.iter().find(|symbol| {
+            !symbol.is_undefined(LE) && table.symbol_name(LE, symbol).is_ok_and(|known| known == name)
+        })?;
+        Some(symbol.st_value(LE))
+    }
+
     /// The function that holds an address: from the unwind table, which covers stripped objects too, or
     /// else from the symbols.
     pub(crate) fn extent(&self, address: u64) -> Option<Extent> {

@@ -11,6 +11,7 @@ pub mod custom;
 pub mod elf;
 mod handover;
 mod image;
+pub mod linker;
 pub mod listing;
 pub mod process;
 pub mod refuse;

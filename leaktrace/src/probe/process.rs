@@ -223,7 +223,7 @@ fn mapped_path(field: &[u8]) -> (Option<PathBuf>, bool) {
 
 /// Opens the very file that is mapped, unlinked or replaced as its path may be.
 ///
-/// `/proc/PID/map_files` leads to it in every case, but following it needs `CAP_SYS_ADMIN` or
+/// `/proc/PID/map_files` leads to it as long as it is mapped, but following it needs `CAP_SYS_ADMIN` or
 /// `CAP_CHECKPOINT_RESTORE` (5.9 and later). Otherwise the path is opened below `/proc/PID/root` (the process may
 /// live in a container) and taken if it is the same file. There only the inode is compared: on overlayfs
 /// and btrfs `maps` shows the device of the layer or of the volume, `stat` that of the mount.
@@ -232,22 +232,37 @@ fn mapped_path(field: &[u8]) -> (Option<PathBuf>, bool) {
 /// Those of `open`; [`io::ErrorKind::NotFound`] when the path leads to another file by now.
 pub fn open_mapped(pid: u32, mapping: &Mapping) -> io::Result<File> {
     let link = format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.start, mapping.end);
-    let first = match File::open(link) {
-        Ok(file) => return Ok(file),
-        Err(error) => error,
+    let is_it = |file: &File| file.metadata().is_ok_and(|facts| facts.ino() == mapping.inode);
+    // Something else may lie at these addresses by now: libraries that come and go take each other's place.
+    let there = match File::open(&link) {
+        Ok(file) if is_it(&file) => return Ok(file),
+        other => other,
     };
-    let Some(path) = mapping.path.as_deref().filter(|_| !mapping.deleted) else {
-        return Err(first);
+    let Some(path) = mapping.path.as_deref() else {
+        return there.and_then(|_| Err(replaced()));
     };
-    let file = File::open(root_path(pid, path))?;
-    if file.metadata()?.ino() == mapping.inode {
+    if !mapping.deleted
+        && let Ok(file) = File::open(root_path(pid, path))
+        && is_it(&file)
+    {
+        return Ok(file);
+    }
+    // Some file systems (overlayfs) give a file one number where it is mapped and another where it is opened.
+    let file = there?;
+    let leads_to = fs::read_link(&link)?;
+    let leads_to = leads_to.to_string_lossy();
+    if leads_to.strip_suffix(" (deleted)").unwrap_or(&leads_to) == path.to_string_lossy() {
         Ok(file)
     } else {
-        Err(io::Error::new(
-            io::ErrorKind::NotFound,
-            "another file has taken the place of the mapped one",
-        ))
+        Err(replaced())
     }
+}
+
+fn replaced() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::NotFound,
+        "another file has taken the place of the mapped one",
+    )
 }
 
 /// Where a path that a process sees is found from here.

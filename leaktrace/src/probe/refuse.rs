@@ -149,6 +149,7 @@ mod tests {
             interpreter: None,
             soname: None,
             segments: Vec::new(),
+            linker: None,
         }
     }
 

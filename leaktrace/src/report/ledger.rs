@@ -48,13 +48,15 @@ pub const STACKS_CUT: Line = Line {
 /// Tables without room.
 pub const UNWIND_TABLES_FULL: Line = Line {
     name: "unwind_tables_full",
-    help: "Files whose unwind tables did not fit into the kernel: stacks that lead through them are not whole. Give            them more memory with --max-unwind, or trace fewer processes at a time.",
+    help: "Files whose unwind tables did not fit into the kernel: stacks that lead through them are not whole. Give \
+           them more memory with --max-unwind, or trace fewer processes at a time.",
     is_loss: true,
 };
 /// Mappings without room.
 pub const UNWIND_MAPPINGS_LEFT_OUT: Line = Line {
     name: "unwind_mappings_left_out",
-    help: "Executable mappings that did not fit into the kernel's list of them: stacks that lead through them are not            whole. Trace fewer processes at a time.",
+    help: "Executable mappings that did not fit into the kernel's list of them: stacks that lead through them are not \
+           whole. Trace fewer processes at a time.",
     is_loss: true,
 };
 /// Torn reads.

@@ -212,6 +212,9 @@ impl<'a> Session<'a> {
                 Wake::Event(event) if event.kind == kind::UNKNOWN_ADDRESS => {
                     self.running.traced.unknown_address(event.tgid);
                 }
+                Wake::Event(event) if event.kind == kind::UNMAPPED => {
+                    self.running.traced.unmapped(event.tgid);
+                }
                 Wake::Event(event) => {
                     self.follow(&ended)?;
                     if event.kind == kind::EXEC_BY_THREAD {

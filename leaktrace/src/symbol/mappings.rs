@@ -3,12 +3,15 @@
 //! Pure data: it must not know `/proc`, perf records or files. Whoever reads those inserts what they
 //! say, in the order in which it happened.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 
 /// Number of an object in the table of objects ([`super::objects::Objects`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectId(pub u32);
+
+/// Mappings whose time is remembered: a program that loads and unloads in a loop has dozens a millisecond.
+const LOGGED_MAX: usize = 512;
 
 /// A range of addresses with one origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +112,8 @@ impl Layer {
 pub struct Mappings {
     current: Layer,
     history: Layer,
+    /// What came when, the newest last; nanoseconds.
+    log: VecDeque<(u64, Mapping)>,
     jit_map: Option<PathBuf>,
     jit_dump: Option<ObjectId>,
 }
@@ -117,6 +122,21 @@ impl Mappings {
     /// An address space of which nothing is known.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Adds a mapping that came at a known time, nanoseconds of `CLOCK_BOOTTIME`.
+    pub fn insert_at(&mut self, mapping: Mapping, time_ns: u64) {
+        self.remember(mapping.clone(), time_ns);
+        self.insert(mapping);
+    }
+
+    /// Notes that a mapping came at that time, and that it may be gone by now.
+    pub fn remember(&mut self, mapping: Mapping, time_ns: u64) {
+        let after = self.log.partition_point(|(known_ns, _)| *known_ns <= time_ns);
+        self.log.insert(after, (time_ns, mapping));
+        if self.log.len() > LOGGED_MAX {
+            self.log.pop_front();
+        }
     }
 
     /// Adds a mapping, which replaces what was at its addresses. An empty or inverted range is ignored.
@@ -157,6 +177,29 @@ impl Mappings {
             .into_iter()
             .filter_map(|layer| layer.find(address))
             .find(|mapping| mapping.executable)
+    }
+
+    /// The mapping from which code at the address was executed at that time. `None` if that cannot be told.
+    ///
+    /// Where libraries are loaded and unloaded one after another, each may come to lie where the last one was. Code that was
+    /// executed was mapped: so it was the youngest of those that had come by then.
+    pub fn find_code_at(&self, address: u64, time_ns: u64) -> Option<&Mapping> {
+        let mut is_logged = false;
+        for (since_ns, mapping) in self.log.iter().rev() {
+            if mapping.executable && mapping.contains(address) {
+                if *since_ns <= time_ns {
+                    return Some(mapping);
+                }
+                is_logged = true;
+            }
+        }
+        // What came before anything was logged there is what was replaced by the first that was.
+        if is_logged {
+            return self.history.find(address).filter(|mapping| {
+                mapping.executable && self.log.iter().all(|(_, logged)| logged != *mapping)
+            });
+        }
+        self.find_code(address)
     }
 
     /// Whether nothing at all is known.
@@ -215,6 +258,30 @@ mod tests {
     fn seen(mappings: &Mappings, address: u64) -> Option<(u32, u64)> {
         let found = mappings.find(address)?;
         Some((found.object?.0, found.offset_of(address)))
+    }
+
+    #[test]
+    fn code_is_found_as_it_was_mapped_at_the_time() {
+        let at =
+            |mappings: &Mappings, time_ns| mappings.find_code_at(150, time_ns).and_then(|found| found.object);
+        let mut mappings = Mappings::new();
+        mappings.insert(mapping(100, 200, 1));
+        assert_eq!(at(&mappings, 0), Some(ObjectId(1)));
+        mappings.insert_at(mapping(100, 200, 2), 20);
+        mappings.remove(100, 200);
+        mappings.insert_at(mapping(140, 160, 3), 30);
+        // Told of late, when it is gone.
+        mappings.remember(mapping(100, 160, 4), 25);
+        assert_eq!(at(&mappings, 19), None);
+        assert_eq!(at(&mappings, 20), Some(ObjectId(2)));
+        assert_eq!(at(&mappings, 24), Some(ObjectId(2)));
+        assert_eq!(at(&mappings, 29), Some(ObjectId(4)));
+        assert_eq!(at(&mappings, u64::MAX), Some(ObjectId(3)));
+        assert_eq!(mappings.find_code_at(500, 40), None);
+        for time_ns in 0..2 * LOGGED_MAX as u64 {
+            mappings.insert_at(mapping(140, 160, 5), time_ns);
+        }
+        assert_eq!(mappings.log.len(), LOGGED_MAX);
     }
 
     #[test]

@@ -46,13 +46,11 @@ impl TracedSet {
         let mut followed = Vec::new();
         let mut mapped = Vec::new();
         for Entry { pid, change, time_ns } in entries {
-            if self
+            // What was looked at since says more; but not what has come and gone before.
+            let is_known = self
                 .processes
                 .get(&pid)
-                .is_some_and(|traced| traced.knows(time_ns))
-            {
-                continue;
-            }
+                .is_some_and(|traced| traced.knows(time_ns));
             match change {
                 Change::Mapped {
                     start,
@@ -74,8 +72,9 @@ impl TracedSet {
                         executable: true,
                         deleted: false,
                     };
-                    mapped.extend(self.mapped(pid, mapping));
+                    mapped.extend(self.mapped(pid, mapping, time_ns, is_known));
                 }
+                _ if is_known => {}
                 Change::Exec { comm } => {
                     let traced = self
                         .processes
@@ -98,13 +97,17 @@ impl TracedSet {
     }
 
     /// Notes a mapping. What is to be done about it is left to [`Self::settle_mapped`].
-    fn mapped(&mut self, pid: u32, mapping: Mapping) -> Option<Mapped> {
+    fn mapped(&mut self, pid: u32, mapping: Mapping, time_ns: u64, is_known: bool) -> Option<Mapped> {
         let traced = self
             .processes
             .get_mut(&pid)
             .filter(|traced| traced.state == State::Running)?;
         let object = self.catalog.of_mapping(pid, &mapping);
-        traced.map(code(&mapping, object));
+        if is_known {
+            traced.remember(code(&mapping, object), time_ns);
+            return None;
+        }
+        traced.map_at(code(&mapping, object), time_ns);
         Some(Mapped {
             pid,
             image: traced.image(),

@@ -47,6 +47,7 @@ pub struct Traced {
     probed: BTreeSet<ObjectId>,
     /// Those whose probes are in place, or paused.
     placed: BTreeSet<ObjectId>,
+    linker_watched: bool,
     /// What holds the probes in place, until they are released.
     links: Vec<Held>,
 }
@@ -80,6 +81,7 @@ impl Traced {
             counted_from_ns: 0,
             probed: BTreeSet::new(),
             placed: BTreeSet::new(),
+            linker_watched: false,
             links: Vec::new(),
         }
     }
@@ -127,6 +129,16 @@ impl Traced {
     /// Notes a mapping of the current image.
     pub fn map(&mut self, mapping: Mapping) {
         self.current_mut().mappings.insert(mapping);
+    }
+
+    /// Notes a mapping of the current image that came at a known time.
+    pub fn map_at(&mut self, mapping: Mapping, time_ns: u64) {
+        self.current_mut().mappings.insert_at(mapping, time_ns);
+    }
+
+    /// Notes one that came before the last look at what is mapped.
+    pub fn remember(&mut self, mapping: Mapping, time_ns: u64) {
+        self.current_mut().mappings.remember(mapping, time_ns);
     }
 
     /// Notes all code that the current image has mapped, in order of address: what was known elsewhere is gone.
@@ -182,6 +194,17 @@ impl Traced {
         self.placed.insert(object);
     }
 
+    /// Whether it is known when its dynamic linker unmaps libraries.
+    pub const fn is_linker_watched(&self) -> bool {
+        self.linker_watched
+    }
+
+    /// Keeps the probe of its dynamic linker.
+    pub fn watch_linker(&mut self, object: ObjectId, links: Links) {
+        self.keep(object, None, links);
+        self.linker_watched = true;
+    }
+
     /// Keeps the probes of an object: of the function of a slot, or of all its functions.
     pub fn keep(&mut self, object: ObjectId, slot: Option<u16>, links: Links) {
         self.links.push(Held { object, slot, links });
@@ -209,12 +232,14 @@ impl Traced {
     /// Hands over what holds its probes in place.
     pub fn take_links(&mut self) -> impl Iterator<Item = Links> {
         self.placed.clear();
+        self.linker_watched = false;
         std::mem::take(&mut self.links).into_iter().map(|held| held.links)
     }
 
     /// Takes all probes out. What was probed stays known, for the report.
     pub fn release(&mut self) {
         self.placed.clear();
+        self.linker_watched = false;
         self.links.clear();
     }
 }

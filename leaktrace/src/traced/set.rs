@@ -248,14 +248,11 @@ impl TracedSet {
 
     /// Probes an object in a process, once. Whether it has anything to probe.
     pub(super) fn probe(&mut self, traced: &mut Traced, object: ObjectId) -> Result<bool, AttachError> {
-        let Some(scan) = self
-            .catalog
-            .scanned(object)
-            .filter(|scan| !scan.functions.is_empty())
-        else {
+        let Some(scan) = self.catalog.scanned(object) else {
             return Ok(false);
         };
-        if traced.is_probed(object) {
+        self.watch_linker(traced, object, &scan)?;
+        if scan.functions.is_empty() || traced.is_probed(object) {
             return Ok(false);
         }
         let path = self.catalog.usable_path(object).unwrap_or_default();

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     kernel::{clock::now_ns, maps::Tables},
-    probe::process as proc,
+    probe::{attach::AttachError, elf::Scan, process as proc},
     report::model::State,
     symbol::objects::ObjectId,
     unwind::{Due, Missed, Unwinder},
@@ -72,6 +72,34 @@ impl TracedSet {
         }
     }
 
+    /// The dynamic linker of a process has unmapped libraries.
+    pub fn unmapped(&mut self, pid: u32) {
+        if let Some(unwinder) = &mut self.unwinder {
+            unwinder.unmapped(pid, now_ns());
+        }
+    }
+
+    /// Has the kernel side told when the dynamic linker of a process unmaps libraries, if the object is that linker. What
+    /// was unmapped before is looked for once more.
+    pub(super) fn watch_linker(
+        &mut self,
+        traced: &mut Traced,
+        object: ObjectId,
+        scan: &Scan,
+    ) -> Result<(), AttachError> {
+        let (Some(linker), Some(unwinder)) = (&scan.linker, &mut self.unwinder) else {
+            return Ok(());
+        };
+        if traced.is_linker_watched() {
+            return Ok(());
+        }
+        let path = self.catalog.usable_path(object).unwrap_or_default();
+        let links = self.attacher.watch_linker(&path, traced.pid, linker)?;
+        traced.watch_linker(object, links);
+        unwinder.unmapped(traced.pid, now_ns());
+        Ok(())
+    }
+
     /// When [`Self::look_again`] has something to do next, nanoseconds of `CLOCK_BOOTTIME`.
     pub fn look_again_ns(&self) -> Option<u64> {
         self.unwinder.as_ref()?.due_ns()
@@ -115,6 +143,8 @@ impl TracedSet {
         if traced.state != State::Running || traced.refused || !is_of_image(traced) {
             return None;
         }
+        let closes = self.unwinder.as_ref()?.closes(pid)?;
+        let from_ns = now_ns();
         let maps = proc::mappings(pid).ok()?;
         // An exec meanwhile: this is of the next image, and the side-band will tell of it.
         if !is_of_image(traced) {
@@ -129,6 +159,11 @@ impl TracedSet {
             found.push(code(mapping, object));
         }
         traced.replace_code(found);
+        // What the side-band tells of the time before is in it already, and what has gone since must not come back.
+        traced.known_from(from_ns);
+        if let Some(unwinder) = &mut self.unwinder {
+            unwinder.looked_from(pid, closes);
+        }
         let mut seen = HashSet::new();
         objects.retain(|object| seen.insert(*object));
         Some(objects)

@@ -211,7 +211,7 @@ impl Image {
                 frames.truncate(frames_max);
                 break End::TooDeep;
             }
-            match self.place(address, mappings, files) {
+            match self.place(address, raw.time_ns, mappings, files) {
                 Place::NotCode => {
                     // The frame that the walk began at is the kernel side's.
                     frames.pop();
@@ -264,9 +264,15 @@ impl Image {
     }
 
     /// What the address is; framehop is given the file it lies in.
-    fn place(&mut self, at: FrameAddress, mappings: &Mappings, files: &mut Opened<'_>) -> Place {
+    fn place(
+        &mut self,
+        at: FrameAddress,
+        time_ns: u64,
+        mappings: &Mappings,
+        files: &mut Opened<'_>,
+    ) -> Place {
         let lookup = at.address_for_lookup();
-        let Some(mapping) = mappings.find_code(lookup) else {
+        let Some(mapping) = mappings.find_code_at(lookup, time_ns) else {
             return Place::NotCode;
         };
         if mapping.name == "[uprobes]" {

@@ -137,6 +137,7 @@ fn raw(kind: u16, address: u64, bytes: Vec<u8>) -> Raw {
         kind,
         address,
         sp: SP,
+        time_ns: 0,
         bp: 0x1234_5678,
         bytes: bytes.into(),
     }

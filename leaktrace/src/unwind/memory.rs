@@ -40,6 +40,8 @@ impl Memory {
             layout: 0,
             asked: 0,
             raw_left: 0,
+            closes: 0,
+            pad: 0,
         };
         Self(Rc::new(RefCell::new(Contents {
             // What was never written is found out by its rule.
@@ -58,6 +60,11 @@ impl Memory {
     /// As the kernel side does when it has met an unknown address.
     pub(super) fn ask(&self, slot: u32) {
         self.0.borrow_mut().layouts[slot as usize].asked = 1;
+    }
+
+    /// As the kernel side does when the dynamic linker unmaps libraries, and when it has.
+    pub(super) fn close(&self, slot: u32) {
+        self.0.borrow_mut().layouts[slot as usize].closes += 1;
     }
 
     pub(super) fn page(&self, page: u32) -> Page {
@@ -142,6 +149,14 @@ impl Arrays for Memory {
 
     fn answer(&mut self, slot: u32) {
         self.0.borrow_mut().layouts[slot as usize].asked = 0;
+    }
+
+    fn closes(&self, slot: u32) -> u32 {
+        self.slot(slot).closes
+    }
+
+    fn forget_closes(&mut self, slot: u32) {
+        self.0.borrow_mut().layouts[slot as usize].closes = 0;
     }
 
     fn grant(&mut self, slot: u32, stacks: u32) {

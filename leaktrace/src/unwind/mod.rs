@@ -24,7 +24,7 @@ pub mod verify;
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
-use leaktrace_common::unwind::{CHUNK_ROWS, CodeMapping, Row};
+use leaktrace_common::unwind::{CHUNK_ROWS, CodeMapping, LayoutSlot, Row};
 
 use self::{
     files::{Files, Known},
@@ -42,7 +42,7 @@ use crate::{
 };
 
 /// Stacks that a process may have finished by user space between two times that it is granted more.
-const RAW_STACKS: u32 = 1024;
+const RAW_STACKS: u32 = 4096;
 
 /// From an unknown address to the look at what is mapped: a process that loads a library maps it in several steps,
 /// and often loads more than one.
@@ -119,7 +119,10 @@ pub struct Unwinder {
 #[derive(Debug, Default)]
 struct Process {
     slot: u32,
-    image: u16,
+    /// How often libraries had been unmapped when last looked at what is mapped ([`LayoutSlot::closes`]).
+    closes: u32,
+    /// See [`LayoutSlot::epoch`]; as published, like the next.
+    epoch: u8,
     /// As published.
     plan: Plan,
     /// Where the mappings lie; none before the first layout.
@@ -219,11 +222,12 @@ impl Unwinder {
         };
         process.waits = found.waits;
         process.again_ns = found.full.then_some(now_ns + AGAIN_NS);
-        let changed = process.range.is_none() || process.image != image || process.plan != found.plan;
+        let epoch = LayoutSlot::epoch(image, process.closes);
+        let changed = process.range.is_none() || process.epoch != epoch || process.plan != found.plan;
         let published = changed.then(|| {
             let mappings = &found.plan.mappings;
             self.slots
-                .publish(process.slot, image, mappings, self.arrays.as_mut(), now_ns)
+                .publish(process.slot, epoch, mappings, self.arrays.as_mut(), now_ns)
         });
         let Some(Ok(range)) = published else {
             for table in found.held {
@@ -244,7 +248,7 @@ impl Unwinder {
         };
         process.left_out = false;
         self.missed.mappings_left_out += found.plan.left_out.saturating_sub(process.plan.left_out) as u64;
-        process.image = image;
+        process.epoch = epoch;
         process.plan = found.plan;
         process.silent_ns = 0;
         process.answer_ns = None;
@@ -318,6 +322,28 @@ impl Unwinder {
     pub fn unknown(&mut self, pid: u32, now_ns: u64) {
         if let Some(process) = self.processes.get_mut(&pid) {
             process.look_ns.get_or_insert(now_ns + LOOK_AFTER_NS);
+        }
+    }
+
+    /// The dynamic linker of a process has unmapped libraries: no layout holds any more.
+    pub fn unmapped(&mut self, pid: u32, now_ns: u64) {
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.look_ns = Some(now_ns);
+        }
+    }
+
+    /// Before a look at what a process has mapped: what to give to [`Self::looked_from`] after it. `None` while libraries
+    /// are being unmapped: the look has to wait for the end of that, of which the kernel side tells.
+    pub fn closes(&self, pid: u32) -> Option<u32> {
+        let process = self.processes.get(&pid)?;
+        let closes = self.arrays.closes(process.slot);
+        closes.is_multiple_of(2).then_some(closes)
+    }
+
+    /// What is known to be mapped in a process is what was found by a look that began at this count.
+    pub fn looked_from(&mut self, pid: u32, closes: u32) {
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.closes = closes;
         }
     }
 

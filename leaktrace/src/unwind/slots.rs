@@ -56,6 +56,7 @@ impl Slots {
         };
         arrays.publish(slot.start, Layout::NONE);
         arrays.answer(slot.start);
+        arrays.forget_closes(slot.start);
         slot.start
     }
 
@@ -67,14 +68,14 @@ impl Slots {
         }
     }
 
-    /// Makes `mappings` the layout of a slot. Where they lie now.
+    /// Makes `mappings` the layout of a slot, from that epoch of it. Where they lie now.
     ///
     /// # Errors
     /// When there is no room for them.
     pub fn publish(
         &mut self,
         slot: u32,
-        image: u16,
+        epoch: u8,
         mappings: &[CodeMapping],
         arrays: &mut dyn Arrays,
         now_ns: u64,
@@ -94,7 +95,7 @@ impl Slots {
         // 24 bits of it are kept, and 0 is no generation.
         self.generation = (self.generation + 1) & 0xff_ffff;
         self.generation = self.generation.max(1);
-        let layout = Layout::new(self.generation, image as u8, range.start, mappings.len() as u16);
+        let layout = Layout::new(self.generation, epoch, range.start, mappings.len() as u16);
         arrays.publish(slot, layout);
         Ok(range)
     }

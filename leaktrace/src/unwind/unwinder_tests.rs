@@ -166,7 +166,7 @@ fn what_is_known_already_is_not_published_again() {
     // The next image has the same mapped, and is another.
     assert!(world.publish(0x101, &mappings, 0));
     assert!(generation(&world) > first);
-    assert_eq!(Layout(world.memory.slot(slot).layout).image(), 1);
+    assert_eq!(Layout(world.memory.slot(slot).layout).epoch(), 1);
     mappings.insert(anonymous(0x5000));
     assert!(world.publish(0x101, &mappings, 0));
     assert_eq!(world.memory.find(slot, 0x5fff), Found::FramePointer);
