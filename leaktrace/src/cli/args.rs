@@ -241,7 +241,7 @@ pub(super) struct BoundArgs {
     ///
     /// It is taken as needed when tracing begins, from 2 MiB on. What does not fit is counted as
     /// `unwind_tables_full`. Example: --max-unwind 256MiB
-    #[arg(long, value_name = "SIZE", default_value_t = Size(defaults::MAX_UNWIND_BYTES), hide = true)]
+    #[arg(long, value_name = "SIZE", default_value_t = Size(defaults::MAX_UNWIND_BYTES))]
     pub(super) max_unwind: Size,
 
     /// Walk each stack once more in another way and report where the two differ, for tests.
