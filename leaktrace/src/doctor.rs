@@ -119,12 +119,7 @@ fn checks(caps: &Caps) -> Vec<Check> {
         checks.push(found(name, result, if_not, fix));
     }
     checks.push(stacks(caps));
-    checks.push(found(
-        "return addresses under return probes",
-        &caps.return_probes.clone().map(drop),
-        Status::Limited,
-        "a kernel with CONFIG_DEBUG_INFO_BTF says where they are; leaktrace does without",
-    ));
+    checks.push(kernel_btf(caps));
     checks.push(open_files());
     checks
 }
@@ -149,6 +144,24 @@ fn stacks(caps: &Caps) -> Check {
                 AS_ROOT.to_owned()
             }
         }),
+    }
+}
+
+/// Where the kernel keeps the return addresses that return probes stand in for.
+fn kernel_btf(caps: &Caps) -> Check {
+    let missing = caps.return_probes.as_ref().err();
+    Check {
+        name: "kernel BTF".to_owned(),
+        status: if missing.is_none() {
+            Status::Ok
+        } else {
+            Status::Limited
+        },
+        found: missing.map_or_else(
+            || "finds return addresses under return probes".to_owned(),
+            Clone::clone,
+        ),
+        fix: missing.map(|_| "a kernel with CONFIG_DEBUG_INFO_BTF has it; leaktrace does without".to_owned()),
     }
 }
 

@@ -209,6 +209,17 @@ pub fn c(name: &str) -> PathBuf {
         .expect("gcc is needed by all suites: install gcc and libc6-dev")
 }
 
+/// Copies a program that is to be run. By a process of its own: a file that this one has open for writing is open in
+/// every child that another test forks meanwhile, and the kernel runs no file that is open for writing (`ETXTBSY`).
+pub fn copy(program: &Path, to: &Path) {
+    let copied = Command::new("cp").arg(program).arg(to).status();
+    assert!(
+        copied.expect("cp starts").success(),
+        "{} cannot be copied",
+        program.display()
+    );
+}
+
 /// The Python fixture.
 pub fn python(name: &str) -> PathBuf {
     programs().join(format!("python/{name}.py"))

@@ -255,8 +255,9 @@ fn own_allocator(name: &str, flags: &[&str], opened_early: bool) {
     if !opened_early {
         // Told of when all of the library's probes are in place. (Its breakpoints tell less: with perf the one
         // of a return probe is there before the entry is watched.)
+        let probed = format!("pid {}: {own} ", target.pid());
         run.stderr_line("the probes in the library", |line| {
-            line.contains(own) && !line.contains("not probed")
+            line.contains(&probed) && !line.contains("not probed")
         });
     }
     target.go();

@@ -185,7 +185,7 @@ fn a_stripped_program_is_shown_by_object_and_offset() {
 fn a_deleted_executable_is_traced() {
     let folder = tempfile::TempDir::new().expect("a temporary folder can be made");
     let program = folder.path().join("pairs");
-    std::fs::copy(fixtures::c("pairs"), &program).expect("the fixture can be copied");
+    fixtures::copy(&fixtures::c("pairs"), &program);
     let mut target = Target::program(&program, &["5000"]);
     target.ready();
     std::fs::remove_file(&program).expect("the copy can be deleted");
@@ -224,7 +224,7 @@ fn rooted(program: &Path) -> tempfile::TempDir {
                 .join(file.strip_prefix("/").expect("an absolute path"))
         };
         std::fs::create_dir_all(place.parent().expect("it is in a folder")).expect("folders can be made");
-        std::fs::copy(file, place).expect("the file can be copied");
+        fixtures::copy(file, &place);
     }
     root
 }

@@ -2,7 +2,6 @@
 //! the entries of the functions. The kernel's own counters tell how often each place is passed.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -37,7 +36,7 @@ impl Place {
     fn copy(file: &Path, name: &str) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let object = folder.path().join(name);
-        fs::copy(file, &object).expect("the file can be copied");
+        fixtures::copy(file, &object);
         (folder, object)
     }
 

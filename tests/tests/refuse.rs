@@ -6,7 +6,7 @@
 use std::{os::unix::fs::PermissionsExt as _, process::Command};
 
 use leaktrace_tests::{
-    fixtures::Fixture,
+    fixtures::{self, Fixture},
     leaktrace::{self, Leaktrace, require_tracing},
     skip::{program, skip, unless_missing},
     target::Target,
@@ -142,7 +142,7 @@ fn a_user_without_permission() {
     let open = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(folder.path(), open.clone()).expect("its mode can be set");
     let copy = folder.path().join("leaktrace");
-    std::fs::copy(leaktrace::binary(), &copy).expect("the binary can be copied");
+    fixtures::copy(&leaktrace::binary(), &copy);
     std::fs::set_permissions(&copy, open).expect("its mode can be set");
     for arguments in [
         vec!["-p".to_owned(), target.pid().to_string()],
@@ -192,7 +192,7 @@ fn a_command_that_is_not_executable() {
 
 #[test]
 fn a_custom_function_that_the_object_does_not_have() {
-    let program = leaktrace_tests::fixtures::c("pool_shapes");
+    let program = fixtures::c("pool_shapes");
     let mut target = Target::program(&program, &[]);
     target.ready();
     require_tracing();

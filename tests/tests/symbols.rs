@@ -12,7 +12,7 @@ use std::{
 };
 
 use leaktrace_tests::{
-    fixtures::Fixture,
+    fixtures::{self, Fixture},
     leaktrace::Leaktrace,
     report::Report,
     skip::{program, unless_missing},
@@ -44,7 +44,7 @@ impl Split {
         let whole = Fixture::c("split").flags(&flags).build();
         let whole = whole.expect("gcc is needed by all suites");
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        fs::copy(whole, folder.path().join("split")).expect("the fixture can be copied");
+        fixtures::copy(&whole, &folder.path().join("split"));
         run(
             folder.path(),
             "objcopy",

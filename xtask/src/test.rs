@@ -41,6 +41,11 @@ const PACKAGES: [&str; 24] = [
     "redis-tools",
 ];
 
+/// Suites that tell nothing new when probes are attached in another way: how stacks are walked on real programs, where
+/// names come from, what is written, and the suites' own tools. That stacks come whole under each mechanism is shown by
+/// `unwinding` and `hard_stacks`.
+const WITHOUT_MECHANISM: [&str; 5] = ["complete", "harness", "oracle", "output", "symbols"];
+
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Install nothing; name what is missing
@@ -49,8 +54,8 @@ pub(crate) struct Args {
     /// Fail, rather than skip, when the end-to-end suite cannot run here
     #[arg(long)]
     require_e2e: bool,
-    /// Run the end-to-end suites once more with this mechanism in place of the best: session, multi, perf (slow:
-    /// it sets and removes each probe by itself); may be given several times
+    /// Run the end-to-end suites that depend on it once more with this mechanism in place of the best: session, multi,
+    /// perf (slow: it sets and removes each probe by itself); may be given several times
     #[arg(long, value_name = "KIND", value_parser = ["session", "multi", "perf"])]
     also: Vec<String>,
     /// Run only tests whose name contains this
@@ -140,14 +145,32 @@ fn end_to_end(filter: Option<&str>, attach: Option<&str>) -> Result<Vec<String>>
             "--package",
             "leaktrace-tests",
         ])
-        .args(filter)
         .env("LEAKTRACE_BIN", release_binary()?)
         .env("LEAKTRACE_SKIP_LOG", &log);
     if let Some(kind) = attach {
         suite.env("LEAKTRACE_TEST_ATTACH", kind);
+        for name in of_mechanism(&workspace().join("tests/tests"))? {
+            suite.args(["--test", &name]);
+        }
     }
-    run_command(&mut suite).context("end-to-end tests failed")?;
+    run_command(suite.args(filter)).context("end-to-end tests failed")?;
     read_skips(&log)
+}
+
+/// Names of the suites in a folder, without those of [`WITHOUT_MECHANISM`], sorted.
+fn of_mechanism(folder: &Path) -> Result<Vec<String>> {
+    let unreadable = || format!("cannot read {}", folder.display());
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).with_context(unreadable)? {
+        let path = entry.with_context(unreadable)?.path();
+        let suite = path
+            .file_stem()
+            .filter(|_| path.extension().is_some_and(|extension| extension == "rs"));
+        names.extend(suite.map(|name| name.to_string_lossy().into_owned()));
+    }
+    names.retain(|name| !WITHOUT_MECHANISM.contains(&name.as_str()));
+    names.sort();
+    Ok(names)
 }
 
 /// One line a skipped test, sorted; tests run in any order.
@@ -157,4 +180,20 @@ fn read_skips(log: &Path) -> Result<Vec<String>> {
     lines.sort();
     lines.dedup();
     Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mechanism_is_tested_by_all_suites_but_those_it_cannot_matter_to() {
+        let folder = workspace().join("tests/tests");
+        let names = of_mechanism(&folder).expect("the suites are there");
+        assert!(names.iter().any(|name| name == "unwinding"), "{names:?}");
+        for name in WITHOUT_MECHANISM {
+            assert!(folder.join(name).with_extension("rs").exists(), "{name}");
+            assert!(!names.iter().any(|kept| kept == name), "{name}");
+        }
+    }
 }

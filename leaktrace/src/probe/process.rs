@@ -283,6 +283,11 @@ pub fn other_root(pid: u32) -> Option<File> {
     Some(File::from(root))
 }
 
+/// Whether the process is there, a zombie included.
+pub fn is_alive(pid: u32) -> bool {
+    Path::new("/proc").join(pid.to_string()).exists()
+}
+
 /// Whether the main thread has ended and others live on. A process that has ended as a whole counts one
 /// thread, itself.
 pub fn leader_has_ended(pid: u32) -> bool {

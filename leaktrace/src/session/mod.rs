@@ -2,6 +2,7 @@
 //! others.
 
 mod build;
+mod child;
 mod collect;
 mod costs;
 mod keep;
@@ -10,30 +11,22 @@ mod stacks;
 mod start;
 
 use std::{
-    collections::HashSet,
-    fs::File,
-    io::Write as _,
-    os::{fd::OwnedFd, unix::process::ExitStatusExt as _},
-    process::{Child, ExitCode, ExitStatus},
-    sync::Arc,
-    time::Duration,
+    collections::HashSet, io::Write as _, os::fd::OwnedFd, process::ExitCode, sync::Arc, time::Duration,
 };
 
 use leaktrace_common::event::{Event, kind};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::{Pid, getpgrp, tcgetpgrp},
-};
+use nix::sys::signal::Signal;
 use rustix::process::{PidfdFlags, pidfd_open};
 use tokio::{
     io::unix::AsyncFd,
-    signal::unix::{SignalKind, signal},
     sync::mpsc::{UnboundedSender, unbounded_channel},
     time::{Instant, MissedTickBehavior, interval_at, sleep_until},
 };
 
+pub use self::child::ChildFate;
 use self::{
     build::{Builder, Sources},
+    child::{Signals, reap},
     pace::Pace,
     start::Running,
 };
@@ -43,21 +36,12 @@ use crate::{
     error::{Error, system},
     kernel::{clock::now_ns, object::LoadError, sideband::Change, sys},
     report::{
-        model::{Exit, Report, State},
+        model::{Report, State},
         output::Output,
     },
-    traced::set::Followed,
+    traced::follow::Followed,
     track::SiteSnapshot,
 };
-
-/// What becomes of the child of `leaktrace -- CMD` when tracing ends before it does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ChildFate {
-    /// leaktrace waits for it and passes its status on.
-    Outlives,
-    /// It is ended: the demo's.
-    Ends,
-}
 
 /// Runs to the end. The exit code is the child's, or 0.
 ///
@@ -86,28 +70,6 @@ pub fn run(config: &Config, fate: ChildFate) -> Result<ExitCode, Error> {
         let code = session.settle_child(fate, &mut signals).await?;
         Ok(failed.map_or(code, |_| ExitCode::from(EXIT_UNUSABLE)))
     })
-}
-
-/// The signals that end a run.
-struct Signals {
-    interrupts: tokio::signal::unix::Signal,
-    terminations: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn watch() -> std::io::Result<Self> {
-        Ok(Self {
-            interrupts: signal(SignalKind::interrupt())?,
-            terminations: signal(SignalKind::terminate())?,
-        })
-    }
-
-    async fn next(&mut self) -> Signal {
-        tokio::select! {
-            _ = self.interrupts.recv() => Signal::SIGINT,
-            _ = self.terminations.recv() => Signal::SIGTERM,
-        }
-    }
 }
 
 struct Session<'a> {
@@ -312,21 +274,6 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Whether the signal is the child's business: then its end will end the run, and a second signal ends
-    /// leaktrace alone. It is passed on, unless it is a Ctrl-C that the terminal has sent to both.
-    fn passes_on(&self, signal: Signal) -> bool {
-        let Some(child) = &self.running.child else {
-            return false;
-        };
-        if signal == Signal::SIGINT && in_foreground() {
-            return true;
-        }
-        if let Err(error) = kill(Pid::from_raw(child.id() as i32), signal) {
-            tracing::warn!("cannot pass {signal} on to the command: {error}");
-        }
-        true
-    }
-
     /// Follows what the processes have done since the last time.
     fn follow(&mut self, ended: &UnboundedSender<u32>) -> Result<(), Error> {
         let Running {
@@ -513,72 +460,11 @@ impl<'a> Session<'a> {
         }
         self.write()
     }
-
-    /// The exit code: the child's, as a shell would give it. Until the child ends, signals are still its
-    /// business; the second one lets leaktrace go without it.
-    async fn settle_child(&mut self, fate: ChildFate, signals: &mut Signals) -> Result<ExitCode, Error> {
-        let Some(child) = &mut self.running.child else {
-            return Ok(ExitCode::SUCCESS);
-        };
-        if fate == ChildFate::Ends {
-            child
-                .kill()
-                .and_then(|()| child.wait())
-                .map_err(system("cannot end the demo's program"))?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        let (ended, mut ending) = unbounded_channel();
-        let pid = child.id();
-        self.watched.remove(&pid);
-        self.watch(pid, &ended)?;
-        let mut count = 0;
-        loop {
-            tokio::select! {
-                Some(_) = ending.recv() => break,
-                signal = signals.next() => {
-                    count += 1;
-                    if count > 1 {
-                        return Ok(ExitCode::SUCCESS);
-                    }
-                    self.passes_on(signal);
-                }
-            }
-        }
-        let Some(child) = &mut self.running.child else {
-            return Ok(ExitCode::SUCCESS);
-        };
-        let status = child.wait().map_err(system("cannot wait for the command"))?;
-        Ok(ExitCode::from(shell_code(status)))
-    }
 }
 
 /// A line on standard error, at any verbosity. Nobody may be there to read it.
 fn say(line: &str) {
     let _unheard: std::io::Result<()> = writeln!(std::io::stderr(), "leaktrace: {line}");
-}
-
-/// Whether leaktrace's process group is the one that the terminal sends Ctrl-C to.
-fn in_foreground() -> bool {
-    let group = File::open("/dev/tty")
-        .ok()
-        .and_then(|terminal| tcgetpgrp(terminal).ok());
-    group == Some(getpgrp())
-}
-
-/// As a shell has it: 128 and the number of the signal.
-fn shell_code(status: ExitStatus) -> u8 {
-    status
-        .code()
-        .or_else(|| status.signal().map(|signal| 128 + signal))
-        .unwrap_or(2) as u8
-}
-
-fn reap(child: &mut Child) -> Option<Exit> {
-    let status = child.try_wait().ok().flatten()?;
-    Some(Exit {
-        code: status.code(),
-        signal: status.signal(),
-    })
 }
 
 fn async_fd(descriptor: OwnedFd) -> Result<AsyncFd<OwnedFd>, Error> {

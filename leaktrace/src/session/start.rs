@@ -28,12 +28,16 @@ use crate::{
         raw::RawStacks,
         sideband::Sideband,
         tables::{Room, UnwindArrays},
+        version::KernelVersion,
     },
     launch::{self, Held},
     overhead::{calibrate::calibrate, meter::Meter},
     probe::{attach::Attacher, closure, process},
     symbol::objects::ObjectId,
-    traced::{catalog::Catalog, set::TracedSet},
+    traced::{
+        catalog::Catalog,
+        set::{self, TracedSet},
+    },
     track::{self, Settings},
     unwind::{self, Unwinder, files::Files, library},
 };
@@ -88,7 +92,7 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
     if unwind == Unwind::Tables {
         let first = match &held {
             Some((_, objects)) => of_paths(&mut catalog, objects),
-            None => of_targets(&mut catalog, &config.target),
+            None => of_targets(&mut catalog, caps.version, &config.target),
         };
         files.prepare(&catalog.objects, first);
     }
@@ -184,17 +188,21 @@ fn hold_command(line: &[OsString]) -> Result<(Held, Vec<PathBuf>), Error> {
     Ok((launch::hold(program, args)?, objects))
 }
 
-/// The files that the targets map, as far as they can be looked at: what cannot is said when they are attached to.
-fn of_targets(catalog: &mut Catalog, target: &Target) -> Vec<ObjectId> {
+/// The files that the targets map, as far as those can be traced: why one cannot is said when it is attached to.
+fn of_targets(catalog: &mut Catalog, kernel: KernelVersion, target: &Target) -> Vec<ObjectId> {
     let Target::Pids(pids) = target else {
         return Vec::new();
     };
     let mut objects = Vec::new();
     for &pid in pids {
-        for mapping in process::mappings(pid).unwrap_or_default() {
-            if mapping.executable {
-                objects.extend(catalog.of_mapping(pid, &mapping));
-            }
+        let (Ok(facts), Ok(maps)) = (process::facts(pid), process::mappings(pid)) else {
+            continue;
+        };
+        if set::check(catalog, kernel, pid, &facts, &maps).is_err() {
+            continue;
+        }
+        for mapping in maps.iter().filter(|mapping| mapping.executable) {
+            objects.extend(catalog.of_mapping(pid, mapping));
         }
     }
     objects

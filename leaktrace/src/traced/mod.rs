@@ -4,6 +4,7 @@
 //! blocks, stacks or reports beyond what a process is called there.
 
 pub mod catalog;
+pub mod follow;
 mod pause;
 mod pauser;
 pub mod process;

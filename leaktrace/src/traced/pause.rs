@@ -9,10 +9,10 @@ use leaktrace_common::call::Op;
 use super::{
     pauser::{Pauser, Placed, Wanted},
     process::Traced,
-    set::{TracedSet, is_alive},
+    set::TracedSet,
 };
 use crate::{
-    probe::{attach::AttachError, elf::Function},
+    probe::{attach::AttachError, elf::Function, process as proc},
     report::model::State,
     symbol::objects::ObjectId,
 };
@@ -109,7 +109,7 @@ impl TracedSet {
                         back.push((one.slot, one.at_ns));
                     }
                 }
-                Err(error) if is_alive(one.pid) => self.warnings.push(error.to_string()),
+                Err(error) if proc::is_alive(one.pid) => self.warnings.push(error.to_string()),
                 Err(_) => {}
             }
         }

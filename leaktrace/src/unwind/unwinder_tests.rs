@@ -273,6 +273,37 @@ fn an_unknown_address_is_looked_for_soon_and_ever_less_often() {
 }
 
 #[test]
+fn a_layout_holds_until_libraries_are_unmapped_and_from_the_look_after_that() {
+    let mut world = World::new(SIZES);
+    let mut mappings = Mappings::new();
+    mappings.insert(anonymous(0x1000));
+    let slot = world.unwinder.join(PID, 0);
+    world.publish(0, &mappings, 0);
+    let holds = |world: &World| {
+        let slot = world.memory.slot(slot);
+        Layout(slot.layout).epoch() == LayoutSlot::epoch(0, slot.closes)
+    };
+    assert!(holds(&world));
+
+    // It begins: a look now could find both what goes and what stays.
+    world.memory.close(slot);
+    assert!(!holds(&world));
+    assert_eq!(world.unwinder.closes(PID), None);
+    // It is done: a look is due at once, and until then what is known is of before.
+    world.memory.close(slot);
+    let now_ns = 5_000 * MS;
+    world.unwinder.unmapped(PID, now_ns);
+    assert_eq!(world.unwinder.take_due(now_ns), [Due::Look(PID)]);
+    assert!(!world.publish(0, &mappings, now_ns));
+    assert!(!holds(&world));
+    // Also where the look finds the same as before.
+    let closes = world.unwinder.closes(PID).unwrap();
+    world.unwinder.looked_from(PID, closes);
+    assert!(world.publish(0, &mappings, now_ns));
+    assert!(holds(&world));
+}
+
+#[test]
 fn a_file_that_cannot_be_understood_is_walked_by_frame_pointers() {
     let folder = tempfile::tempdir().unwrap();
     let mut world = World::new(SIZES);
