@@ -18,7 +18,7 @@ def recurse(levels):
 
 def work():
     document = json.dumps({str(number): ["text" * 200] * 5 for number in range(50)})
-    for number in range(30):
+    for number in range(0, 30, 5):
         json.loads(document)
         re.sub(r"t(e)xt", lambda match: match.group(1) * 3, document)
         zlib.decompress(zlib.compress(document.encode()))
