@@ -241,11 +241,13 @@ pub fn open_mapped(pid: u32, mapping: &Mapping) -> io::Result<File> {
     let Some(path) = mapping.path.as_deref() else {
         return there.and_then(|_| Err(replaced()));
     };
-    if !mapping.deleted
-        && let Ok(file) = File::open(root_path(pid, path))
-        && is_it(&file)
-    {
-        return Ok(file);
+    if !mapping.deleted {
+        match File::open(root_path(pid, path)) {
+            Ok(file) if is_it(&file) => return Ok(file),
+            Ok(_other) if there.is_err() => return Err(replaced()),
+            Err(error) if there.is_err() => return Err(error),
+            _ => {}
+        }
     }
     // Some file systems (overlayfs) give a file one number where it is mapped and another where it is opened.
     let file = there?;
