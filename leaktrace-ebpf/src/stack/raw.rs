@@ -29,8 +29,8 @@ use crate::{
 
 const WINDOWS: u64 = RAW_BYTES_MAX as u64 / WINDOW_BYTES;
 
-/// A stack whose walk could not go on; `partial` is the id by its frames alone. The id that it gets takes in what lies on the stack: the frames that are missing must not
-/// be those of another.
+/// A stack whose walk could not go on; `partial` is the id by its frames alone. The id that it gets takes in what lies on
+/// the stack: the frames that are missing must not be those of another.
 #[inline(always)]
 pub fn hand_over(thread: &mut Thread, partial: u64) -> u64 {
     if !is_granted(thread) {
