@@ -66,7 +66,13 @@ impl FromStr for Size {
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
+        // In the largest unit that says it exactly: it is read back as a default.
+        let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+        let exact = |(bits, _): &(u32, &str)| self.0 != 0 && self.0.trailing_zeros() >= *bits;
+        match units.into_iter().find(exact) {
+            Some((bits, unit)) => write!(f, "{}{unit}", self.0 >> bits),
+            None => write!(f, "{}", self.0),
+        }
     }
 }
 
@@ -247,6 +253,21 @@ mod tests {
             assert_eq!(pid(text), Err(ValueError::Pid), "{text}");
         }
         assert_eq!(unique(&[3, 1, 3, 2, 1]), [3, 1, 2]);
+    }
+
+    #[test]
+    fn a_size_is_shown_as_it_can_be_typed() {
+        for (size, shown) in [
+            (0, "0"),
+            (1, "1"),
+            (1500, "1500"),
+            (1 << 10, "1KiB"),
+            (64 << 20, "64MiB"),
+            (3 << 29, "1536MiB"),
+        ] {
+            assert_eq!(Size(size).to_string(), shown);
+            assert_eq!(shown.parse(), Ok(Size(size)));
+        }
     }
 
     #[test]

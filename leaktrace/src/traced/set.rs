@@ -251,7 +251,7 @@ impl TracedSet {
         let Some(scan) = self.catalog.scanned(object) else {
             return Ok(false);
         };
-        self.watch_linker(traced, object, &scan)?;
+        self.watch_linker(traced, object, &scan);
         if scan.functions.is_empty() || traced.is_probed(object) {
             return Ok(false);
         }

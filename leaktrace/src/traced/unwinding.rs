@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     kernel::{clock::now_ns, maps::Tables},
-    probe::{attach::AttachError, elf::Scan, process as proc},
+    probe::{elf::Scan, process as proc},
     report::model::State,
     symbol::objects::ObjectId,
     unwind::{Due, Missed, Unwinder},
@@ -80,24 +80,27 @@ impl TracedSet {
     }
 
     /// Has the kernel side told when the dynamic linker of a process unmaps libraries, if the object is that linker. What
-    /// was unmapped before is looked for once more.
-    pub(super) fn watch_linker(
-        &mut self,
-        traced: &mut Traced,
-        object: ObjectId,
-        scan: &Scan,
-    ) -> Result<(), AttachError> {
+    /// was unmapped before is looked for once more. Where that cannot be, tracing goes on: stacks through libraries that
+    /// take each other's place may then be wrong, which is said.
+    pub(super) fn watch_linker(&mut self, traced: &mut Traced, object: ObjectId, scan: &Scan) {
         let (Some(linker), Some(unwinder)) = (&scan.linker, &mut self.unwinder) else {
-            return Ok(());
+            return;
         };
         if traced.is_linker_watched() {
-            return Ok(());
+            return;
         }
         let path = self.catalog.usable_path(object).unwrap_or_default();
-        let links = self.attacher.watch_linker(&path, traced.pid, linker)?;
-        traced.watch_linker(object, links);
-        unwinder.unmapped(traced.pid, now_ns());
-        Ok(())
+        match self.attacher.watch_linker(&path, traced.pid, linker) {
+            Ok(links) => {
+                traced.watch_linker(object, links);
+                unwinder.unmapped(traced.pid, now_ns());
+            }
+            Err(error) if proc::is_alive(traced.pid) => self.warnings.push(format!(
+                "stacks through libraries that process {} closes may be wrong: {error}",
+                traced.pid
+            )),
+            Err(_) => {}
+        }
     }
 
     /// When [`Self::look_again`] has something to do next, nanoseconds of `CLOCK_BOOTTIME`.
