@@ -38,6 +38,10 @@ pub enum Space {
     Heap = 0,
     /// Blocks of a custom pair: a pool's first block has the address of the heap block it is cut from.
     Custom = 1,
+    /// Arenas that CPython maps for its small objects: memory beside the heap's.
+    PythonArena = 2,
+    /// Pools that CPython cuts from arenas, one for objects of one size: memory that is counted as arenas' already.
+    PythonPool = 3,
 }
 
 impl Space {
@@ -46,6 +50,8 @@ impl Space {
         match self {
             Self::Heap => "heap",
             Self::Custom => "custom",
+            Self::PythonArena => "python-arena",
+            Self::PythonPool => "python-pool",
         }
     }
 
@@ -54,6 +60,8 @@ impl Space {
         match number {
             0 => Some(Self::Heap),
             1 => Some(Self::Custom),
+            2 => Some(Self::PythonArena),
+            3 => Some(Self::PythonPool),
             _ => None,
         }
     }

@@ -22,6 +22,9 @@ pub struct Config {
     pub verify: u64,
     /// Where replaced return addresses are found.
     pub return_probes: ReturnProbes,
+    /// Offset in the kernel's `task_struct` of the thread pointer (`thread.fsbase`), by which a thread's Python frames
+    /// are found; 0 where they are not walked.
+    pub thread_pointer: u64,
 }
 
 /// Most shards that a site can have.
@@ -46,6 +49,7 @@ impl Config {
             mm_xol_area: 0,
             xol_vaddr: 0,
         },
+        thread_pointer: 0,
     };
 }
 
@@ -63,7 +67,7 @@ pub const LIVE_TIER_FIRST: u32 = 1 << 16;
 pub const FILTER_WORDS: usize = 1 << 15;
 
 const _: () = assert!(FILTER_WORDS.is_power_of_two());
-const _: () = assert!(size_of::<Config>() == 80);
+const _: () = assert!(size_of::<Config>() == 88);
 const _: () = assert!(size_of::<LiveTiers>() == 16);
 
 /// Which tier new blocks go to, and how many exist.

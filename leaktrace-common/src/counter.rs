@@ -72,6 +72,14 @@ counters! {
     SampledOut => "sampled_out", false;
     /// Stacks that the kernel side could not finish and did not hand to user space: the ring was full or the process's share used up.
     RawStacksLost => "raw_stacks_lost", false;
+    /// Stacks in a Python process whose Python frames could not be read to their end: the thread was starting or ending, or its memory could not be read.
+    PythonUnreadable => "python_unreadable", false;
+    /// Stacks with more Python frames than are kept.
+    PythonTruncated => "python_truncated", false;
+    /// Stacks whose Python frames were not kept because their table was full or there was no memory at hand.
+    PythonFull => "python_full", true;
+    /// Python stacks that user space was not told of at once: a function that has ended its life meanwhile has no name.
+    PythonUntold => "python_untold", false;
 }
 
 #[cfg(test)]

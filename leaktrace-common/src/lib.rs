@@ -12,6 +12,7 @@ pub mod counter;
 pub mod event;
 pub mod key;
 pub mod math;
+pub mod python;
 pub mod record;
 pub mod stack;
 pub mod unwind;

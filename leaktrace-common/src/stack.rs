@@ -2,7 +2,7 @@
 
 /// Frames a stack can hold: as many as fit the kernel allocator's size class of 2 KiB with the 64 bytes that an element
 /// of a hash map has before its value (kernel/bpf/hashtab.c: `struct htab_elem` and the key).
-pub const FRAMES_MAX: usize = 247;
+pub const FRAMES_MAX: usize = 246;
 
 /// Addresses from the inside out: the probed function first, then its caller.
 #[derive(Clone, Copy)]
@@ -11,7 +11,11 @@ pub struct Stack {
     /// How many of `frames` are set, 0 to [`FRAMES_MAX`].
     pub len: u32,
     /// Not 0 when the walk stopped at the depth limit and the stack goes on.
-    pub truncated: u32,
+    pub truncated: u16,
+    /// What became of the Python frames: one of [`crate::python::python_end`].
+    pub python_end: u16,
+    /// Key of the outermost part of the Python frames ([`crate::python::PythonPart`]); 0 for none.
+    pub python: u64,
     /// Only the first `len` have meaning.
     pub frames: [u64; FRAMES_MAX],
 }
@@ -49,4 +53,4 @@ pub struct Walk {
     pub hashed_len: u64,
 }
 
-const _: () = assert!(size_of::<Stack>() == 8 + 8 * FRAMES_MAX && size_of::<Stack>() + 64 <= 2048);
+const _: () = assert!(size_of::<Stack>() == 16 + 8 * FRAMES_MAX && size_of::<Stack>() + 64 <= 2048);

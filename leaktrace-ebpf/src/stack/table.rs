@@ -60,7 +60,7 @@ pub fn walk(ctx: &ProbeContext, thread: &mut Thread) -> u64 {
         // SAFETY: the kernel calls `step` with the context given here, which outlives the call.
         unsafe { bpf_loop(STEPS, body as *mut c_void, (&raw mut context).cast(), 0) };
     }
-    thread.stack.truncated = u32::from(thread.walk.end == end::TOO_DEEP);
+    thread.stack.truncated = u16::from(thread.walk.end == end::TOO_DEEP);
     Hash(thread.walk.hash).id(thread.walk.end)
 }
 

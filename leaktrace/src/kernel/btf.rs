@@ -1,4 +1,5 @@
-//! Where the running kernel keeps what return probes have replaced: offsets of a few members, from its BTF.
+//! Where the running kernel keeps what return probes have replaced, and a thread's thread pointer: offsets of a few
+//! members, from its BTF.
 //!
 //! Read by hand, in one pass over the types (format: kernel, Documentation/bpf/btf.rst): aya-obj keeps the members of
 //! its types to itself, btf-rs is under the LGPL, and btfparse takes 230 ms to build all 130 000 types of which eight
@@ -21,7 +22,7 @@ pub enum BtfError {
     #[error("{VMLINUX} is not readable as BTF at byte {0}; please report this with the kernel's version")]
     Broken(usize),
     /// This kernel has no such member.
-    #[error("this kernel has no {0}; stacks end where another tool's return probe is")]
+    #[error("this kernel has no {0}")]
     Missing(String),
 }
 
@@ -32,6 +33,17 @@ pub enum BtfError {
 pub fn return_probes() -> Result<ReturnProbes, BtfError> {
     let bytes = fs::read(VMLINUX).map_err(BtfError::Unreadable)?;
     find_return_probes(&Types::parse(&bytes)?)
+}
+
+/// Where the running kernel keeps a thread's thread pointer: offset of `thread.fsbase` in its `task_struct`
+/// (arch/x86/kernel/process_64.c, `do_arch_prctl_64` and `copy_thread`: it is up to date for a running thread too, but
+/// for one that sets the register by an instruction of its own, which no libc does).
+///
+/// # Errors
+/// [`BtfError`].
+pub fn thread_pointer() -> Result<u32, BtfError> {
+    let bytes = fs::read(VMLINUX).map_err(BtfError::Unreadable)?;
+    Types::parse(&bytes)?.offset_of("task_struct", &["thread", "fsbase"])
 }
 
 fn find_return_probes(types: &Types<'_>) -> Result<ReturnProbes, BtfError> {
@@ -329,5 +341,6 @@ mod tests {
         assert_ne!(found.task_utask, found.task_mm);
         assert!(found.task_utask > 0 && found.task_mm > 0 && found.instance_next > 0);
         assert_ne!(found.instance_stack, found.instance_address);
+        assert!(thread_pointer().unwrap() > 0);
     }
 }

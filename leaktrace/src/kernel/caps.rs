@@ -69,6 +69,8 @@ pub struct Caps {
     pub version: KernelVersion,
     /// Where the kernel keeps return addresses under return probes, from its BTF; else why that is not known.
     pub return_probes: Result<ReturnProbes, String>,
+    /// Where it keeps a thread's thread pointer, by which Python's frames are found.
+    pub thread_pointer: Result<u32, String>,
     /// leaktrace sees the pids that the kernel sees; else why not.
     pub pids: Result<(), String>,
     /// A uprobe program can be loaded; else why not.
@@ -101,6 +103,7 @@ impl Caps {
         Self {
             version: KernelVersion::parse(&release).unwrap_or(KernelVersion::new(0, 0, 0)),
             release,
+            thread_pointer: btf::thread_pointer().map_err(|error| error.to_string()),
             return_probes: btf::return_probes().map_err(|error| error.to_string()),
             pids: first_pid_namespace(),
             load: program.as_ref().map(drop).map_err(ToString::to_string),

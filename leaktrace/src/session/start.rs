@@ -105,6 +105,10 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
         verify: u64::from(config.verify_stacks),
         // Where that is not known, stacks end at them.
         return_probes: caps.return_probes.clone().unwrap_or_default(),
+        thread_pointer: caps
+            .thread_pointer
+            .as_ref()
+            .map_or(0, |&offset| u64::from(offset)),
     };
     let room = Room {
         row_chunks: unwind::row_chunks(files.rows(), config.max_unwind_bytes),
