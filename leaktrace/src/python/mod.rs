@@ -8,9 +8,9 @@
 pub mod debug;
 pub mod discover;
 pub mod evaluator;
-pub mod keys;
 #[cfg(test)]
-mod living;
+mod installed;
+pub mod keys;
 pub mod memory;
 pub mod offsets;
 #[cfg(test)]
