@@ -17,7 +17,7 @@ fn frame(address: &str, object: &str, offset: &str, symbol: &str, place: Option<
         symbol: Some(text(symbol)).filter(|symbol| !symbol.is_empty()),
         file: place.map(|(file, _)| text(file)),
         line: place.map(|(_, line)| line),
-        inlined: false,
+        ..Frame::default()
     }
 }
 
@@ -126,6 +126,7 @@ fn process(pid: u32, comm: &str, state: State, rss_bytes: u64, live: (u64, u64))
         live_bytes: live.0,
         live_blocks: live.1,
         exit: None,
+        python: None,
     }
 }
 
@@ -275,6 +276,7 @@ pub(super) fn report() -> Report {
             blocks: 66,
             bytes: 41_709,
         },
+        types: None,
         stacks: stacks(),
         ledger,
         warnings: vec![text(

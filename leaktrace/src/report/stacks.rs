@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::{
     frames::base_name,
+    python::PythonStacks,
     units::{count, counted},
 };
 
@@ -36,6 +37,8 @@ pub struct Stacks {
     pub not_kept: u64,
     /// Where most of those end that end early.
     pub incomplete_at: Vec<EndsEarly>,
+    /// How many carry their Python lines; none if no interpreter is followed.
+    pub python: Option<PythonStacks>,
     /// What came of walking each stack once more, with `--verify-stacks`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verified: Option<Verified>,

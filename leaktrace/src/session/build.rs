@@ -86,6 +86,7 @@ impl Builder {
             },
             survivors,
             omitted: snapshot.omitted,
+            types: None,
             stacks,
             ledger,
             warnings,
@@ -275,6 +276,7 @@ fn target(from: &Sources<'_>, snapshot: &Snapshot) -> Target {
             live_bytes,
             live_blocks,
             exit: process.exit,
+            python: None,
         }
     });
     Target {
