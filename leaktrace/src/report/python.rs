@@ -4,7 +4,10 @@
 use serde::Serialize;
 
 /// The Python interpreter of a process image.
-#[expect(clippy::struct_excessive_bools, reason = "four independent facts, a field each in the format")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "four independent facts, a field each in the format"
+)]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Python {
     /// Its version, such as `3.11.2`; none where it could not be found out.

@@ -1,0 +1,5 @@
+//! CPython from outside: what its memory says about the code that runs and the objects that live. Must not know
+//! probes or reports.
+
+mod machinery;
+pub mod merge;
