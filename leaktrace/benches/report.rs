@@ -203,6 +203,7 @@ fn survivor(site: &SiteSnapshot) -> Survivor {
         frees: site.frees,
         age_ms: site.age_ms,
         frames: (0..16).map(frame).collect(),
+        mismatch: false,
         block_list: None,
     }
 }

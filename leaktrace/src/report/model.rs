@@ -247,6 +247,10 @@ pub struct Survivor {
     pub age_ms: Age,
     /// The stack, from the allocator call outwards. Inlined functions are frames of their own.
     pub frames: Vec<Frame>,
+    /// Whether Python's frames do not fit to the native ones although both are whole; absent if they do. The order of
+    /// the two is then not certain.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub mismatch: bool,
     /// The blocks themselves, oldest first, with `--show-blocks`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_list: Option<Vec<Block>>,
