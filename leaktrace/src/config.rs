@@ -217,6 +217,8 @@ pub struct Output {
     pub path: Option<PathBuf>,
     /// Whether colour is welcome. It is used on a terminal only.
     pub color: bool,
+    /// Whether frames of an interpreter itself are shown too.
+    pub native: bool,
 }
 
 impl Default for Output {
@@ -225,6 +227,7 @@ impl Default for Output {
             format: defaults::FORMAT,
             path: None,
             color: true,
+            native: false,
         }
     }
 }

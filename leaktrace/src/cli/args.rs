@@ -202,6 +202,13 @@ pub(super) struct ReportArgs {
     /// Also list the blocks of each site, the 1000 oldest: address, size and age.
     #[arg(long)]
     pub(super) show_blocks: bool,
+
+    /// Also show the frames of the Python interpreter itself.
+    ///
+    /// They lie between a program's Python lines and say only how these are run. --format json always
+    /// has them, marked as plumbing.
+    #[arg(long)]
+    pub(super) native: bool,
 }
 
 /// Where the reports go, and in which form.

@@ -3,7 +3,8 @@
 //!
 //! [`runtime`] says what a file has: a [`version`], which decides the [`offsets`] (from 3.13 on the interpreter itself
 //! says them, [`debug`]), `_PyRuntime`, and the code that runs Python's ([`evaluator`]). [`discover`] proves it on a
-//! living process, with the help of how its C library keeps [`keys`].
+//! living process, with the help of how its C library keeps [`keys`]. [`merge`] makes one stack of the native frames and
+//! Python's.
 
 pub mod debug;
 pub mod discover;
@@ -11,7 +12,9 @@ pub mod evaluator;
 #[cfg(test)]
 mod installed;
 pub mod keys;
+mod machinery;
 pub mod memory;
+pub mod merge;
 pub mod offsets;
 #[cfg(test)]
 mod offsets_tests;

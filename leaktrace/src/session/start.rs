@@ -14,7 +14,7 @@ use leaktrace_common::config as kernel_config;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::Notify;
 
-use super::{collect::Collector, keep::Keeper, stacks::Stacks};
+use super::{collect::Collector, keep::Keeper, python::NoPython, stacks::Stacks};
 use crate::{
     config::{Config, Sort, Target, Unwind},
     doctor,
@@ -175,7 +175,8 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
         collector: Collector::new(
             tables,
             live,
-            Stacks::new(raw, config.verify_stacks),
+            Stacks::new(raw, Box::new(NoPython), config.verify_stacks),
+            Box::new(NoPython),
             settings(config),
         ),
         counters,
