@@ -14,6 +14,7 @@ use crate::{
         python::{Outcome, Python},
     },
     symbol::SymbolFrame,
+    traced::set::TracedSet,
 };
 
 /// The kernel side's table of Python frames.
@@ -26,7 +27,7 @@ pub(super) trait Parts: Debug {
 }
 
 /// The interpreters of all process images, those that are gone included.
-pub(super) trait Interpreters: Debug {
+pub(super) trait Interpreters {
     /// What the report says of an image's interpreter; none if it has none.
     fn of_image(&self, tgid: u32, image: u16) -> Option<Python>;
 
@@ -88,6 +89,11 @@ impl Interpreters for NoPython {
     fn name(&self, _tgid: u32, _image: u16, _part: u64, _frame: &PythonFrame) -> Known {
         Known::Gone
     }
+}
+
+/// What is known of the targets' interpreters.
+pub(super) const fn of_targets(_traced: &TracedSet) -> NoPython {
+    NoPython
 }
 
 /// The Python frames of a stack.
