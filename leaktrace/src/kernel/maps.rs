@@ -33,6 +33,17 @@ pub struct TableError {
     source: io::Error,
 }
 
+impl TableError {
+    /// A table that could not be read.
+    pub const fn reading(table: &'static str, source: io::Error) -> Self {
+        Self {
+            table,
+            action: "read",
+            source,
+        }
+    }
+}
+
 fn error(table: &'static str, action: &'static str) -> impl FnOnce(io::Error) -> TableError {
     move |source| TableError {
         table,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     collect::Collector,
-    python::{NativeStack, PythonStack, merged},
+    python::{Interpreters as _, NativeStack, PythonStack, merged, of_targets},
 };
 use crate::{
     config::Config,
@@ -173,7 +173,7 @@ impl Builder {
         };
         let none = PythonStack::default();
         let python = collector.python(&site.site).unwrap_or(&none);
-        let (frames, mismatch) = merged(native, python, collector.interpreters());
+        let (frames, mismatch) = merged(native, python, &of_targets(traced));
         let shown = frames.iter().map(crate::symbol::SymbolFrame::to_report);
         (shown.collect(), mismatch)
     }
@@ -292,10 +292,7 @@ fn target(from: &Sources<'_>, snapshot: &Snapshot) -> Target {
             live_bytes,
             live_blocks,
             exit: process.exit,
-            python: from
-                .collector
-                .interpreters()
-                .of_image(process.pid, process.image()),
+            python: of_targets(from.traced).of_image(process.pid, process.image()),
         }
     });
     Target {

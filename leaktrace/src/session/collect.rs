@@ -11,7 +11,7 @@ use leaktrace_common::{
 };
 
 use super::{
-    python::{Interpreters, PythonStack},
+    python::{Interpreters, PythonStack, of_targets},
     stacks::{Stacks, last_object},
 };
 use crate::{
@@ -40,7 +40,6 @@ pub(super) struct Collector {
     /// How their walks ended; images that have ended included.
     ends: Ends,
     ends_ended: Ends,
-    interpreters: Box<dyn Interpreters>,
     /// What became of their Python frames; images that have ended included.
     python: PythonStacks,
     python_ended: PythonStacks,
@@ -102,13 +101,7 @@ impl HandedOut {
 
 impl Collector {
     /// Nothing read yet.
-    pub(super) fn new(
-        tables: Tables,
-        live: SharedLiveTable,
-        stacks: Stacks,
-        interpreters: Box<dyn Interpreters>,
-        settings: Settings,
-    ) -> Self {
+    pub(super) fn new(tables: Tables, live: SharedLiveTable, stacks: Stacks, settings: Settings) -> Self {
         Self {
             tables,
             live,
@@ -116,7 +109,6 @@ impl Collector {
             stacks,
             ends: Ends::default(),
             ends_ended: Ends::default(),
-            interpreters,
             python: PythonStacks::default(),
             python_ended: PythonStacks::default(),
             outcomes: HashMap::new(),
@@ -167,6 +159,7 @@ impl Collector {
         self.handed_out.clone_from(&self.handed_out_ended);
         self.ends.clone_from(&self.ends_ended);
         self.python.clone_from(&self.python_ended);
+        let interpreters = of_targets(traced);
         let mut failed = None;
         self.tables.for_each_site(|key, totals| {
             let handed_out = self.handed_out.entry(key.call).or_default();
@@ -177,7 +170,7 @@ impl Collector {
                 stacks: &mut self.stacks,
                 python: &mut self.python,
                 outcomes: &mut self.outcomes,
-                interpreters: self.interpreters.as_ref(),
+                interpreters: &interpreters,
             };
             failed = of_ends
                 .add(&self.tables, traced, key, totals)
@@ -227,6 +220,7 @@ impl Collector {
     ) -> Result<(), TableError> {
         self.finish_stacks(traced)?;
         let mut freezing = self.tracker.freeze(pid, image, state, now_ns());
+        let interpreters = of_targets(traced);
         let mut outstanding = 0_u64;
         let mut failed = None;
         self.tables.take_sites(pid, image, |key, totals| {
@@ -239,7 +233,7 @@ impl Collector {
                 stacks: &mut self.stacks,
                 python: &mut self.python_ended,
                 outcomes: &mut self.outcomes,
-                interpreters: self.interpreters.as_ref(),
+                interpreters: &interpreters,
             };
             failed = of_ends
                 .add(&self.tables, traced, key, totals)
@@ -296,11 +290,6 @@ impl Collector {
     pub(super) fn is_whole(&self, site: &SiteRef) -> bool {
         let id = site.key.stack_id;
         id != 0 && (end_of(id) == end::COMPLETE || self.stacks.is_finished(id))
-    }
-
-    /// The interpreters of the targets.
-    pub(super) fn interpreters(&self) -> &dyn Interpreters {
-        self.interpreters.as_ref()
     }
 
     /// Name of the process that a site belongs or belonged to.

@@ -14,6 +14,7 @@ use crate::{
         python::{Outcome, Python},
     },
     symbol::SymbolFrame,
+    traced::set::TracedSet,
 };
 
 /// The kernel side's table of Python frames.
@@ -26,7 +27,7 @@ pub(super) trait Parts: Debug {
 }
 
 /// The interpreters of all process images, those that are gone included.
-pub(super) trait Interpreters: Debug {
+pub(super) trait Interpreters {
     /// What the report says of an image's interpreter; none if it has none.
     fn of_image(&self, tgid: u32, image: u16) -> Option<Python>;
 
@@ -36,8 +37,8 @@ pub(super) trait Interpreters: Debug {
     /// Whose code is at an address, which is that of an instruction.
     fn place(&self, tgid: u32, image: u16, address: u64) -> Place;
 
-    /// The name of a frame that is no mark.
-    fn name(&self, tgid: u32, image: u16, frame: &PythonFrame) -> Known;
+    /// The name of a frame that is no mark, as it was when `part`, by its key, was new.
+    fn name(&self, tgid: u32, image: u16, part: u64, frame: &PythonFrame) -> Known;
 }
 
 /// What is known of a Python frame.
@@ -85,9 +86,14 @@ impl Interpreters for NoPython {
         Place::Outside
     }
 
-    fn name(&self, _tgid: u32, _image: u16, _frame: &PythonFrame) -> Known {
+    fn name(&self, _tgid: u32, _image: u16, _part: u64, _frame: &PythonFrame) -> Known {
         Known::Gone
     }
+}
+
+/// What is known of the targets' interpreters.
+pub(super) const fn of_targets(_traced: &TracedSet) -> NoPython {
+    NoPython
 }
 
 /// The Python frames of a stack.
@@ -95,6 +101,8 @@ impl Interpreters for NoPython {
 pub(super) struct PythonStack {
     /// Innermost first, marks included.
     pub frames: Box<[PythonFrame]>,
+    /// For each part, innermost first, the index of its first frame and its key.
+    pub parts: Box<[(usize, u64)]>,
     /// What became of their walk: one of [`python_end`].
     pub end: u16,
 }
@@ -114,24 +122,33 @@ impl PythonStack {
                 Some(part) if chain.len() < PYTHON_FRAMES_MAX as usize => part,
                 _ => return Ok(Self::full()),
             };
-            key = part.inner;
-            chain.push(part);
+            chain.push((key, part));
+            key = chain[chain.len() - 1].1.inner;
         }
-        let innermost_first = chain.iter().rev();
-        let frames = innermost_first.flat_map(|part| {
+        let mut frames = Vec::new();
+        let mut parts = Vec::with_capacity(chain.len());
+        for (key, part) in chain.iter().rev() {
             let len = (part.len as usize).min(part.frames.len());
-            &part.frames[..len]
-        });
+            parts.push((frames.len(), *key));
+            frames.extend_from_slice(&part.frames[..len]);
+        }
         Ok(Self {
-            frames: frames.copied().collect(),
+            frames: frames.into(),
+            parts: parts.into(),
             end,
         })
     }
 
+    /// Key of the part that has a frame.
+    fn part_of(&self, index: usize) -> u64 {
+        let after = self.parts.partition_point(|&(first, _)| first <= index);
+        self.parts[..after].last().map_or(0, |&(_, key)| key)
+    }
+
     fn full() -> Self {
         Self {
-            frames: Box::default(),
             end: python_end::FULL,
+            ..Self::default()
         }
     }
 
@@ -149,8 +166,9 @@ impl PythonStack {
             return Some(ended);
         }
         let mut outcome = ended;
-        for frame in self.frames.iter().filter(|frame| frame.code_address() != 0) {
-            match of.name(tgid, image, frame) {
+        let frames = self.frames.iter().enumerate();
+        for (index, frame) in frames.filter(|(_, frame)| frame.code_address() != 0) {
+            match of.name(tgid, image, self.part_of(index), frame) {
                 Known::Named(Named { line: Some(_), .. }) => {}
                 Known::Named(Named { line: None, .. }) => outcome = Outcome::NamesOnly,
                 Known::Gone => return Some(Outcome::Gone),
@@ -164,6 +182,10 @@ impl PythonStack {
         matches!(self.end, python_end::COMPLETE | python_end::NO_FRAMES)
     }
 }
+
+/// The functions of single instructions in a 3.14 that is built with tail calls (Python/ceval.c): the loop calls the first
+/// of them.
+const TAIL_CALLED: &str = "_TAIL_CALL_";
 
 /// The native frames of a stack with their names, and whose they are.
 pub(super) struct NativeStack {
@@ -195,7 +217,9 @@ pub(super) fn merged(
     for frame in &stack.frames {
         match *frame {
             Merged::Python(index) => {
-                frames.push(python_frame(&python.frames[index], native.tgid, native.image, of));
+                let frame = &python.frames[index];
+                let known = of.name(native.tgid, native.image, python.part_of(index), frame);
+                frames.push(python_frame(frame, known));
             }
             Merged::Native { index, plumbing } => {
                 let named = native.frames[index].iter().cloned();
@@ -219,8 +243,12 @@ fn told_apart<'a>(
     let instruction = function.address.saturating_sub(u64::from(index > 0));
     let symbol = function.symbol.as_deref();
     let mut place = of.place(native.tgid, native.image, instruction);
-    if place == Place::Interpreter && !is_pythons(function) {
-        place = Place::Outside;
+    match place {
+        Place::Interpreter if !is_pythons(function) => place = Place::Outside,
+        Place::Evaluator if symbol.is_some_and(|symbol| symbol.starts_with(TAIL_CALLED)) => {
+            place = Place::EvaluatorPart;
+        }
+        _ => {}
     }
     Native { place, symbol }
 }
@@ -236,9 +264,9 @@ fn is_pythons(frame: &SymbolFrame) -> bool {
         || symbol.starts_with("_Py")
 }
 
-fn python_frame(frame: &PythonFrame, tgid: u32, image: u16, of: &dyn Interpreters) -> SymbolFrame {
+fn python_frame(frame: &PythonFrame, known: Known) -> SymbolFrame {
     let address = frame.code_address();
-    let named = match of.name(tgid, image, frame) {
+    let named = match known {
         Known::Named(named) => Some(named),
         Known::Gone | Known::NotYet => None,
     };

@@ -32,8 +32,10 @@ impl Parts for Table {
     }
 }
 
+/// The part that all frames of [`stack`] are in.
+const PART: u64 = 77;
+
 /// Names a frame by its address; `0x100` has no line, `0x200` is gone, `0x300` is not known yet.
-#[derive(Debug)]
 struct Fake;
 
 impl Interpreters for Fake {
@@ -53,7 +55,8 @@ impl Interpreters for Fake {
         }
     }
 
-    fn name(&self, _tgid: u32, _image: u16, frame: &PythonFrame) -> Known {
+    fn name(&self, _tgid: u32, _image: u16, part: u64, frame: &PythonFrame) -> Known {
+        assert_eq!(part, PART);
         let line = match frame.code_address() {
             0x100 => None,
             0x200 => return Known::Gone,
@@ -79,6 +82,7 @@ fn frame(code: u64, position: u32) -> PythonFrame {
 fn stack(codes: &[u64]) -> PythonStack {
     PythonStack {
         frames: codes.iter().map(|&code| frame(code, 3)).collect(),
+        parts: [(0, PART)].into(),
         end: python_end::COMPLETE,
     }
 }
@@ -95,6 +99,8 @@ fn parts_are_put_together_innermost_first() {
     assert_eq!(read.frames[..PART_FRAMES], inner[..]);
     assert_eq!(read.frames[PART_FRAMES..], [frame(16, 500), frame(24, 501)]);
     assert_eq!(read.end, python_end::COMPLETE);
+    let parts = [0, PART_FRAMES - 1, PART_FRAMES, PART_FRAMES + 1].map(|index| read.part_of(index));
+    assert_eq!(parts, [5, 5, 9, 9]);
 }
 
 #[test]
@@ -203,6 +209,17 @@ fn python_frames_take_the_place_of_the_loop() {
         (Some("/app/a.py"), Some(3))
     );
     assert_eq!((python.object, python.offset), (None, None));
+}
+
+#[test]
+fn instructions_that_are_functions_are_one_frame_with_the_loop() {
+    let python = "/usr/bin/python3.14";
+    let mut stack_of_tail_calls = natives(1, python);
+    let handler = native(0x7_0080, python, &["_TAIL_CALL_CALL"]);
+    stack_of_tail_calls.frames.insert(2, handler);
+    let (frames, mismatch) = merged(stack_of_tail_calls, &stack(&[0x401]), &Fake);
+    assert!(!mismatch);
+    assert_eq!(symbols(&frames)[3..5], [("f400", false), ("helper", true)]);
 }
 
 #[test]

@@ -176,7 +176,6 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
             tables,
             live,
             Stacks::new(raw, Box::new(NoPython), config.verify_stacks),
-            Box::new(NoPython),
             settings(config),
         ),
         counters,
