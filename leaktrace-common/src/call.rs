@@ -148,6 +148,11 @@ const SPACE_SHIFT: u32 = 40;
 const SLOT_SHIFT: u32 = 48;
 
 impl Shape {
+    /// See [`Cookie::layer`].
+    pub const fn layer(self) -> u8 {
+        self.cookie(0).layer()
+    }
+
     /// Packs the shape and the number of its call.
     pub const fn cookie(self, call: CallId) -> Cookie {
         let mut bits = call as u64

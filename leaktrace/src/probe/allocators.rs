@@ -27,6 +27,9 @@ pub enum Taken {
     /// the two are one address; in static musl the public one calls the internal one, which would then
     /// be seen twice.
     Fallback,
+    /// Only in processes with a `CPython` interpreter, whose object allocator maps its arenas by it. Everywhere else
+    /// what it hands out is no block.
+    WithInterpreter,
 }
 
 /// One function of an allocator.
@@ -128,6 +131,18 @@ const DELEGATING_FREE: Shape = Shape {
     ..FREE
 };
 
+/// `CPython`'s arenas, which it maps without wishes: `mmap(NULL, size, ...)` (`_PyObject_ArenaMmap` in
+/// `Objects/obmalloc.c`, 3.8 to 3.14).
+const ARENA: Shape = Shape {
+    space: Space::PythonArena,
+    ..alloc(arg(1), NONE)
+};
+
+const ARENA_FREE: Shape = Shape {
+    space: Space::PythonArena,
+    ..FREE
+};
+
 const fn row(names: &'static [&'static str], shape: Shape) -> Row {
     Row {
         names,
@@ -173,6 +188,13 @@ impl Row {
         Self {
             taken: Taken::WithOwnAllocator,
             call,
+            ..self
+        }
+    }
+
+    const fn with_interpreter(self) -> Self {
+        Self {
+            taken: Taken::WithInterpreter,
             ..self
         }
     }
@@ -372,6 +394,10 @@ pub static ROWS: &[Row] = &[
     row(&["mi_new_reallocn"], realloc(arg(0), arg(2), arg(1))).throws(),
     row(&["mi_heap_alloc_new"], alloc(arg(1), NONE)).throws(),
     row(&["mi_heap_alloc_new_n"], alloc(arg(2), arg(1))).throws(),
+    // The C library's way to the kernel, for the arenas of CPython. The kernel side looks at the size and the caller:
+    // the C library maps thread stacks, large blocks and files by the same functions.
+    row(&["mmap", "mmap64"], ARENA).with_interpreter(),
+    row(&["munmap"], ARENA_FREE).with_interpreter(),
 ];
 
 /// No name in the table, prefix included, is longer: a cheap test before the hash, since an object can
@@ -545,6 +571,22 @@ mod tests {
                 ),
                 Op::Free => assert!(row.shape.pointer != NONE && !row.may_throw, "{}", row.call),
             }
+        }
+    }
+
+    #[test]
+    fn what_maps_arenas_is_of_their_space_and_of_no_heap() {
+        for name in ["mmap", "mmap64", "munmap"] {
+            let row = find(name).unwrap();
+            assert_eq!(row.shape.space, Space::PythonArena, "{name}");
+            assert_eq!(row.taken, Taken::WithInterpreter, "{name}");
+        }
+        assert_eq!(find("mmap").unwrap().shape.size, Arg::new(1));
+        assert_eq!(find("mmap64").unwrap().call, "mmap");
+        assert!(find("je_mmap").is_none() && find("__mmap").is_none() && find("mremap").is_none());
+        for row in ROWS {
+            let beside = row.taken == Taken::WithInterpreter;
+            assert_eq!(row.shape.space == Space::PythonArena, beside, "{}", row.call);
         }
     }
 

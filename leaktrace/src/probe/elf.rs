@@ -30,6 +30,9 @@ const PROLOGUE_BYTES: u64 = 16;
 /// `EM_X86_64`.
 const MACHINE_X86_64: u16 = 62;
 
+/// What every `CPython` since 3.7 exports (`Include/internal/pycore_runtime.h`), be it a program or a library.
+const INTERPRETER: &[u8] = b"_PyRuntime";
+
 /// Why a file cannot be scanned.
 #[derive(Debug, thiserror::Error)]
 pub enum ElfError {
@@ -79,6 +82,10 @@ pub struct Scan {
     pub functions: Vec<Function>,
     /// Functions of the table that are not probed here.
     pub skipped: Vec<Skipped>,
+    /// Those that matter in a process with a `CPython` interpreter only.
+    pub arenas: Group,
+    /// It is a `CPython` interpreter, or a library that has one.
+    pub has_interpreter: bool,
     /// Built by the Go compiler.
     pub is_go: bool,
     /// The dynamic loader it asks for.
@@ -104,7 +111,7 @@ impl Scan {
 
     /// Moves every probe to the entry of its function, for tests.
     pub fn probe_entries(&mut self) {
-        for function in &mut self.functions {
+        for function in self.functions.iter_mut().chain(&mut self.arenas.functions) {
             let hands_over = function.cookie.hands_over();
             function.site = Site::entry(&function.prologue, function.shape, Why::Forced);
             function.cookie = cookie(&function.site, function.call, &function.returns, hands_over);
@@ -117,6 +124,22 @@ impl Scan {
             let distance = address.checked_sub(segment.address)?;
             (distance < segment.size_bytes).then(|| segment.offset.checked_add(distance))?
         })
+    }
+}
+
+/// Functions that are probed together or not at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Group {
+    /// Functions to probe, in order of their offset; no two at one offset.
+    pub functions: Vec<Function>,
+    /// Functions of the table that are not probed here.
+    pub skipped: Vec<Skipped>,
+}
+
+impl Group {
+    /// Functions whose calls will not be seen: a report must say so.
+    pub fn blind_spots(&self) -> impl Iterator<Item = &Skipped> {
+        self.skipped.iter().filter(|skipped| skipped.reason.is_blind())
     }
 }
 
@@ -208,6 +231,8 @@ pub fn scan<'d, R: ReadRef<'d>>(data: R, path: &Path, custom: &[CustomFunction])
         machine,
         functions: Vec::new(),
         skipped: Vec::new(),
+        arenas: Group::default(),
+        has_interpreter: false,
         is_go: false,
         interpreter: None,
         soname: None,
@@ -232,6 +257,7 @@ pub fn scan<'d, R: ReadRef<'d>>(data: R, path: &Path, custom: &[CustomFunction])
     .any(|name| image.has_section(name));
     if image.machine() == MACHINE_X86_64 {
         scan.linker = linker::find(&image);
+        scan.has_interpreter = image.dynamic_symbol(INTERPRETER).is_some();
         let finder = Finder {
             image: &image,
             custom,
@@ -280,6 +306,13 @@ fn is_libc(soname: Option<&str>) -> bool {
     })
 }
 
+/// What a search has found of a group.
+#[derive(Default)]
+struct Found {
+    candidates: Vec<Candidate>,
+    skipped: Vec<Skipped>,
+}
+
 struct Finder<'a, 'd, R: ReadRef<'d>> {
     image: &'a Image<'d, R>,
     custom: &'a [CustomFunction],
@@ -288,35 +321,37 @@ struct Finder<'a, 'd, R: ReadRef<'d>> {
 
 impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
     fn run(&self, scan: &mut Scan) -> object::Result<()> {
-        let mut candidates = Vec::new();
-        self.image
-            .for_each_function(|symbol| self.consider(&symbol, &mut candidates, &mut scan.skipped))?;
-        self.note_missing(&candidates, &mut scan.skipped);
-        let mut names = HashMap::new();
-        for candidate in &candidates {
-            // The first of a name: the dynamic symbols come before the local ones.
-            names.entry(candidate.symbol.clone()).or_insert(candidate.address);
-        }
-        let candidates = settle(candidates);
-        self.judge(&candidates, &names, scan);
-        name_last_takers(&mut scan.skipped);
-        let mut seen = HashSet::new();
-        scan.skipped
-            .retain(|skipped| seen.insert(skipped.function.clone()));
-        scan.functions.sort_by_key(|function| function.offset);
+        let mut found = Found::default();
+        let mut arenas = Found::default();
+        self.image.for_each_function(|symbol| {
+            if let Some(candidate) = self.candidate(&symbol) {
+                let found = match candidate.taken {
+                    Some(Taken::WithInterpreter) => &mut arenas,
+                    _ => &mut found,
+                };
+                self.consider(&symbol, candidate, found);
+            }
+        })?;
+        self.note_missing(&mut found);
+        let in_libc = is_libc(scan.soname.as_deref());
+        // Apart from each other: malloc maps memory, and is not covered for it.
+        scan.arenas = self.judge(arenas, in_libc);
+        let group = self.judge(found, in_libc);
+        scan.functions = group.functions;
+        scan.skipped = group.skipped;
         Ok(())
     }
 
-    /// Takes a symbol up if the user or the table names it.
-    fn consider(&self, symbol: &FunctionSymbol<'d>, found: &mut Vec<Candidate>, skipped: &mut Vec<Skipped>) {
+    /// A symbol that the user or the table names.
+    fn candidate(&self, symbol: &FunctionSymbol<'d>) -> Option<Candidate> {
         let custom = self
             .custom
             .iter()
             .position(|function| function.symbol.as_bytes() == symbol.name);
-        let mut candidate = if let Some(position) = custom
+        if let Some(position) = custom
             && let Some(function) = self.custom.get(position)
         {
-            Candidate {
+            return Some(Candidate {
                 symbol: function.symbol.clone(),
                 rank: position,
                 call: allocators::custom_call_id(position),
@@ -326,45 +361,50 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
                 address: symbol.address,
                 size_bytes: symbol.size_bytes,
                 offset: 0,
-            }
-        } else if let Some((place, row)) = allocators::find_indexed(symbol.name) {
-            Candidate {
-                symbol: String::from_utf8_lossy(symbol.name).into_owned(),
-                rank: self.custom.len() + place,
-                call: allocators::call_id(row),
-                shape: row.shape,
-                may_throw: row.may_throw,
-                taken: Some(row.taken),
-                address: symbol.address,
-                size_bytes: symbol.size_bytes,
-                offset: 0,
-            }
-        } else {
-            return;
-        };
+            });
+        }
+        let (place, row) = allocators::find_indexed(symbol.name)?;
+        Some(Candidate {
+            symbol: String::from_utf8_lossy(symbol.name).into_owned(),
+            rank: self.custom.len() + place,
+            call: allocators::call_id(row),
+            shape: row.shape,
+            may_throw: row.may_throw,
+            taken: Some(row.taken),
+            address: symbol.address,
+            size_bytes: symbol.size_bytes,
+            offset: 0,
+        })
+    }
+
+    /// Takes a candidate up, or says why not.
+    fn consider(&self, symbol: &FunctionSymbol<'d>, mut candidate: Candidate, found: &mut Found) {
         let reason = if self.is_loader && candidate.taken.is_some() {
             Reason::Loader
         } else if symbol.indirect {
             Reason::Indirect
         } else if let Some(offset) = self.image.code_offset(symbol.address) {
             candidate.offset = offset;
-            found.push(candidate);
+            found.candidates.push(candidate);
             return;
         } else {
             Reason::NotCode
         };
-        skipped.push(Skipped {
+        found.skipped.push(Skipped {
             function: candidate.symbol,
             reason,
         });
     }
 
-    fn note_missing(&self, found: &[Candidate], skipped: &mut Vec<Skipped>) {
+    fn note_missing(&self, found: &mut Found) {
         for function in self.custom {
-            let known = found.iter().any(|candidate| candidate.symbol == function.symbol)
-                || skipped.iter().any(|other| other.function == function.symbol);
+            let candidates = &found.candidates;
+            let known = candidates
+                .iter()
+                .any(|candidate| candidate.symbol == function.symbol)
+                || found.skipped.iter().any(|other| other.function == function.symbol);
             if !known {
-                skipped.push(Skipped {
+                found.skipped.push(Skipped {
                     function: function.symbol.clone(),
                     reason: Reason::NotFound,
                 });
@@ -373,7 +413,14 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
     }
 
     /// Decides for each candidate how its returns are seen, or that it is not probed.
-    fn judge(&self, candidates: &[Candidate], names: &HashMap<String, u64>, scan: &mut Scan) {
+    fn judge(&self, found: Found, in_libc: bool) -> Group {
+        let mut names = HashMap::new();
+        for candidate in &found.candidates {
+            // The first of a name: the dynamic symbols come before the local ones.
+            names.entry(candidate.symbol.clone()).or_insert(candidate.address);
+        }
+        let candidates = &settle(found.candidates);
+        let (mut functions, mut skipped) = (Vec::new(), found.skipped);
         // Who hands its calls to whom: a function whose taker is itself not probed is not covered.
         let mut handed: HashMap<u64, u64> = HashMap::new();
         for candidate in candidates {
@@ -383,7 +430,7 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
             let imports = |name: &[u8]| match std::str::from_utf8(name).ok().and_then(|name| names.get(name))
             {
                 Some(address) => others(*address),
-                None => imported_taker(candidate.shape.op, name),
+                None => imported_taker(&candidate.shape, name),
             };
             let handover = Handover {
                 by_address: &others,
@@ -391,7 +438,7 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
             };
             if let Some(taker) = self.handed_to(candidates, candidate, extent, &handover) {
                 handed.extend(taker.address.map(|address| (candidate.address, address)));
-                scan.skipped.push(Skipped {
+                skipped.push(Skipped {
                     function: candidate.symbol.clone(),
                     reason: Reason::Covered { by: taker.name },
                 });
@@ -399,17 +446,20 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
             }
             match self.returns_of(candidate, extent, &handover) {
                 Ok(returns) => {
-                    let in_libc = is_libc(scan.soname.as_deref());
-                    let hands_over = self.hands_over(candidates, names, candidate, extent);
-                    scan.functions
-                        .push(self.function(candidate, extent, returns, in_libc, hands_over));
+                    let hands_over = self.hands_over(candidates, &names, candidate, extent);
+                    functions.push(self.function(candidate, extent, returns, in_libc, hands_over));
                 }
-                Err(why) => scan.skipped.push(Skipped {
+                Err(why) => skipped.push(Skipped {
                     function: candidate.symbol.clone(),
                     reason: Reason::ReturnsUnproven(why),
                 }),
             }
         }
+        name_last_takers(&mut skipped);
+        let mut seen = HashSet::new();
+        skipped.retain(|skipped| seen.insert(skipped.function.clone()));
+        functions.sort_by_key(|function| function.offset);
+        Group { functions, skipped }
     }
 
     /// The probed function that sees all calls of a candidate. What the user named is probed as named.
@@ -472,7 +522,7 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
         let named = |name: &[u8]| match std::str::from_utf8(name).ok().and_then(|name| names.get(name)) {
             Some(address) => at(*address),
             None => allocators::find_indexed(name)
-                .filter(|(_, row)| row.shape.op != Op::Free)
+                .filter(|(_, row)| row.shape.op != Op::Free && row.shape.layer() == candidate.shape.layer())
                 .map(|_| Taker {
                     name: String::from_utf8_lossy(name).into_owned(),
                     address: None,

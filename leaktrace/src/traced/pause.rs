@@ -25,7 +25,7 @@ impl TracedSet {
         object: ObjectId,
         path: &Path,
         functions: &[Function],
-    ) -> Result<(), AttachError> {
+    ) -> Result<Vec<(Option<u16>, Links)>, AttachError> {
         let mut links = Vec::new();
         for function in in_order(functions) {
             let slot = function.cookie.slot();
@@ -35,10 +35,8 @@ impl TracedSet {
             }
         }
         // Dropped in this order: the reverse of that in which they came.
-        for (slot, links) in links.into_iter().rev() {
-            traced.keep(object, Some(slot), links);
-        }
-        Ok(())
+        let links = links.into_iter().rev();
+        Ok(links.map(|(slot, links)| (Some(slot), links)).collect())
     }
 
     /// From here on each function has links of its own, so that it can be paused.
@@ -54,7 +52,7 @@ impl TracedSet {
         let mut wanted = Vec::new();
         for traced in self.processes.values_mut() {
             links.extend(traced.take_functions(&gone));
-            for object in traced.placed() {
+            for object in traced.probed_now() {
                 let Some(scan) = self.catalog.scan(object) else {
                     continue;
                 };
@@ -63,8 +61,9 @@ impl TracedSet {
                     let slot = function.cookie.slot();
                     self.out.contains(&slot) && !out.contains(&slot) && !traced.has(object, slot)
                 };
+                let arenas = traced.arenas.are_probed(object).then_some(&scan.arenas.functions);
                 wanted.extend(
-                    in_order(&scan.functions)
+                    in_order(scan.functions.iter().chain(arenas.into_iter().flatten()))
                         .into_iter()
                         .filter(missing)
                         .map(|function| Wanted {
@@ -132,8 +131,8 @@ impl TracedSet {
 }
 
 /// In the order in which they are probed: a block recorded before its free is watched would look like a leak.
-fn in_order(functions: &[Function]) -> Vec<&Function> {
-    let mut functions: Vec<&Function> = functions.iter().collect();
+fn in_order<'a>(functions: impl IntoIterator<Item = &'a Function>) -> Vec<&'a Function> {
+    let mut functions: Vec<&Function> = functions.into_iter().collect();
     functions.sort_by_key(|function| match function.shape.op {
         Op::Free => 0,
         Op::Realloc => 1,

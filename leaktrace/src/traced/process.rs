@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
+use super::python::Arenas;
 use crate::{
     probe::attach::Links,
     report::model::{Exit, State},
@@ -48,6 +49,8 @@ pub struct Traced {
     /// Those whose probes are in place, or paused.
     placed: BTreeSet<ObjectId>,
     linker_watched: bool,
+    /// What is known of a Python interpreter in it.
+    pub(super) arenas: Arenas,
     /// What holds the probes in place, until they are released.
     links: Vec<Held>,
 }
@@ -58,6 +61,8 @@ struct Held {
     object: ObjectId,
     /// The one function that they probe; none where they probe all of them.
     slot: Option<u16>,
+    /// They are of what maps arenas: of no use without an interpreter.
+    of_arenas: bool,
     links: Links,
 }
 
@@ -82,6 +87,7 @@ impl Traced {
             probed: BTreeSet::new(),
             placed: BTreeSet::new(),
             linker_watched: false,
+            arenas: Arenas::default(),
             links: Vec::new(),
         }
     }
@@ -166,6 +172,7 @@ impl Traced {
         self.comm.clone_from(&comm);
         self.exe = None;
         self.refused = false;
+        self.arenas.replace_image();
         let image = Image {
             comm,
             mappings: Mappings::new(),
@@ -207,7 +214,30 @@ impl Traced {
 
     /// Keeps the probes of an object: of the function of a slot, or of all its functions.
     pub fn keep(&mut self, object: ObjectId, slot: Option<u16>, links: Links) {
-        self.links.push(Held { object, slot, links });
+        self.links.push(Held {
+            object,
+            slot,
+            of_arenas: false,
+            links,
+        });
+    }
+
+    /// The same of what maps arenas.
+    pub fn keep_arenas(&mut self, object: ObjectId, slot: Option<u16>, links: Links) {
+        self.links.push(Held {
+            object,
+            slot,
+            of_arenas: true,
+            links,
+        });
+    }
+
+    /// Hands over what holds the probes of arenas in place.
+    pub fn take_arenas(&mut self) -> impl Iterator<Item = Links> {
+        self.arenas.release();
+        self.links
+            .extract_if(.., |held| held.of_arenas)
+            .map(|held| held.links)
     }
 
     /// Whether there are probes of a single function.
@@ -232,6 +262,7 @@ impl Traced {
     /// Hands over what holds its probes in place.
     pub fn take_links(&mut self) -> impl Iterator<Item = Links> {
         self.placed.clear();
+        self.arenas.release();
         self.linker_watched = false;
         std::mem::take(&mut self.links).into_iter().map(|held| held.links)
     }
@@ -239,6 +270,7 @@ impl Traced {
     /// Takes all probes out. What was probed stays known, for the report.
     pub fn release(&mut self) {
         self.placed.clear();
+        self.arenas.release();
         self.linker_watched = false;
         self.links.clear();
     }
