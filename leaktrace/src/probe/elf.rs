@@ -402,7 +402,10 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
             let known = candidates
                 .iter()
                 .any(|candidate| candidate.symbol == function.symbol)
-                || found.skipped.iter().any(|other| other.function == function.symbol);
+                || found
+                    .skipped
+                    .iter()
+                    .any(|other| other.function == function.symbol);
             if !known {
                 found.skipped.push(Skipped {
                     function: function.symbol.clone(),
@@ -509,7 +512,8 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
         candidate: &Candidate,
         extent: Extent,
     ) -> bool {
-        if candidate.shape.op == Op::Free {
+        // No call that maps an arena is left out.
+        if candidate.shape.op == Op::Free || candidate.taken == Some(Taken::WithInterpreter) {
             return false;
         }
         let at = |address: u64| {

@@ -10,7 +10,7 @@ use super::{
     Renderer,
     frames::{self, columns, elide},
     ledger::{self, Line},
-    model::{Filters, Process, Report, Sampled, State, Survivor, Totals},
+    model::{BySpace, Filters, Process, Report, Sampled, State, Survivor, Totals},
     style::{Ink, Style},
     units::{count, counted, duration_ms, duration_s, growth, percent, rate, size, size_f64, size_range},
 };
@@ -156,7 +156,10 @@ impl Page<'_> {
                 writeln!(self.out, "    range      {}", rests_on(&sampled))?;
             }
         }
-        Ok(())
+        match by_space(&totals.by_space) {
+            Some(line) => writeln!(self.out, "  of that      {line}"),
+            None => Ok(()),
+        }
     }
 
     fn processes(&mut self, processes: &[Process]) -> io::Result<()> {
@@ -493,6 +496,25 @@ fn aligned(cells: &[String; 8], widths: [usize; 8]) -> String {
 
 fn column_widths<const N: usize>(rows: &[[String; N]]) -> [usize; N] {
     std::array::from_fn(|column| rows.iter().map(|row| columns(&row[column])).max().unwrap_or(0))
+}
+
+/// What is outstanding of each kind of memory, where it is of more than one.
+fn by_space(totals: &BySpace) -> Option<String> {
+    let kinds = [
+        ("heap", totals.heap),
+        ("custom", totals.custom),
+        ("python arenas", totals.python_arena),
+    ];
+    let mut parts: Vec<String> = kinds
+        .iter()
+        .filter(|(_, held)| held.live_blocks > 0)
+        .map(|(name, held)| format!("{name} {}", size(held.live_bytes)))
+        .collect();
+    let pools = totals.python_pool;
+    if pools.live_blocks > 0 {
+        parts.push(format!("in their pools {}", size(pools.live_bytes)));
+    }
+    (parts.len() > 1).then(|| parts.join(", "))
 }
 
 /// Why there is no site to show.

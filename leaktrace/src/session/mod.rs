@@ -133,11 +133,20 @@ impl<'a> Session<'a> {
             .iter()
             .flat_map(|process| process.probed().collect::<Vec<_>>())
             .collect();
-        let functions: usize = objects
+        let of_arenas: HashSet<_> = traced
             .iter()
-            .filter_map(|&object| traced.catalog.scan(object))
-            .map(|scan| scan.functions.len())
+            .flat_map(|process| process.arenas.probed().collect::<Vec<_>>())
+            .collect();
+        let scans = |objects: &HashSet<_>| -> Vec<_> {
+            let scans = objects.iter().filter_map(|&object| traced.catalog.scan(object));
+            scans.collect()
+        };
+        let heap: usize = scans(&objects).iter().map(|scan| scan.functions.len()).sum();
+        let arenas: usize = scans(&of_arenas)
+            .iter()
+            .map(|scan| scan.arenas.functions.len())
             .sum();
+        let functions = heap + arenas;
         let names = match &self.config.target {
             Target::Command(line) => line[0].to_string_lossy().into_owned(),
             Target::Pids(_) => names.join(", "),

@@ -82,7 +82,7 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
     catalog.check_custom()?;
     // Before leaktrace raises its own limits, which the command would inherit.
     let held = match &config.target {
-        Target::Command(line) => Some(hold_command(line)?),
+        Target::Command(line) => Some(hold_command(line, config.python_malloc)?),
         Target::Pids(_) => None,
     };
     raise_file_limit();
@@ -184,12 +184,17 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
 }
 
 /// The command, held before its `exec`, and the files it will map first.
-fn hold_command(line: &[OsString]) -> Result<(Held, Vec<PathBuf>), Error> {
+fn hold_command(line: &[OsString], python_malloc: bool) -> Result<(Held, Vec<PathBuf>), Error> {
     let Some((program, args)) = line.split_first() else {
         return Err(Error::Unable("no command given; type it after --".to_owned()));
     };
     let objects = closure::objects_of_command(program, &|name| std::env::var_os(name))?;
-    Ok((launch::hold(program, args)?, objects))
+    let environment: &[_] = if python_malloc {
+        &[("PYTHONMALLOC", "malloc")]
+    } else {
+        &[]
+    };
+    Ok((launch::hold(program, args, environment)?, objects))
 }
 
 /// The files that the targets map, as far as those can be traced: why one cannot is said when it is attached to.

@@ -8,6 +8,7 @@ pub mod follow;
 mod pause;
 mod pauser;
 pub mod process;
+pub mod python;
 pub mod set;
 pub mod slots;
 mod unwinding;

@@ -2,41 +2,48 @@
 //!
 //! Must not know why.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
-use leaktrace_common::call::Op;
+use leaktrace_common::call::{Op, Space};
 
 use super::{
     pauser::{Pauser, Placed, Wanted},
-    process::Traced,
     set::TracedSet,
 };
 use crate::{
-    probe::{attach::AttachError, elf::Function, process as proc},
+    probe::{
+        attach::{AttachError, Links},
+        elf::Function,
+        process as proc,
+    },
     report::model::State,
     symbol::objects::ObjectId,
 };
 
 impl TracedSet {
-    /// Probes an object in a process with links for each function, so that each can be paused. All of them or, on an error, none.
-    pub(super) fn probe_singly(
+    /// Probes functions of an object in a process, with links for each function where each can be paused, else for
+    /// all of them. All or, on an error, none. The links that are to be dropped first come first.
+    pub(super) fn links_of(
         &self,
-        traced: &mut Traced,
+        pid: u32,
         object: ObjectId,
-        path: &Path,
         functions: &[Function],
     ) -> Result<Vec<(Option<u16>, Links)>, AttachError> {
+        let path = self.catalog.usable_path(object).unwrap_or_default();
+        if self.pauser.is_none() {
+            return Ok(vec![(None, self.attacher.attach(&path, pid, functions)?)]);
+        }
         let mut links = Vec::new();
         for function in in_order(functions) {
             let slot = function.cookie.slot();
             if !self.out.contains(&slot) {
                 let function = std::slice::from_ref(function);
-                links.push((slot, self.attacher.attach(path, traced.pid, function)?));
+                links.push((Some(slot), self.attacher.attach(&path, pid, function)?));
             }
         }
-        // Dropped in this order: the reverse of that in which they came.
-        let links = links.into_iter().rev();
-        Ok(links.map(|(slot, links)| (Some(slot), links)).collect())
+        // The reverse of the order in which they came.
+        links.reverse();
+        Ok(links)
     }
 
     /// From here on each function has links of its own, so that it can be paused.
@@ -52,7 +59,7 @@ impl TracedSet {
         let mut wanted = Vec::new();
         for traced in self.processes.values_mut() {
             links.extend(traced.take_functions(&gone));
-            for object in traced.probed_now() {
+            for (object, of_arenas) in traced.placed() {
                 let Some(scan) = self.catalog.scan(object) else {
                     continue;
                 };
@@ -61,9 +68,13 @@ impl TracedSet {
                     let slot = function.cookie.slot();
                     self.out.contains(&slot) && !out.contains(&slot) && !traced.has(object, slot)
                 };
-                let arenas = traced.arenas.are_probed(object).then_some(&scan.arenas.functions);
+                let functions = if of_arenas {
+                    &scan.arenas.functions
+                } else {
+                    &scan.functions
+                };
                 wanted.extend(
-                    in_order(scan.functions.iter().chain(arenas.into_iter().flatten()))
+                    in_order(functions)
                         .into_iter()
                         .filter(missing)
                         .map(|function| Wanted {
@@ -94,13 +105,16 @@ impl TracedSet {
             match one.links {
                 Ok(links) => {
                     let wanted = !self.out.contains(&one.slot);
+                    let slot = self.catalog.slots.get(one.slot);
+                    let of_arenas = slot.is_some_and(|slot| slot.space == Space::PythonArena);
                     let process = self.processes.get_mut(&one.pid).filter(|traced| {
                         wanted
                             && traced.state == State::Running
-                            && traced.is_probed(one.object)
+                            && traced.placed().any(|placed| placed == (one.object, of_arenas))
                             && !traced.has(one.object, one.slot)
                     });
                     match process {
+                        Some(traced) if of_arenas => traced.keep_arenas(one.object, Some(one.slot), links),
                         Some(traced) => traced.keep(one.object, Some(one.slot), links),
                         None => surplus.push(links),
                     }
@@ -131,8 +145,8 @@ impl TracedSet {
 }
 
 /// In the order in which they are probed: a block recorded before its free is watched would look like a leak.
-fn in_order<'a>(functions: impl IntoIterator<Item = &'a Function>) -> Vec<&'a Function> {
-    let mut functions: Vec<&Function> = functions.into_iter().collect();
+fn in_order(functions: &[Function]) -> Vec<&Function> {
+    let mut functions: Vec<&Function> = functions.iter().collect();
     functions.sort_by_key(|function| match function.shape.op {
         Op::Free => 0,
         Op::Realloc => 1,

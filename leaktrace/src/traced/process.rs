@@ -50,7 +50,7 @@ pub struct Traced {
     placed: BTreeSet<ObjectId>,
     linker_watched: bool,
     /// What is known of a Python interpreter in it.
-    pub(super) arenas: Arenas,
+    pub arenas: Arenas,
     /// What holds the probes in place, until they are released.
     links: Vec<Held>,
 }
@@ -190,9 +190,10 @@ impl Traced {
         self.placed.contains(&object)
     }
 
-    /// The objects that are probed in it, if only now and then.
-    pub fn placed(&self) -> impl Iterator<Item = ObjectId> {
-        self.placed.iter().copied()
+    /// The objects that are probed in it, if only now and then, and whether that is for the arenas of Python.
+    pub fn placed(&self) -> impl Iterator<Item = (ObjectId, bool)> {
+        let heap = self.placed.iter().map(|&object| (object, false));
+        heap.chain(self.arenas.placed().map(|object| (object, true)))
     }
 
     /// An object is probed from now on.

@@ -6,7 +6,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::PathBuf,
-    rc::Rc,
     sync::Arc,
 };
 
@@ -19,7 +18,7 @@ use crate::{
     },
     probe::{
         attach::{self, AttachError, Attacher, Links},
-        elf::ElfError,
+        elf::{ElfError, Function, Skipped},
         listing,
         process::{self as proc, Mapping, ProcessError},
         refuse::{self, Refusal},
@@ -252,17 +251,14 @@ impl TracedSet {
             return Ok(false);
         };
         self.watch_linker(traced, object, &scan);
+        let of_arenas = self.probe_arenas(traced, object, &scan)?;
         if scan.functions.is_empty() || traced.is_probed(object) {
-            return Ok(false);
+            return Ok(of_arenas);
         }
-        let path = self.catalog.usable_path(object).unwrap_or_default();
-        if self.pauser.is_some() {
-            self.probe_singly(traced, object, &path, &scan.functions)?;
-        } else {
-            let links = self.attacher.attach(&path, traced.pid, &scan.functions)?;
-            traced.keep(object, None, links);
+        for (slot, links) in self.links_of(traced.pid, object, &scan.functions)? {
+            traced.keep(object, slot, links);
         }
-        self.log(traced.pid, object, &scan);
+        self.log(traced.pid, object, &scan.functions, &scan.skipped);
         traced.place(object);
         Ok(true)
     }
@@ -272,9 +268,9 @@ impl TracedSet {
         self.attacher.programs()
     }
 
-    fn log(&self, pid: u32, object: ObjectId, scan: &Rc<crate::probe::elf::Scan>) {
+    pub(super) fn log(&self, pid: u32, object: ObjectId, functions: &[Function], skipped: &[Skipped]) {
         let name = self.catalog.name(object);
-        for function in &scan.functions {
+        for function in functions {
             tracing::info!(
                 "pid {pid}: {name} {} at {:#x}: {}",
                 function.symbol,
@@ -282,7 +278,7 @@ impl TracedSet {
                 listing::placement(function)
             );
         }
-        for skipped in &scan.skipped {
+        for skipped in skipped {
             tracing::info!(
                 "pid {pid}: {name} {} not probed: {}",
                 skipped.function,
