@@ -52,6 +52,8 @@ pub struct Config {
     pub follow_forks: bool,
     /// Have the command's Python take every object from malloc.
     pub python_malloc: bool,
+    /// Also probe where Python's object allocator takes pools into use.
+    pub python_pools: bool,
     /// Functions to trace beside the known allocators.
     pub custom: Option<CustomPair>,
     /// Which blocks count.
@@ -296,6 +298,7 @@ impl Config {
             target,
             follow_forks: false,
             python_malloc: false,
+            python_pools: false,
             custom: None,
             filters: Filters::default(),
             sample_bytes: defaults::SAMPLE_BYTES,

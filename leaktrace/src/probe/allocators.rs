@@ -143,6 +143,13 @@ const ARENA_FREE: Shape = Shape {
     ..FREE
 };
 
+/// `CPython`'s pools: the kernel side knows their size and rounds the block that is returned down to it. When a pool is
+/// given back is not seen by a probe.
+const POOL: Shape = Shape {
+    space: Space::PythonPool,
+    ..alloc(NONE, NONE)
+};
+
 const fn row(names: &'static [&'static str], shape: Shape) -> Row {
     Row {
         names,
@@ -398,7 +405,12 @@ pub static ROWS: &[Row] = &[
     // the C library maps thread stacks, large blocks and files by the same functions.
     row(&["mmap", "mmap64"], ARENA).with_interpreter(),
     row(&["munmap"], ARENA_FREE).with_interpreter(),
+    // Found by what it does, with or without this name.
+    row(&[NEW_POOL], POOL).with_interpreter(),
 ];
+
+/// Where `CPython` takes a pool into use.
+pub(super) const NEW_POOL: &str = "allocate_from_new_pool";
 
 /// No name in the table, prefix included, is longer: a cheap test before the hash, since an object can
 /// have a million symbols.
@@ -563,6 +575,7 @@ mod tests {
         assert_eq!(shape("mi_heap_recalloc_aligned_at").size, Arg::new(3));
         for row in ROWS {
             match row.shape.op {
+                Op::Alloc if row.call == NEW_POOL => assert_eq!(row.shape.space, Space::PythonPool),
                 Op::Alloc => assert!(row.shape.size != NONE, "{}", row.call),
                 Op::Realloc => assert!(
                     row.shape.size != NONE && row.shape.pointer != NONE,
@@ -586,7 +599,9 @@ mod tests {
         assert!(find("je_mmap").is_none() && find("__mmap").is_none() && find("mremap").is_none());
         for row in ROWS {
             let beside = row.taken == Taken::WithInterpreter;
-            assert_eq!(row.shape.space == Space::PythonArena, beside, "{}", row.call);
+            let space = row.shape.space;
+            let of_python = space == Space::PythonArena || space == Space::PythonPool;
+            assert_eq!(of_python, beside, "{}", row.call);
         }
     }
 

@@ -14,9 +14,11 @@ use super::allocators::{self, Taken};
 use super::body::Body;
 use super::candidate::{Candidate, imported_taker, reads_alike, settle, taker_at};
 use super::custom::CustomFunction;
+use super::gear::{Gear, Group};
 use super::handover;
 use super::image::{Extent, FunctionSymbol, Image};
 use super::linker::{self, Linker};
+use super::pools;
 use super::returns::{self, Handover, Taker, Unproven};
 use super::site::{self, Site, Why};
 use super::skipped::name_last_takers;
@@ -82,8 +84,10 @@ pub struct Scan {
     pub functions: Vec<Function>,
     /// Functions of the table that are not probed here.
     pub skipped: Vec<Skipped>,
-    /// Those that matter in a process with a `CPython` interpreter only.
+    /// Those that matter in a process with a `CPython` interpreter only, and map its arenas.
     pub arenas: Group,
+    /// Those that matter there and take pools in arenas into use; of an interpreter only.
+    pub pools: Group,
     /// It is a `CPython` interpreter, or a library that has one.
     pub has_interpreter: bool,
     /// Built by the Go compiler.
@@ -106,12 +110,39 @@ impl Scan {
 
     /// Functions whose calls will not be seen: a report must say so.
     pub fn blind_spots(&self) -> impl Iterator<Item = &Skipped> {
-        self.skipped.iter().filter(|skipped| skipped.reason.is_blind())
+        self.blind_spots_of(Gear::Heap)
+    }
+
+    /// The same of those that are probed for something else.
+    pub fn blind_spots_of(&self, gear: Gear) -> impl Iterator<Item = &Skipped> {
+        let (_, skipped) = self.of(gear);
+        skipped.iter().filter(|skipped| skipped.reason.is_blind())
+    }
+
+    /// The functions that are probed for something, and those that are not.
+    pub fn of(&self, gear: Gear) -> (&[Function], &[Skipped]) {
+        match gear {
+            Gear::Heap => (&self.functions, &self.skipped),
+            Gear::Arenas => (&self.arenas.functions, &self.arenas.skipped),
+            Gear::Pools => (&self.pools.functions, &self.pools.skipped),
+        }
+    }
+
+    /// Every function, whatever it is probed for.
+    pub fn functions_mut(&mut self) -> impl Iterator<Item = &mut Function> {
+        let beside = self.arenas.functions.iter_mut().chain(&mut self.pools.functions);
+        self.functions.iter_mut().chain(beside)
+    }
+
+    /// The same, to look at.
+    pub fn all_functions(&self) -> impl Iterator<Item = &Function> {
+        let beside = self.arenas.functions.iter().chain(&self.pools.functions);
+        self.functions.iter().chain(beside)
     }
 
     /// Moves every probe to the entry of its function, for tests.
     pub fn probe_entries(&mut self) {
-        for function in self.functions.iter_mut().chain(&mut self.arenas.functions) {
+        for function in self.functions_mut() {
             let hands_over = function.cookie.hands_over();
             function.site = Site::entry(&function.prologue, function.shape, Why::Forced);
             function.cookie = cookie(&function.site, function.call, &function.returns, hands_over);
@@ -124,22 +155,6 @@ impl Scan {
             let distance = address.checked_sub(segment.address)?;
             (distance < segment.size_bytes).then(|| segment.offset.checked_add(distance))?
         })
-    }
-}
-
-/// Functions that are probed together or not at all.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Group {
-    /// Functions to probe, in order of their offset; no two at one offset.
-    pub functions: Vec<Function>,
-    /// Functions of the table that are not probed here.
-    pub skipped: Vec<Skipped>,
-}
-
-impl Group {
-    /// Functions whose calls will not be seen: a report must say so.
-    pub fn blind_spots(&self) -> impl Iterator<Item = &Skipped> {
-        self.skipped.iter().filter(|skipped| skipped.reason.is_blind())
     }
 }
 
@@ -232,6 +247,7 @@ pub fn scan<'d, R: ReadRef<'d>>(data: R, path: &Path, custom: &[CustomFunction])
         functions: Vec::new(),
         skipped: Vec::new(),
         arenas: Group::default(),
+        pools: Group::default(),
         has_interpreter: false,
         is_go: false,
         interpreter: None,
@@ -325,17 +341,21 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
         let mut arenas = Found::default();
         self.image.for_each_function(|symbol| {
             if let Some(candidate) = self.candidate(&symbol) {
-                let found = match candidate.taken {
-                    Some(Taken::WithInterpreter) => &mut arenas,
-                    _ => &mut found,
-                };
-                self.consider(&symbol, candidate, found);
+                match Gear::of(candidate.shape.space) {
+                    Gear::Heap => self.consider(&symbol, candidate, &mut found),
+                    Gear::Arenas => self.consider(&symbol, candidate, &mut arenas),
+                    // Found in another way.
+                    Gear::Pools => {}
+                }
             }
         })?;
         self.note_missing(&mut found);
         let in_libc = is_libc(scan.soname.as_deref());
         // Apart from each other: malloc maps memory, and is not covered for it.
         scan.arenas = self.judge(arenas, in_libc);
+        if scan.has_interpreter {
+            scan.pools = self.judge(self.new_pool(), in_libc);
+        }
         let group = self.judge(found, in_libc);
         scan.functions = group.functions;
         scan.skipped = group.skipped;
@@ -375,6 +395,33 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
             size_bytes: symbol.size_bytes,
             offset: 0,
         })
+    }
+
+    /// The function that takes a pool of Python into use, or why there is none.
+    fn new_pool(&self) -> Found {
+        let mut found = Found::default();
+        let pool = pools::find(self.image).map_err(|why| why.to_string());
+        let offset = |extent: &Extent| self.image.code_offset(extent.start);
+        match pool.map(|extent| (extent, offset(&extent))) {
+            Ok((extent, Some(offset))) => {
+                let symbol = FunctionSymbol {
+                    name: allocators::NEW_POOL.as_bytes(),
+                    address: extent.start,
+                    size_bytes: extent.end - extent.start,
+                    indirect: false,
+                };
+                let candidate = self.candidate(&symbol).into_iter();
+                found
+                    .candidates
+                    .extend(candidate.map(|candidate| Candidate { offset, ..candidate }));
+            }
+            Ok((_, None)) => {}
+            Err(why) => found.skipped.push(Skipped {
+                function: allocators::NEW_POOL.to_owned(),
+                reason: Reason::Unrecognised(why),
+            }),
+        }
+        found
     }
 
     /// Takes a candidate up, or says why not.

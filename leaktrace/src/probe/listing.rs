@@ -43,8 +43,8 @@ pub fn markdown(files: &[PathBuf]) -> Result<String, ElfError> {
 }
 
 fn table(text: &mut String, name: &str, scan: &Scan) {
-    // Those of arenas among them: they are probed beside a Python interpreter only.
-    let functions: Vec<&Function> = scan.functions.iter().chain(&scan.arenas.functions).collect();
+    // Those among them that are probed beside a Python interpreter only.
+    let functions: Vec<&Function> = scan.all_functions().collect();
     let cheap = functions
         .iter()
         .filter(|function| function.site.kind != SiteKind::SingleStepped);

@@ -6,7 +6,10 @@ use super::collect::Collector;
 use crate::{
     config::Config,
     kernel::{counters::Counters, sideband::Sideband},
-    probe::elf::{Function, Returns},
+    probe::{
+        elf::{Function, Returns},
+        gear::Gear,
+    },
     report::{
         ledger::{self, Line},
         model::{
@@ -218,9 +221,7 @@ fn probed_function(traced: &TracedSet, mappings: &Mappings, addresses: &[u64]) -
     let scan = traced.catalog.scan(object)?;
     let offset = mapping.offset_of(address);
     let function = scan
-        .functions
-        .iter()
-        .chain(&scan.arenas.functions)
+        .all_functions()
         .find(|function| function.probe_offset() == offset)?;
     Some(Probed {
         object,
@@ -292,33 +293,21 @@ fn target(from: &Sources<'_>, snapshot: &Snapshot) -> Target {
 /// Probes by object: a function that several processes share is one entry with all their pids. What is probed for a
 /// Python interpreter counts where there is one.
 fn tracing(from: &Sources<'_>, kernel_release: &str) -> Tracing {
-    let mut pids_of: BTreeMap<(ObjectId, bool), Vec<u32>> = BTreeMap::new();
+    let mut pids_of: BTreeMap<(ObjectId, Gear), Vec<u32>> = BTreeMap::new();
     for process in from.traced.iter() {
-        let heap = process.probed().map(|object| (object, false));
-        let arenas = process.arenas.probed().map(|object| (object, true));
-        for object in heap.chain(arenas) {
-            pids_of.entry(object).or_default().push(process.pid);
+        for probed in process.probed_for() {
+            pids_of.entry(probed).or_default().push(process.pid);
         }
     }
     let mut sites = Vec::new();
     let mut skipped = Vec::new();
-    for ((object, of_arenas), pids) in pids_of {
+    for ((object, gear), pids) in pids_of {
         let Some(scan) = from.traced.catalog.scan(object) else {
             continue;
         };
         let name = from.traced.catalog.name(object);
-        let functions = if of_arenas {
-            &scan.arenas.functions
-        } else {
-            &scan.functions
-        };
-        sites.extend(probe_sites(from, functions, &name, &pids));
-        let blind: Vec<_> = if of_arenas {
-            scan.arenas.blind_spots().collect()
-        } else {
-            scan.blind_spots().collect()
-        };
-        skipped.extend(blind.into_iter().map(|skipped| SkippedSite {
+        sites.extend(probe_sites(from, scan.of(gear).0, &name, &pids));
+        skipped.extend(scan.blind_spots_of(gear).map(|skipped| SkippedSite {
             object: name.clone(),
             function: skipped.function.clone(),
             reason: skipped.reason.to_string(),

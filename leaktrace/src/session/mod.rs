@@ -133,20 +133,14 @@ impl<'a> Session<'a> {
             .iter()
             .flat_map(|process| process.probed().collect::<Vec<_>>())
             .collect();
-        let of_arenas: HashSet<_> = traced
+        let probed: HashSet<_> = traced
             .iter()
-            .flat_map(|process| process.arenas.probed().collect::<Vec<_>>())
+            .flat_map(|process| process.probed_for().collect::<Vec<_>>())
             .collect();
-        let scans = |objects: &HashSet<_>| -> Vec<_> {
-            let scans = objects.iter().filter_map(|&object| traced.catalog.scan(object));
-            scans.collect()
-        };
-        let heap: usize = scans(&objects).iter().map(|scan| scan.functions.len()).sum();
-        let arenas: usize = scans(&of_arenas)
+        let functions: usize = probed
             .iter()
-            .map(|scan| scan.arenas.functions.len())
+            .filter_map(|&(object, gear)| Some(traced.catalog.scan(object)?.of(gear).0.len()))
             .sum();
-        let functions = heap + arenas;
         let names = match &self.config.target {
             Target::Command(line) => line[0].to_string_lossy().into_owned(),
             Target::Pids(_) => names.join(", "),

@@ -140,6 +140,9 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
     let log = kernel_log(&mut ebpf);
     let attacher = Attacher::new(programs, pmu);
     let mut traced = TracedSet::new(attacher, unwinder, catalog, caps.version, config.follow_forks);
+    if config.python_pools {
+        traced.probe_pools();
+    }
     let running = match &config.target {
         Target::Pids(pids) => pids.as_slice(),
         Target::Command(_) => &[],

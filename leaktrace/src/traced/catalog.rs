@@ -194,7 +194,7 @@ impl Catalog {
                 if self.probe_at == ProbeAt::Entry {
                     scan.probe_entries();
                 }
-                for function in scan.functions.iter_mut().chain(&mut scan.arenas.functions) {
+                for function in scan.functions_mut() {
                     self.slots.assign(id, function);
                 }
                 Some(scan)

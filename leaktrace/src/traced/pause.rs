@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use leaktrace_common::call::{Op, Space};
+use leaktrace_common::call::Op;
 
 use super::{
     pauser::{Pauser, Placed, Wanted},
@@ -14,6 +14,7 @@ use crate::{
     probe::{
         attach::{AttachError, Links},
         elf::Function,
+        gear::Gear,
         process as proc,
     },
     report::model::State,
@@ -59,7 +60,7 @@ impl TracedSet {
         let mut wanted = Vec::new();
         for traced in self.processes.values_mut() {
             links.extend(traced.take_functions(&gone));
-            for (object, of_arenas) in traced.placed() {
+            for (object, gear) in traced.placed() {
                 let Some(scan) = self.catalog.scan(object) else {
                     continue;
                 };
@@ -68,13 +69,8 @@ impl TracedSet {
                     let slot = function.cookie.slot();
                     self.out.contains(&slot) && !out.contains(&slot) && !traced.has(object, slot)
                 };
-                let functions = if of_arenas {
-                    &scan.arenas.functions
-                } else {
-                    &scan.functions
-                };
                 wanted.extend(
-                    in_order(functions)
+                    in_order(scan.of(gear).0)
                         .into_iter()
                         .filter(missing)
                         .map(|function| Wanted {
@@ -106,16 +102,15 @@ impl TracedSet {
                 Ok(links) => {
                     let wanted = !self.out.contains(&one.slot);
                     let slot = self.catalog.slots.get(one.slot);
-                    let of_arenas = slot.is_some_and(|slot| slot.space == Space::PythonArena);
+                    let gear = slot.map_or(Gear::Heap, |slot| Gear::of(slot.space));
                     let process = self.processes.get_mut(&one.pid).filter(|traced| {
                         wanted
                             && traced.state == State::Running
-                            && traced.placed().any(|placed| placed == (one.object, of_arenas))
+                            && traced.placed().any(|placed| placed == (one.object, gear))
                             && !traced.has(one.object, one.slot)
                     });
                     match process {
-                        Some(traced) if of_arenas => traced.keep_arenas(one.object, Some(one.slot), links),
-                        Some(traced) => traced.keep(one.object, Some(one.slot), links),
+                        Some(traced) => traced.keep(one.object, gear, Some(one.slot), links),
                         None => surplus.push(links),
                     }
                     if wanted {

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use super::python::Arenas;
+use super::python::Python;
 use crate::{
-    probe::attach::Links,
+    probe::{attach::Links, gear::Gear},
     report::model::{Exit, State},
     symbol::{
         mappings::{Mapping, Mappings},
@@ -50,7 +50,7 @@ pub struct Traced {
     placed: BTreeSet<ObjectId>,
     linker_watched: bool,
     /// What is known of a Python interpreter in it.
-    pub arenas: Arenas,
+    pub python: Python,
     /// What holds the probes in place, until they are released.
     links: Vec<Held>,
 }
@@ -61,8 +61,8 @@ struct Held {
     object: ObjectId,
     /// The one function that they probe; none where they probe all of them.
     slot: Option<u16>,
-    /// They are of what maps arenas: of no use without an interpreter.
-    of_arenas: bool,
+    /// What for.
+    gear: Gear,
     links: Links,
 }
 
@@ -87,7 +87,7 @@ impl Traced {
             probed: BTreeSet::new(),
             placed: BTreeSet::new(),
             linker_watched: false,
-            arenas: Arenas::default(),
+            python: Python::default(),
             links: Vec::new(),
         }
     }
@@ -172,7 +172,7 @@ impl Traced {
         self.comm.clone_from(&comm);
         self.exe = None;
         self.refused = false;
-        self.arenas.replace_image();
+        self.python.replace_image();
         let image = Image {
             comm,
             mappings: Mappings::new(),
@@ -190,10 +190,10 @@ impl Traced {
         self.placed.contains(&object)
     }
 
-    /// The objects that are probed in it, if only now and then, and whether that is for the arenas of Python.
-    pub fn placed(&self) -> impl Iterator<Item = (ObjectId, bool)> {
-        let heap = self.placed.iter().map(|&object| (object, false));
-        heap.chain(self.arenas.placed().map(|object| (object, true)))
+    /// The objects that are probed in it, if only now and then, and what for.
+    pub fn placed(&self) -> impl Iterator<Item = (ObjectId, Gear)> {
+        let heap = self.placed.iter().map(|&object| (object, Gear::Heap));
+        heap.chain(self.python.placed())
     }
 
     /// An object is probed from now on.
@@ -209,35 +209,25 @@ impl Traced {
 
     /// Keeps the probe of its dynamic linker.
     pub fn watch_linker(&mut self, object: ObjectId, links: Links) {
-        self.keep(object, None, links);
+        self.keep(object, Gear::Heap, None, links);
         self.linker_watched = true;
     }
 
-    /// Keeps the probes of an object: of the function of a slot, or of all its functions.
-    pub fn keep(&mut self, object: ObjectId, slot: Option<u16>, links: Links) {
+    /// Keeps probes of an object: of the function of a slot, or of all its functions of a gear.
+    pub fn keep(&mut self, object: ObjectId, gear: Gear, slot: Option<u16>, links: Links) {
         self.links.push(Held {
             object,
+            gear,
             slot,
-            of_arenas: false,
             links,
         });
     }
 
-    /// The same of what maps arenas.
-    pub fn keep_arenas(&mut self, object: ObjectId, slot: Option<u16>, links: Links) {
-        self.links.push(Held {
-            object,
-            slot,
-            of_arenas: true,
-            links,
-        });
-    }
-
-    /// Hands over what holds the probes of arenas in place.
-    pub fn take_arenas(&mut self) -> impl Iterator<Item = Links> {
-        self.arenas.release();
+    /// Hands over what holds in place the probes that are of no use without an interpreter.
+    pub fn take_pythons(&mut self) -> impl Iterator<Item = Links> {
+        self.python.release();
         self.links
-            .extract_if(.., |held| held.of_arenas)
+            .extract_if(.., |held| held.gear != Gear::Heap)
             .map(|held| held.links)
     }
 
@@ -260,10 +250,16 @@ impl Traced {
         self.probed.iter().copied()
     }
 
+    /// The same by what for.
+    pub fn probed_for(&self) -> impl Iterator<Item = (ObjectId, Gear)> {
+        let heap = self.probed.iter().map(|&object| (object, Gear::Heap));
+        heap.chain(self.python.probed())
+    }
+
     /// Hands over what holds its probes in place.
     pub fn take_links(&mut self) -> impl Iterator<Item = Links> {
         self.placed.clear();
-        self.arenas.release();
+        self.python.release();
         self.linker_watched = false;
         std::mem::take(&mut self.links).into_iter().map(|held| held.links)
     }
@@ -271,7 +267,7 @@ impl Traced {
     /// Takes all probes out. What was probed stays known, for the report.
     pub fn release(&mut self) {
         self.placed.clear();
-        self.arenas.release();
+        self.python.release();
         self.linker_watched = false;
         self.links.clear();
     }

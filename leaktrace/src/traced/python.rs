@@ -2,51 +2,51 @@
 //!
 //! Must not know how an interpreter is read, nor what its frames are.
 
-use std::{collections::BTreeSet, rc::Rc};
+use std::collections::BTreeSet;
 
 use super::{process::Traced, set::TracedSet};
 use crate::{
     probe::{
         attach::{AttachError, Links},
         elf::Scan,
+        gear::Gear,
     },
     symbol::objects::ObjectId,
 };
 
 /// What is known of the interpreter of a process, and of those who map its arenas.
 #[derive(Debug, Default)]
-pub struct Arenas {
+pub struct Python {
     /// The object that has the interpreter.
     interpreter: Option<ObjectId>,
-    /// Objects of this image through which arenas can be mapped.
-    mappers: BTreeSet<ObjectId>,
+    /// Objects of this image that have functions to probe, and what for.
+    wanted: BTreeSet<(ObjectId, Gear)>,
     /// Those whose probes are in place, or paused.
-    placed: BTreeSet<ObjectId>,
+    placed: BTreeSet<(ObjectId, Gear)>,
     /// Those that are or were probed.
-    probed: BTreeSet<ObjectId>,
+    probed: BTreeSet<(ObjectId, Gear)>,
 }
 
-impl Arenas {
+impl Python {
     /// The object that has the interpreter, if there is one.
     pub const fn interpreter(&self) -> Option<ObjectId> {
         self.interpreter
     }
 
-    /// The objects that are or were probed for its arenas.
-    pub fn probed(&self) -> impl Iterator<Item = ObjectId> {
+    /// The objects that are or were probed for it, and what for.
+    pub fn probed(&self) -> impl Iterator<Item = (ObjectId, Gear)> {
         self.probed.iter().copied()
     }
 
     /// The same of those that are probed now, if only now and then.
-    pub fn placed(&self) -> impl Iterator<Item = ObjectId> {
+    pub fn placed(&self) -> impl Iterator<Item = (ObjectId, Gear)> {
         self.placed.iter().copied()
     }
 
-    /// Another program runs. The probes stay until it is known that it needs none: one that starts Python is likely
-    /// to be Python.
+    /// Another program runs. The probes stay until it is known that it needs none: what starts Python is often Python.
     pub(super) fn replace_image(&mut self) {
         self.interpreter = None;
-        self.mappers.clear();
+        self.wanted.clear();
     }
 
     /// No probe is in place any more.
@@ -56,51 +56,53 @@ impl Arenas {
 }
 
 impl TracedSet {
-    /// Probes what maps arenas, in a process with an interpreter. Whether any is probed that was not.
-    pub(super) fn probe_arenas(
+    /// Probes what is of use in a process with an interpreter. Whether any is probed that was not.
+    pub(super) fn probe_for_python(
         &self,
         traced: &mut Traced,
         object: ObjectId,
-        scan: &Rc<Scan>,
+        scan: &Scan,
     ) -> Result<bool, AttachError> {
         if scan.has_interpreter {
-            traced.arenas.interpreter.get_or_insert(object);
+            traced.python.interpreter.get_or_insert(object);
         }
-        let is_mapper = !scan.arenas.functions.is_empty();
-        if is_mapper {
-            traced.arenas.mappers.insert(object);
+        let maps_arenas = !scan.of(Gear::Arenas).0.is_empty();
+        if maps_arenas {
+            traced.python.wanted.insert((object, Gear::Arenas));
         }
-        if traced.arenas.interpreter.is_none() {
+        if scan.has_interpreter && self.python_pools {
+            traced.python.wanted.insert((object, Gear::Pools));
+        }
+        if traced.python.interpreter.is_none() {
             // The C library is mapped after the program and, as a rule, after all other libraries.
-            if is_mapper {
-                let links: Vec<Links> = traced.take_arenas().collect();
+            if maps_arenas {
+                let links: Vec<Links> = traced.take_pythons().collect();
                 // The kernel waits for a grace period or two for each link.
                 std::thread::spawn(move || drop(links));
             }
             return Ok(false);
         }
-        let missing: Vec<ObjectId> = traced
-            .arenas
-            .mappers
-            .difference(&traced.arenas.placed)
-            .copied()
-            .collect();
-        for object in &missing {
-            self.place_arenas(traced, *object)?;
+        let Python { wanted, placed, .. } = &traced.python;
+        let missing: Vec<(ObjectId, Gear)> = wanted.difference(placed).copied().collect();
+        for (object, gear) in &missing {
+            self.place_for_python(traced, *object, *gear)?;
         }
         Ok(!missing.is_empty())
     }
 
-    fn place_arenas(&self, traced: &mut Traced, object: ObjectId) -> Result<(), AttachError> {
+    fn place_for_python(&self, traced: &mut Traced, object: ObjectId, gear: Gear) -> Result<(), AttachError> {
         let Some(scan) = self.catalog.scan(object) else {
             return Ok(());
         };
-        for (slot, links) in self.links_of(traced.pid, object, &scan.arenas.functions)? {
-            traced.keep_arenas(object, slot, links);
+        let functions = scan.of(gear).0;
+        if !functions.is_empty() {
+            for (slot, links) in self.links_of(traced.pid, object, functions)? {
+                traced.keep(object, gear, slot, links);
+            }
         }
-        self.log(traced.pid, object, &scan.arenas.functions, &scan.arenas.skipped);
-        traced.arenas.placed.insert(object);
-        traced.arenas.probed.insert(object);
+        self.log(traced.pid, object, &scan, gear);
+        traced.python.placed.insert((object, gear));
+        traced.python.probed.insert((object, gear));
         Ok(())
     }
 }

@@ -18,7 +18,8 @@ use crate::{
     },
     probe::{
         attach::{self, AttachError, Attacher, Links},
-        elf::{ElfError, Function, Skipped},
+        elf::{ElfError, Scan},
+        gear::Gear,
         listing,
         process::{self as proc, Mapping, ProcessError},
         refuse::{self, Refusal},
@@ -93,6 +94,7 @@ pub struct TracedSet {
     pub catalog: Catalog,
     pub(super) kernel: KernelVersion,
     pub(super) follow_forks: bool,
+    pub(super) python_pools: bool,
     pub(super) processes: BTreeMap<u32, Traced>,
     /// See [`Unseen`].
     pub unseen: Unseen,
@@ -123,10 +125,16 @@ impl TracedSet {
             catalog,
             kernel,
             follow_forks,
+            python_pools: false,
             processes: BTreeMap::new(),
             unseen: Unseen::default(),
             warnings: warnings.into_iter().collect(),
         }
+    }
+
+    /// From here on pools of Python are probed too.
+    pub const fn probe_pools(&mut self) {
+        self.python_pools = true;
     }
 
     /// Takes a running process in: checks it, probes what it maps.
@@ -251,14 +259,14 @@ impl TracedSet {
             return Ok(false);
         };
         self.watch_linker(traced, object, &scan);
-        let of_arenas = self.probe_arenas(traced, object, &scan)?;
+        let for_python = self.probe_for_python(traced, object, &scan)?;
         if scan.functions.is_empty() || traced.is_probed(object) {
-            return Ok(of_arenas);
+            return Ok(for_python);
         }
         for (slot, links) in self.links_of(traced.pid, object, &scan.functions)? {
-            traced.keep(object, slot, links);
+            traced.keep(object, Gear::Heap, slot, links);
         }
-        self.log(traced.pid, object, &scan.functions, &scan.skipped);
+        self.log(traced.pid, object, &scan, Gear::Heap);
         traced.place(object);
         Ok(true)
     }
@@ -268,7 +276,8 @@ impl TracedSet {
         self.attacher.programs()
     }
 
-    pub(super) fn log(&self, pid: u32, object: ObjectId, functions: &[Function], skipped: &[Skipped]) {
+    pub(super) fn log(&self, pid: u32, object: ObjectId, scan: &Scan, gear: Gear) {
+        let (functions, skipped) = scan.of(gear);
         let name = self.catalog.name(object);
         for function in functions {
             tracing::info!(
