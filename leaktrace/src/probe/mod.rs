@@ -11,7 +11,7 @@ pub mod custom;
 pub mod elf;
 pub mod gear;
 mod handover;
-mod image;
+pub(crate) mod image;
 pub mod linker;
 pub mod listing;
 mod pools;
