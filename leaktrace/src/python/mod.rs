@@ -15,5 +15,6 @@ pub mod memory;
 pub mod offsets;
 #[cfg(test)]
 mod offsets_tests;
+pub mod pools;
 pub mod runtime;
 pub mod version;

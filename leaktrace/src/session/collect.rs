@@ -10,7 +10,10 @@ use leaktrace_common::{
     unwind::{end, end_of},
 };
 
-use super::stacks::{Stacks, last_object};
+use super::{
+    pools::PoolEnds,
+    stacks::{Stacks, last_object},
+};
 use crate::{
     kernel::{
         clock::now_ns,
@@ -30,6 +33,8 @@ pub(super) struct Collector {
     live: SharedLiveTable,
     tracker: Tracker,
     stacks: Stacks,
+    /// Where pools of Python are probed: their ends.
+    pools: Option<PoolEnds>,
     /// How their walks ended; images that have ended included.
     ends: Ends,
     ends_ended: Ends,
@@ -95,6 +100,7 @@ impl Collector {
             live,
             tracker: Tracker::new(settings, now_ns()),
             stacks,
+            pools: None,
             ends: Ends::default(),
             ends_ended: Ends::default(),
             ended: HashMap::new(),
@@ -105,6 +111,11 @@ impl Collector {
             handed_out: HashMap::new(),
             handed_out_ended: HashMap::new(),
         }
+    }
+
+    /// From here on ends of Python's pools are looked for.
+    pub(super) fn follow_pools(&mut self) {
+        self.pools = Some(PoolEnds::default());
     }
 
     /// Another mean gap between samples is in force.
@@ -141,13 +152,18 @@ impl Collector {
     /// [`TableError`].
     pub(super) fn snapshot(&mut self, traced: &TracedSet) -> Result<Snapshot, TableError> {
         self.tracker.begin(now_ns());
+        if let Some(pools) = &mut self.pools {
+            let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+            pools.look(&live, traced, now_ns())?;
+        }
+        let pools = self.pools.as_ref();
         self.handed_out.clone_from(&self.handed_out_ended);
         self.ends.clone_from(&self.ends_ended);
         let mut failed = None;
         self.tables.for_each_site(|key, totals| {
             let handed_out = self.handed_out.entry(key.call).or_default();
             handed_out.add(HandedOut::of_site(totals));
-            self.tracker.add_totals(*key, totals);
+            self.tracker.add_totals(*key, &with_freed(pools, key, totals));
             let mut of_ends = Walks {
                 ends: &mut self.ends,
                 stacks: &mut self.stacks,
@@ -199,6 +215,7 @@ impl Collector {
         state: State,
     ) -> Result<(), TableError> {
         self.finish_stacks(traced)?;
+        let pools = self.pools.as_ref();
         let mut freezing = self.tracker.freeze(pid, image, state, now_ns());
         let mut outstanding = 0_u64;
         let mut failed = None;
@@ -206,7 +223,7 @@ impl Collector {
             outstanding = outstanding.saturating_add(totals.allocs.saturating_sub(totals.frees));
             let handed_out = self.handed_out_ended.entry(key.call).or_default();
             handed_out.add(HandedOut::of_site(totals));
-            freezing.add_totals(*key, totals);
+            freezing.add_totals(*key, &with_freed(pools, key, totals));
             let mut of_ends = Walks {
                 ends: &mut self.ends_ended,
                 stacks: &mut self.stacks,
@@ -216,6 +233,9 @@ impl Collector {
                 .err()
                 .or(failed.take());
         })?;
+        if let Some(pools) = &mut self.pools {
+            pools.forget(pid, image);
+        }
         self.stacks.forget(pid, image);
         // A sweep of the whole table for a process that has left nothing is spared: children that live for
         // milliseconds end by the thousand.
@@ -267,6 +287,10 @@ impl Collector {
             .or_else(|| traced.get(site.image.tgid).map(|process| process.comm.as_str()))
             .unwrap_or_default()
     }
+}
+
+fn with_freed(pools: Option<&PoolEnds>, key: &SiteKey, totals: &Site) -> Site {
+    pools.map_or(*totals, |pools| pools.with_freed(key, totals))
 }
 
 /// How the walks of stacks ended, and what is known of the stacks.

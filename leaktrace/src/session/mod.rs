@@ -7,6 +7,7 @@ mod collect;
 mod costs;
 mod keep;
 mod pace;
+mod pools;
 mod stacks;
 mod start;
 

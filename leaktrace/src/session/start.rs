@@ -165,14 +165,18 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
         }
         None => None,
     };
+    let mut collector = Collector::new(
+        tables,
+        live,
+        Stacks::new(raw, config.verify_stacks),
+        settings(config),
+    );
+    if config.python_pools {
+        collector.follow_pools();
+    }
     Ok(Running {
         traced,
-        collector: Collector::new(
-            tables,
-            live,
-            Stacks::new(raw, config.verify_stacks),
-            settings(config),
-        ),
+        collector,
         counters,
         meter,
         keeper,
