@@ -88,6 +88,9 @@ pub struct Scan {
     pub arenas: Group,
     /// Those that matter there and take pools in arenas into use; of an interpreter only.
     pub pools: Group,
+    /// It is an interpreter whose object allocator was copied into its callers (link-time optimisation): a probe on
+    /// `PyObject_Malloc` would miss most objects.
+    pub inlines_objects: bool,
     /// It is a `CPython` interpreter, or a library that has one.
     pub has_interpreter: bool,
     /// Built by the Go compiler.
@@ -248,6 +251,7 @@ pub fn scan<'d, R: ReadRef<'d>>(data: R, path: &Path, custom: &[CustomFunction])
         skipped: Vec::new(),
         arenas: Group::default(),
         pools: Group::default(),
+        inlines_objects: false,
         has_interpreter: false,
         is_go: false,
         interpreter: None,
@@ -355,6 +359,7 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
         scan.arenas = self.judge(arenas, in_libc);
         if scan.has_interpreter {
             scan.pools = self.judge(self.new_pool(), in_libc);
+            scan.inlines_objects = pools::inlines_objects(self.image);
         }
         let group = self.judge(found, in_libc);
         scan.functions = group.functions;
@@ -678,3 +683,7 @@ mod tests;
 #[cfg(test)]
 #[path = "elf_site_tests.rs"]
 mod site_tests;
+
+#[cfg(test)]
+#[path = "elf_python_tests.rs"]
+mod python_tests;

@@ -76,6 +76,24 @@ pub(super) fn find<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> Result<Extent, N
     }
 }
 
+/// Whether the allocator's fast path is in `PyObject_Malloc` itself, and so in other callers too. Otherwise that only
+/// jumps to the allocator of the moment.
+pub(super) fn inlines_objects<'d, R: ReadRef<'d>>(image: &Image<'d, R>) -> bool {
+    let Some(extent) = image
+        .dynamic_symbol(b"PyObject_Malloc")
+        .and_then(|address| image.extent(address))
+    else {
+        return false;
+    };
+    let code = image.code(extent.start, extent.end.saturating_sub(extent.start));
+    code.into_iter()
+        .flat_map(|code| Decoder::with_ip(64, code, extent.start, DecoderOptions::NONE))
+        .any(|instruction| {
+            instruction.mnemonic() == Mnemonic::Cmp
+                && immediate(&instruction).is_some_and(|number| LARGEST_REQUEST.contains(&number))
+        })
+}
+
 /// Whether a function takes pools into use and does nothing else; `None` if it does not at all.
 fn judge<'d, R: ReadRef<'d>>(image: &Image<'d, R>, function: Extent) -> Option<bool> {
     let size_bytes = function.end.saturating_sub(function.start);

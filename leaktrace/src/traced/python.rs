@@ -55,7 +55,53 @@ impl Python {
     }
 }
 
+/// How the objects of a Python process are seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Objects {
+    /// The object that has the interpreter.
+    pub interpreter: ObjectId,
+    /// By the arenas that are mapped for them.
+    pub arenas: bool,
+    /// By the pools that are taken into use for them.
+    pub pools: bool,
+    /// What that means in this build, and why not otherwise; a clause.
+    pub how: String,
+}
+
 impl TracedSet {
+    /// How the objects of a process are seen; `None` without an interpreter.
+    pub fn objects_of(&self, traced: &Traced) -> Option<Objects> {
+        let interpreter = traced.python.interpreter?;
+        let scan = self.catalog.scan(interpreter)?;
+        let is_placed = |gear| traced.python.placed().any(|(_, placed)| placed == gear);
+        let arenas = is_placed(Gear::Arenas);
+        let pools = is_placed(Gear::Pools) && !scan.of(Gear::Pools).0.is_empty();
+        let gears = match (arenas, pools) {
+            (true, true) => "by arenas and pools",
+            (true, false) => "by arenas",
+            (false, true) => "by pools",
+            (false, false) => "not at all, since nothing that maps memory is probed",
+        };
+        let mut how = if scan.inlines_objects {
+            format!(
+                "PyObject_Malloc is inlined in this build (LTO): objects are seen {gears}, not one by one"
+            )
+        } else {
+            format!(
+                "objects are seen {gears}, not one by one: a probe on PyObject_Malloc would cost too much"
+            )
+        };
+        if let Some(skipped) = scan.of(Gear::Pools).1.first().filter(|_| self.python_pools) {
+            how.push_str(&format!("; pools are not probed: {}", skipped.reason));
+        }
+        Some(Objects {
+            interpreter,
+            arenas,
+            pools,
+            how,
+        })
+    }
+
     /// Probes what is of use in a process with an interpreter. Whether any is probed that was not.
     pub(super) fn probe_for_python(
         &self,
@@ -86,6 +132,12 @@ impl TracedSet {
         let missing: Vec<(ObjectId, Gear)> = wanted.difference(placed).copied().collect();
         for (object, gear) in &missing {
             self.place_for_python(traced, *object, *gear)?;
+        }
+        if !missing.is_empty()
+            && let Some(objects) = self.objects_of(traced)
+        {
+            let name = self.catalog.name(objects.interpreter);
+            tracing::info!("pid {}: Python in {name}: {}", traced.pid, objects.how);
         }
         Ok(!missing.is_empty())
     }
