@@ -181,6 +181,8 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
             Target::Command(target.argv)
         },
         follow_forks: target.follow_forks,
+        python_malloc: target.python_malloc,
+        python_pools: target.python_pools,
         custom,
         filters: Filters {
             older_than: filter.older_than.0,

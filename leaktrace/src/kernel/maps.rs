@@ -154,6 +154,23 @@ impl LiveTable {
         Ok(())
     }
 
+    /// Takes a block out of the table, if it is still the one that was read there. Should its address be handed out
+    /// again just then, the new block may go with it.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn take(&self, key: &LiveKey, block: &Live) -> Result<bool, TableError> {
+        for tier in &self.tiers {
+            let tier = tier.fd().as_fd();
+            let there: Option<Live> = sys::map_lookup(tier, key).map_err(error("LIVE", "read"))?;
+            if there.is_some_and(|there| there == *block) {
+                sys::map_delete(tier, key).map_err(error("LIVE", "purge"))?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Takes the blocks of a process image that is gone out of the table, handing each to `each`.
     ///
     /// # Errors

@@ -24,6 +24,7 @@ pub mod merge;
 pub mod offsets;
 #[cfg(test)]
 mod offsets_tests;
+pub mod pools;
 pub mod resolver;
 pub mod runtime;
 #[cfg(test)]

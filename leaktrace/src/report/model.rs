@@ -172,7 +172,7 @@ pub struct Filters {
     pub sort: String,
 }
 
-/// Sums over everything recorded. `allocs - frees = live_blocks`, exactly.
+/// Sums over everything recorded but pools of Python. `allocs - frees = live_blocks`, exactly.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Totals {
     /// Outstanding bytes.
@@ -196,8 +196,35 @@ pub struct Totals {
     pub allocs_per_s: f64,
     /// Change of the outstanding bytes per second, over the interval.
     pub live_bytes_per_s: f64,
+    /// The outstanding bytes and blocks by kind of memory. Their sum is that above, without the pools of Python, which
+    /// lie in its arenas.
+    pub by_space: BySpace,
     /// Resident memory of the running processes, in bytes; none if none runs.
     pub rss_bytes: Option<u64>,
+}
+
+/// What is outstanding of each kind of memory; zeros included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct BySpace {
+    /// Blocks of heap allocators.
+    pub heap: Held,
+    /// Blocks of a pair of `--alloc` and `--free`.
+    pub custom: Held,
+    /// Arenas that `CPython` has mapped for its objects.
+    #[serde(rename = "python-arena")]
+    pub python_arena: Held,
+    /// Pools in those arenas: part of them, and of no sum.
+    #[serde(rename = "python-pool")]
+    pub python_pool: Held,
+}
+
+/// Outstanding memory of one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Held {
+    /// Outstanding bytes.
+    pub live_bytes: u64,
+    /// Outstanding blocks.
+    pub live_blocks: u64,
 }
 
 /// What an estimate of outstanding bytes and blocks rests on.

@@ -269,6 +269,13 @@ pub(super) fn report() -> Report {
             alloc_bytes_per_s: 35_756_441.6,
             allocs_per_s: 12_345.0,
             live_bytes_per_s: 8_601.6,
+            by_space: BySpace {
+                heap: Held {
+                    live_bytes: 1_304_096,
+                    live_blocks: 1_301,
+                },
+                ..BySpace::default()
+            },
             rss_bytes: Some(88_290_099),
         },
         survivors: survivors(),
@@ -324,6 +331,7 @@ pub(super) fn empty() -> Report {
     report.ledger.values_mut().for_each(|number| *number = 0);
     report.totals.live_bytes = 0;
     report.totals.live_blocks = 0;
+    report.totals.by_space = BySpace::default();
     report.totals.live_bytes_per_s = 0.0;
     report
 }

@@ -14,7 +14,9 @@ use super::{
     style::{Ink, Style},
     units::{count, counted, duration_ms, duration_s, growth, rate, size},
 };
-use words::{ending, filters, in_all, nothing, numbers, process_name, resident, rests_on, stands_for};
+use words::{
+    by_space, ending, filters, in_all, nothing, numbers, process_name, resident, rests_on, stands_for,
+};
 
 /// The text format.
 #[derive(Clone, Copy, Debug)]
@@ -162,7 +164,10 @@ impl Page<'_> {
                 writeln!(self.out, "    range      {}", rests_on(&sampled))?;
             }
         }
-        Ok(())
+        match by_space(&totals.by_space) {
+            Some(line) => writeln!(self.out, "  of that      {line}"),
+            None => Ok(()),
+        }
     }
 
     fn processes(&mut self, processes: &[Process]) -> io::Result<()> {

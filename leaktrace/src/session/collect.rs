@@ -11,6 +11,7 @@ use leaktrace_common::{
 };
 
 use super::{
+    pools::PoolEnds,
     python::{Interpreters, PythonStack, of_targets},
     stacks::{Stacks, last_object},
 };
@@ -20,6 +21,7 @@ use crate::{
         events::SharedLiveTable,
         maps::{TableError, Tables},
     },
+    python::resolver::Resolver,
     report::{
         model::State,
         python::{Outcome, PythonStacks},
@@ -37,6 +39,10 @@ pub(super) struct Collector {
     live: SharedLiveTable,
     tracker: Tracker,
     stacks: Stacks,
+    /// Reads the code objects of Python frames; none where those are not followed.
+    resolver: Option<Resolver>,
+    /// Where pools of Python are probed: their ends.
+    pools: Option<PoolEnds>,
     /// How their walks ended; images that have ended included.
     ends: Ends,
     ends_ended: Ends,
@@ -107,6 +113,8 @@ impl Collector {
             live,
             tracker: Tracker::new(settings, now_ns()),
             stacks,
+            resolver: None,
+            pools: None,
             ends: Ends::default(),
             ends_ended: Ends::default(),
             python: PythonStacks::default(),
@@ -122,6 +130,16 @@ impl Collector {
         }
     }
 
+    /// From here on ends of Python's pools are looked for.
+    pub(super) fn follow_pools(&mut self) {
+        self.pools = Some(PoolEnds::default());
+    }
+
+    /// Has the code objects of Python frames read.
+    pub(super) fn read_code(&mut self, resolver: Resolver) {
+        self.resolver = Some(resolver);
+    }
+
     /// Another mean gap between samples is in force.
     pub(super) fn sample_mean(&mut self, mean_bytes: u64) {
         self.tracker.sample_mean(mean_bytes);
@@ -135,6 +153,13 @@ impl Collector {
     /// Takes the stacks that the kernel side could not finish. Their walks need what was mapped by now to be known.
     pub(super) fn receive_stacks(&mut self) {
         self.stacks.receive();
+    }
+
+    /// Reads the code objects of all frames up to now.
+    fn catch_up(&self) {
+        if let Some(resolver) = &self.resolver {
+            resolver.catch_up();
+        }
     }
 
     /// Walks on those that have been received.
@@ -156,6 +181,12 @@ impl Collector {
     /// [`TableError`].
     pub(super) fn snapshot(&mut self, traced: &TracedSet) -> Result<Snapshot, TableError> {
         self.tracker.begin(now_ns());
+        self.catch_up();
+        if let Some(pools) = &mut self.pools {
+            let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+            pools.look(&live, traced, now_ns())?;
+        }
+        let pools = self.pools.as_ref();
         self.handed_out.clone_from(&self.handed_out_ended);
         self.ends.clone_from(&self.ends_ended);
         self.python.clone_from(&self.python_ended);
@@ -164,7 +195,7 @@ impl Collector {
         self.tables.for_each_site(|key, totals| {
             let handed_out = self.handed_out.entry(key.call).or_default();
             handed_out.add(HandedOut::of_site(totals));
-            self.tracker.add_totals(*key, totals);
+            self.tracker.add_totals(*key, &with_freed(pools, key, totals));
             let mut of_ends = Walks {
                 ends: &mut self.ends,
                 stacks: &mut self.stacks,
@@ -219,6 +250,8 @@ impl Collector {
         state: State,
     ) -> Result<(), TableError> {
         self.finish_stacks(traced)?;
+        self.catch_up();
+        let pools = self.pools.as_ref();
         let mut freezing = self.tracker.freeze(pid, image, state, now_ns());
         let interpreters = of_targets(traced);
         let mut outstanding = 0_u64;
@@ -227,7 +260,7 @@ impl Collector {
             outstanding = outstanding.saturating_add(totals.allocs.saturating_sub(totals.frees));
             let handed_out = self.handed_out_ended.entry(key.call).or_default();
             handed_out.add(HandedOut::of_site(totals));
-            freezing.add_totals(*key, totals);
+            freezing.add_totals(*key, &with_freed(pools, key, totals));
             let mut of_ends = Walks {
                 ends: &mut self.ends_ended,
                 stacks: &mut self.stacks,
@@ -240,6 +273,9 @@ impl Collector {
                 .err()
                 .or(failed.take());
         })?;
+        if let Some(pools) = &mut self.pools {
+            pools.forget(pid, image);
+        }
         self.stacks.forget(pid, image);
         // A sweep of the whole table for a process that has left nothing is spared: children that live for
         // milliseconds end by the thousand.
@@ -303,6 +339,10 @@ impl Collector {
             .or_else(|| traced.get(site.image.tgid).map(|process| process.comm.as_str()))
             .unwrap_or_default()
     }
+}
+
+fn with_freed(pools: Option<&PoolEnds>, key: &SiteKey, totals: &Site) -> Site {
+    pools.map_or(*totals, |pools| pools.with_freed(key, totals))
 }
 
 /// How the walks of stacks ended, and what is known of the stacks.

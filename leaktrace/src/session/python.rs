@@ -2,19 +2,30 @@
 //!
 //! Must not know how interpreters are found or code objects read: that is behind [`Interpreters`].
 
-use std::{fmt::Debug, sync::Arc};
+use std::{fmt::Debug, io, os::fd::OwnedFd, sync::Arc};
 
-use leaktrace_common::python::{PYTHON_FRAMES_MAX, PythonFrame, PythonPart, python_end};
+use leaktrace_common::python::{NewPart, PYTHON_FRAMES_MAX, PythonFrame, PythonPart, python_end};
 
 use crate::{
-    kernel::maps::TableError,
-    python::merge::{self, Merged, Native, Place},
+    kernel::{
+        maps::TableError,
+        object::{KernelSide, LoadError},
+        python as kernel,
+    },
+    python::{
+        codes::Resolved,
+        merge::{self, Merged, Native, Place},
+        resolver::NewParts,
+    },
     report::{
         model::Lang,
-        python::{Outcome, Python},
+        python::{Outcome, Python, PythonState},
     },
     symbol::SymbolFrame,
-    traced::set::TracedSet,
+    traced::{
+        interpreters::{Known as Interpreter, Proof},
+        set::TracedSet,
+    },
 };
 
 /// The kernel side's table of Python frames.
@@ -63,37 +74,132 @@ pub(super) struct Named {
     pub line: Option<u32>,
 }
 
-/// No interpreters, and no frames of any.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct NoPython;
+/// The kernel side's table.
+#[derive(Debug)]
+pub(super) struct KeptParts(kernel::PartTable);
 
-impl Parts for NoPython {
-    fn part(&self, _key: u64) -> Result<Option<Box<PythonPart>>, TableError> {
-        Ok(None)
+impl KeptParts {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub(super) fn new(kernel: &KernelSide) -> Result<Self, LoadError> {
+        kernel::PartTable::new(kernel).map(Self)
     }
 }
 
-impl Interpreters for NoPython {
-    fn of_image(&self, _tgid: u32, _image: u16) -> Option<Python> {
-        None
-    }
-
-    fn is_followed(&self, _tgid: u32, _image: u16) -> bool {
-        false
-    }
-
-    fn place(&self, _tgid: u32, _image: u16, _address: u64) -> Place {
-        Place::Outside
-    }
-
-    fn name(&self, _tgid: u32, _image: u16, _part: u64, _frame: &PythonFrame) -> Known {
-        Known::Gone
+impl Parts for KeptParts {
+    fn part(&self, key: u64) -> Result<Option<Box<PythonPart>>, TableError> {
+        let part = self.0.get(key);
+        let part = part.map_err(|source| TableError::reading("PYTHON_PARTS", source))?;
+        Ok(part.map(Box::new))
     }
 }
+
+/// What is new in it.
+pub(super) struct NewOnes(kernel::Parts);
+
+impl NewOnes {
+    /// Takes the ring.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub(super) fn new(kernel: &mut KernelSide) -> Result<Self, LoadError> {
+        kernel::Parts::new(kernel).map(Self)
+    }
+}
+
+impl NewParts for NewOnes {
+    fn wake(&self) -> io::Result<OwnedFd> {
+        self.0.wake()
+    }
+
+    fn next(&mut self) -> Option<NewPart> {
+        self.0.take_new()
+    }
+
+    fn frames(&mut self, part: u64) -> Option<Vec<PythonFrame>> {
+        let part = self.0.get(part).ok()??;
+        Some(kernel::frames(&part).to_vec())
+    }
+}
+
+/// The interpreters of the targets.
+pub(super) struct OfTargets<'a>(&'a TracedSet);
 
 /// What is known of the targets' interpreters.
-pub(super) const fn of_targets(_traced: &TracedSet) -> NoPython {
-    NoPython
+pub(super) const fn of_targets(traced: &TracedSet) -> OfTargets<'_> {
+    OfTargets(traced)
+}
+
+impl OfTargets<'_> {
+    fn interpreter(&self, tgid: u32, image: u16) -> Option<&Interpreter> {
+        self.0.get(tgid)?.interpreter_of(image)
+    }
+}
+
+impl Interpreters for OfTargets<'_> {
+    fn of_image(&self, tgid: u32, image: u16) -> Option<Python> {
+        let process = self.0.get(tgid)?;
+        let interpreter = process.interpreter_of(image)?;
+        let objects = self.0.objects_of(process);
+        let why_native = interpreter.why_native();
+        let why = why_native.map(str::to_owned).or_else(|| {
+            (!interpreter.lines()).then(|| {
+                "this build has no global lock: where its functions are cannot be told, only which they are".to_owned()
+            })
+        });
+        Some(Python {
+            version: interpreter.version.map(|version| version.to_string()),
+            object: self.0.catalog.name(interpreter.object),
+            state: match interpreter.proof {
+                Proof::Expected => PythonState::Starting,
+                Proof::Verified => PythonState::Followed,
+                Proof::Native(_) => PythonState::NotFollowed,
+            },
+            stacks: interpreter.stacks(),
+            lines: interpreter.lines(),
+            arenas: objects.as_ref().is_some_and(|objects| objects.arenas),
+            pools: objects.as_ref().is_some_and(|objects| objects.pools),
+            why,
+        })
+    }
+
+    fn is_followed(&self, tgid: u32, image: u16) -> bool {
+        self.interpreter(tgid, image).is_some_and(Interpreter::stacks)
+    }
+
+    fn place(&self, tgid: u32, image: u16, address: u64) -> Place {
+        let Some(interpreter) = self.interpreter(tgid, image) else {
+            return Place::Outside;
+        };
+        if interpreter.evaluates(address) {
+            return Place::Evaluator;
+        }
+        let mapping = (self.0.get(tgid)).and_then(|process| process.of_image(image).1.find(address));
+        match mapping {
+            Some(mapping) if mapping.object == Some(interpreter.object) => Place::Interpreter,
+            _ => Place::Outside,
+        }
+    }
+
+    fn name(&self, tgid: u32, image: u16, part: u64, frame: &PythonFrame) -> Known {
+        let codes = &self.0.codes;
+        let read = codes.get_in_part(tgid, image, part, frame).or_else(|| {
+            // The kernel side could not tell of it.
+            codes.resolve_now(tgid, image, &[*frame]);
+            codes.get_in_part(tgid, image, part, frame)
+        });
+        match read {
+            Some(Resolved::Code(code)) => Known::Named(Named {
+                name: Arc::clone(&code.name),
+                file: Arc::clone(&code.file),
+                line: code.line(frame.position),
+            }),
+            Some(Resolved::Gone) => Known::Gone,
+            None => Known::NotYet,
+        }
+    }
 }
 
 /// The Python frames of a stack.
@@ -249,6 +355,10 @@ fn told_apart<'a>(
             place = Place::EvaluatorPart;
         }
         _ => {}
+    }
+    // Where each instruction is a function of its own, the loop calls the first of them.
+    if place == Place::Evaluator && symbol.is_some_and(|symbol| symbol.starts_with("_TAIL_CALL_")) {
+        place = Place::EvaluatorPart;
     }
     Native { place, symbol }
 }
