@@ -7,15 +7,12 @@ use std::{fmt::Debug, io, os::fd::OwnedFd, sync::Arc};
 use leaktrace_common::python::{NewPart, PYTHON_FRAMES_MAX, PythonFrame, PythonPart, python_end};
 
 use crate::{
-    kernel::{
-        maps::TableError,
-        object::{KernelSide, LoadError},
-        python as kernel,
-    },
+    kernel::{maps::TableError, python as kernel},
     python::{
         codes::Resolved,
         merge::{self, Merged, Native, Place},
         resolver::NewParts,
+        runtime::Runtime,
     },
     report::{
         model::Lang,
@@ -74,52 +71,25 @@ pub(super) struct Named {
     pub line: Option<u32>,
 }
 
-/// The kernel side's table.
-#[derive(Debug)]
-pub(super) struct KeptParts(kernel::PartTable);
-
-impl KeptParts {
-    /// Opens it.
-    ///
-    /// # Errors
-    /// [`LoadError`].
-    pub(super) fn new(kernel: &KernelSide) -> Result<Self, LoadError> {
-        kernel::PartTable::new(kernel).map(Self)
-    }
-}
-
-impl Parts for KeptParts {
+impl Parts for kernel::PartTable {
     fn part(&self, key: u64) -> Result<Option<Box<PythonPart>>, TableError> {
-        let part = self.0.get(key);
-        let part = part.map_err(|source| TableError::reading("PYTHON_PARTS", source))?;
-        Ok(part.map(Box::new))
+        let part = self.get(key);
+        let failed = |source| TableError::reading("PYTHON_PARTS", source);
+        Ok(part.map_err(failed)?.map(Box::new))
     }
 }
 
-/// What is new in it.
-pub(super) struct NewOnes(kernel::Parts);
-
-impl NewOnes {
-    /// Takes the ring.
-    ///
-    /// # Errors
-    /// [`LoadError`].
-    pub(super) fn new(kernel: &mut KernelSide) -> Result<Self, LoadError> {
-        kernel::Parts::new(kernel).map(Self)
-    }
-}
-
-impl NewParts for NewOnes {
+impl NewParts for kernel::Parts {
     fn wake(&self) -> io::Result<OwnedFd> {
-        self.0.wake()
+        Self::wake(self)
     }
 
     fn next(&mut self) -> Option<NewPart> {
-        self.0.take_new()
+        self.take_new()
     }
 
     fn frames(&mut self, part: u64) -> Option<Vec<PythonFrame>> {
-        let part = self.0.get(part).ok()??;
+        let part = self.get(part).ok()??;
         Some(kernel::frames(&part).to_vec())
     }
 }
@@ -176,9 +146,9 @@ impl Interpreters for OfTargets<'_> {
         if interpreter.evaluates(address) {
             return Place::Evaluator;
         }
-        let mapping = (self.0.get(tgid)).and_then(|process| process.of_image(image).1.find(address));
-        match mapping {
-            Some(mapping) if mapping.object == Some(interpreter.object) => Place::Interpreter,
+        let is_its = |runtime: &Arc<Runtime>| runtime.code.contains(&address.wrapping_sub(interpreter.bias));
+        match &interpreter.runtime {
+            Some(runtime) if is_its(runtime) => Place::Interpreter,
             _ => Place::Outside,
         }
     }

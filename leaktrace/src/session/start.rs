@@ -14,12 +14,7 @@ use leaktrace_common::config as kernel_config;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::Notify;
 
-use super::{
-    collect::Collector,
-    keep::Keeper,
-    python::{KeptParts, NewOnes},
-    stacks::Stacks,
-};
+use super::{collect::Collector, keep::Keeper, stacks::Stacks};
 use crate::{
     config::{Config, Sort, Target, Unwind},
     doctor,
@@ -30,7 +25,7 @@ use crate::{
         events::EventReader,
         maps::{self as kernel_maps, LiveTable, Tables},
         object::{self, KernelSide, LoadError},
-        python::MappedInterpreters,
+        python::{MappedInterpreters, PartTable, Parts},
         raw::RawStacks,
         sideband::Sideband,
         tables::{Room, UnwindArrays},
@@ -130,8 +125,8 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
         true => Some(Box::new(MappedInterpreters::new(&kernel)?)),
         false => None,
     };
-    let parts = KeptParts::new(&kernel)?;
-    let new_parts = NewOnes::new(&mut kernel)?;
+    let parts = PartTable::new(&kernel)?;
+    let new_parts = Parts::new(&mut kernel)?;
     let codes = Codes::default();
     let live = Arc::new(Mutex::new(LiveTable::new(&kernel, tier, config.max_live)?));
     let tables = Tables::new(&kernel)?;
