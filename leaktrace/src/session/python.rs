@@ -8,13 +8,19 @@ use leaktrace_common::python::{PYTHON_FRAMES_MAX, PythonFrame, PythonPart, pytho
 
 use crate::{
     kernel::maps::TableError,
-    python::merge::{self, Merged, Native, Place},
+    python::{
+        merge::{self, Merged, Native, Place},
+        runtime::Runtime,
+    },
     report::{
         model::Lang,
-        python::{Outcome, Python},
+        python::{Outcome, Python, PythonState},
     },
     symbol::SymbolFrame,
-    traced::set::TracedSet,
+    traced::{
+        interpreters::{self, Proof},
+        set::TracedSet,
+    },
 };
 
 /// The kernel side's table of Python frames.
@@ -63,37 +69,78 @@ pub(super) struct Named {
     pub line: Option<u32>,
 }
 
-/// No interpreters, and no frames of any.
+/// No Python frames.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct NoPython;
+pub(super) struct NoParts;
 
-impl Parts for NoPython {
+impl Parts for NoParts {
     fn part(&self, _key: u64) -> Result<Option<Box<PythonPart>>, TableError> {
         Ok(None)
     }
 }
 
-impl Interpreters for NoPython {
-    fn of_image(&self, _tgid: u32, _image: u16) -> Option<Python> {
-        None
-    }
-
-    fn is_followed(&self, _tgid: u32, _image: u16) -> bool {
-        false
-    }
-
-    fn place(&self, _tgid: u32, _image: u16, _address: u64) -> Place {
-        Place::Outside
-    }
-
-    fn name(&self, _tgid: u32, _image: u16, _part: u64, _frame: &PythonFrame) -> Known {
-        Known::Gone
-    }
+/// What is known of the targets' interpreters.
+pub(super) struct OfTargets<'a> {
+    traced: &'a TracedSet,
 }
 
 /// What is known of the targets' interpreters.
-pub(super) const fn of_targets(_traced: &TracedSet) -> NoPython {
-    NoPython
+pub(super) const fn of_targets(traced: &TracedSet) -> OfTargets<'_> {
+    OfTargets { traced }
+}
+
+impl OfTargets<'_> {
+    fn known(&self, tgid: u32, image: u16) -> Option<&interpreters::Known> {
+        self.traced.get(tgid)?.interpreter_of(image)
+    }
+}
+
+impl Interpreters for OfTargets<'_> {
+    fn of_image(&self, tgid: u32, image: u16) -> Option<Python> {
+        let known = self.known(tgid, image)?;
+        let no_lines = "a build without the global lock runs its code elsewhere than it keeps it";
+        let why = match known.why_native() {
+            Some(why) => Some(why),
+            None => (!known.lines()).then_some(no_lines),
+        };
+        Some(Python {
+            version: known.version.map(|version| version.to_string()),
+            object: self.traced.catalog.name(known.object),
+            state: match known.proof {
+                Proof::Expected => PythonState::Starting,
+                Proof::Verified => PythonState::Followed,
+                Proof::Native(_) => PythonState::NotFollowed,
+            },
+            stacks: known.stacks(),
+            lines: known.lines(),
+            arenas: false,
+            pools: false,
+            why: why.map(str::to_owned),
+        })
+    }
+
+    fn is_followed(&self, tgid: u32, image: u16) -> bool {
+        self.known(tgid, image).is_some_and(interpreters::Known::stacks)
+    }
+
+    fn place(&self, tgid: u32, image: u16, address: u64) -> Place {
+        let Some(known) = self.known(tgid, image) else {
+            return Place::Outside;
+        };
+        let runtime = known.runtime.as_ref();
+        let is_its = |runtime: &Arc<Runtime>| runtime.code.contains(&address.wrapping_sub(known.bias));
+        if known.evaluates(address) {
+            Place::Evaluator
+        } else if runtime.is_some_and(is_its) {
+            Place::Interpreter
+        } else {
+            Place::Outside
+        }
+    }
+
+    fn name(&self, _tgid: u32, _image: u16, _part: u64, _frame: &PythonFrame) -> Known {
+        Known::NotYet
+    }
 }
 
 /// The Python frames of a stack.
