@@ -7,7 +7,7 @@ use std::{fmt::Debug, sync::Arc};
 use leaktrace_common::python::{PYTHON_FRAMES_MAX, PythonFrame, PythonPart, python_end};
 
 use crate::{
-    kernel::maps::TableError,
+    kernel::{maps::TableError, python::PartTable},
     python::{
         merge::{self, Merged, Native, Place},
         runtime::Runtime,
@@ -69,13 +69,11 @@ pub(super) struct Named {
     pub line: Option<u32>,
 }
 
-/// No Python frames.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct NoParts;
-
-impl Parts for NoParts {
-    fn part(&self, _key: u64) -> Result<Option<Box<PythonPart>>, TableError> {
-        Ok(None)
+impl Parts for PartTable {
+    fn part(&self, key: u64) -> Result<Option<Box<PythonPart>>, TableError> {
+        let part = self.get(key);
+        let failed = |source| TableError::reading("PYTHON_PARTS", source);
+        Ok(part.map_err(failed)?.map(Box::new))
     }
 }
 

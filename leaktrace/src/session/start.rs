@@ -14,7 +14,7 @@ use leaktrace_common::config as kernel_config;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::Notify;
 
-use super::{collect::Collector, keep::Keeper, python::NoParts, stacks::Stacks};
+use super::{collect::Collector, keep::Keeper, stacks::Stacks};
 use crate::{
     config::{Config, Sort, Target, Unwind},
     doctor,
@@ -25,7 +25,7 @@ use crate::{
         events::EventReader,
         maps::{self as kernel_maps, LiveTable, Tables},
         object::{self, KernelSide, LoadError},
-        python::MappedInterpreters,
+        python::{MappedInterpreters, PartTable},
         raw::RawStacks,
         sideband::Sideband,
         tables::{Room, UnwindArrays},
@@ -126,6 +126,7 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
     };
     let live = Arc::new(Mutex::new(LiveTable::new(&kernel, tier, config.max_live)?));
     let tables = Tables::new(&kernel)?;
+    let parts = PartTable::new(&kernel)?;
     // Before anything is attached: a thread draws its first gap at its first allocation.
     tables.set_mean(config.sample_bytes)?;
     let counters = Counters::new(&mut kernel.ebpf).map_err(LoadError::Maps)?;
@@ -175,7 +176,7 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
         collector: Collector::new(
             tables,
             live,
-            Stacks::new(raw, Box::new(NoParts), config.verify_stacks),
+            Stacks::new(raw, Box::new(parts), config.verify_stacks),
             settings(config),
         ),
         counters,
