@@ -328,7 +328,9 @@ fn reach(python: &mut PythonThread, frame: u64, below: u64) -> bool {
         return false;
     }
     let offset = frame.wrapping_sub(python.walk.window_base);
-    if offset.wrapping_add(FRAME_BYTES) <= python.walk.window_len {
+    let len = python.walk.window_len;
+    // A frame that begins just before the window is far beyond its end.
+    if offset < len && offset + FRAME_BYTES <= len {
         return true;
     }
     if below != 0
