@@ -1,5 +1,10 @@
 //! Code objects in made-up memory, and all those of living interpreters.
 
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    process::{Child, Command, Stdio},
+};
+
 use leaktrace_common::python::position;
 
 use super::{
@@ -184,4 +189,96 @@ fn living_frame(memory: Process, offsets: &Offsets, said: &Said) -> (u64, u32) {
         _ => (memory.u64(position_at).unwrap() - code) as u32,
     };
     (code, position)
+}
+
+/// A process that ends with this value.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// Code objects of one shape, each in a file of its own; then others in their place, without end.
+const CHURN: &str = r#"
+import sys
+def make(kind, number):
+    scope = {}
+    exec(compile(f"\ndef {kind}{number}(a, b):\n return a", f"{kind}{number}.py", "exec"), scope)
+    # Without the cycle of a function and its globals it goes at once.
+    return scope.pop(f"{kind}{number}").__code__
+kept = [make("g", number) for number in range(300)]
+print(*map(id, kept), flush=True)
+sys.stdin.readline()
+kept.clear()
+print("cleared", flush=True)
+number = 0
+while True:
+    kept.append(make("h", number))
+    number += 1
+    if len(kept) > 200:
+        kept.clear()
+"#;
+
+#[test]
+fn code_that_comes_and_goes_is_never_a_mixture() {
+    for python in installed() {
+        let offsets = Offsets::of_version(python.version).unwrap();
+        let mut child = Ended(
+            Command::new(&python.program)
+                .args(["-c", CHURN])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap(),
+        );
+        let mut said = BufReader::new(child.0.stdout.take().unwrap()).lines();
+        let memory = Process::new(child.0.id());
+        let ids: Vec<CodeId> = said
+            .next()
+            .unwrap()
+            .unwrap()
+            .split(' ')
+            .map(|address| {
+                let address = address.parse().unwrap();
+                let guard = guard_at(&memory, &offsets, address).unwrap();
+                CodeId { address, guard }
+            })
+            .collect();
+        let mut interpreted = Interpreted {
+            offsets,
+            code_type: None,
+        };
+        let read = read_many(&memory, &mut interpreted, &ids);
+        for (number, code) in read.into_iter().enumerate() {
+            assert_eq!(*code.unwrap().name, *format!("g{number}"));
+        }
+        child.0.stdin.take().unwrap().write_all(b"\n").unwrap();
+        assert_eq!(said.next().unwrap().unwrap(), "cleared");
+        let (mut others, mut gone) = (0, 0);
+        for _ in 0..300 {
+            for code in read_many(&memory, &mut interpreted, &ids) {
+                match code {
+                    Ok(code) => {
+                        assert_eq!(
+                            *code.file,
+                            *format!("{}.py", code.name),
+                            "{}",
+                            python.program.display()
+                        );
+                        others += 1;
+                    }
+                    Err(_) => gone += 1,
+                }
+            }
+        }
+        eprintln!(
+            "{}: {others} others with the same guard, {gone} gone",
+            python.program.display()
+        );
+        // From 3.12 on the guard has a number of its own for each.
+        assert!(python.version.minor < 12 || others == 0);
+    }
 }

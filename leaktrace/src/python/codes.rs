@@ -9,7 +9,8 @@
 //!   drops code of the same shape again and again can get the same of all. Therefore a known object that stands in a new
 //!   part is read again, unless that was done a moment ago ([`VERIFIED_FOR`]). If it reads otherwise now, that is a new
 //!   generation of the entry: parts that were new before keep the older one ([`Codes::get_in_part`]), parts from then on
-//!   have the younger. Within that moment a part may get the older.
+//!   have the younger. Within that moment a part may get the older, and one that takes the place of another before
+//!   that was ever read is taken for it.
 //! * A part that is not new gives no record. Where all of a stack is the same, positions included, the kernel side
 //!   counts both objects at one site, under the name of the first: nothing here can tell them apart.
 //! * An object that was freed, or replaced, between the allocation and the read is [`Resolved::Gone`], for good: another
