@@ -82,6 +82,8 @@ pub struct Config {
     pub probe_at: ProbeAt,
     /// How stacks are walked; `None` is the best way that the kernel has.
     pub unwind: Option<Unwind>,
+    /// Follow Python: its lines in stacks, and its objects.
+    pub python: bool,
     /// Bound on the kernel's memory for the rows of unwind tables, in bytes.
     pub max_unwind_bytes: u64,
     /// Walk each stack once more by framehop, and compare.
@@ -219,6 +221,8 @@ pub struct Output {
     pub path: Option<PathBuf>,
     /// Whether colour is welcome. It is used on a terminal only.
     pub color: bool,
+    /// Whether frames of an interpreter itself are shown too.
+    pub native: bool,
 }
 
 impl Default for Output {
@@ -227,6 +231,7 @@ impl Default for Output {
             format: defaults::FORMAT,
             path: None,
             color: true,
+            native: false,
         }
     }
 }
@@ -262,6 +267,9 @@ pub enum ConfigError {
          'leaktrace --python-malloc -- CMD ARGS', or leave the option out"
     )]
     PythonMallocRunning,
+    /// `--python-pools` with `--no-python`.
+    #[error("--python-pools needs what --no-python turns off: leave one of them out")]
+    PoolsWithoutPython,
     /// `-d 0`.
     #[error(
         "--duration 0 traces nothing: give a time such as 30s, or leave the option out to trace until Ctrl-C"
@@ -313,6 +321,7 @@ impl Config {
             attach: None,
             probe_at: ProbeAt::Site,
             unwind: None,
+            python: true,
             max_unwind_bytes: defaults::MAX_UNWIND_BYTES,
             verify_stacks: false,
             verbose: 0,
@@ -343,6 +352,9 @@ impl Config {
         }
         if self.python_malloc && matches!(self.target, Target::Pids(_)) {
             return Err(ConfigError::PythonMallocRunning);
+        }
+        if self.python_pools && !self.python {
+            return Err(ConfigError::PoolsWithoutPython);
         }
         if min > max {
             return Err(ConfigError::SizesCrossed { min, max });

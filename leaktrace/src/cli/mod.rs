@@ -156,6 +156,7 @@ fn output(args: OutputArgs, general: General) -> Output {
         format: args.format,
         path: args.output.filter(|path| path.as_os_str() != "-"),
         color: general.color,
+        native: false,
     }
 }
 
@@ -195,10 +196,14 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
         show_blocks: report.show_blocks,
         interval: Some(report.interval.0).filter(|interval| !interval.is_zero()),
         duration: report.duration.map(|duration| duration.0),
-        output: output(output_args, general),
+        output: Output {
+            native: report.native,
+            ..output(output_args, general)
+        },
         max_live: bounds.max_live,
         attach: bounds.attach,
         unwind: bounds.unwind,
+        python: !target.no_python,
         max_unwind_bytes: bounds.max_unwind.0,
         probe_at: bounds.probe_at,
         verify_stacks: bounds.verify_stacks,

@@ -33,6 +33,17 @@ pub struct TableError {
     source: io::Error,
 }
 
+impl TableError {
+    /// A table that could not be read.
+    pub const fn reading(table: &'static str, source: io::Error) -> Self {
+        Self {
+            table,
+            action: "read",
+            source,
+        }
+    }
+}
+
 fn error(table: &'static str, action: &'static str) -> impl FnOnce(io::Error) -> TableError {
     move |source| TableError {
         table,
@@ -197,6 +208,17 @@ pub fn site_shards() -> u32 {
     cpus.next_power_of_two().min(SITE_SHARDS_MAX)
 }
 
+/// A stack as the kernel side has kept it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptStack {
+    /// Its native frames, from the inside out.
+    pub frames: Box<[u64]>,
+    /// Key of the outermost part of its Python frames ([`leaktrace_common::python::PythonPart`]); 0 for none.
+    pub python: u64,
+    /// What became of these: one of [`leaktrace_common::python::python_end`].
+    pub python_end: u16,
+}
+
 /// Sites, stacks and traced processes.
 #[derive(Debug)]
 pub struct Tables {
@@ -244,14 +266,18 @@ impl Tables {
         Ok(sums)
     }
 
-    /// The frames of a stack, from the inside out; `None` when it is not in the table.
+    /// A stack; `None` when it is not in the table.
     ///
     /// # Errors
     /// [`TableError`].
-    pub fn stack(&self, id: u64) -> Result<Option<Box<[u64]>>, TableError> {
+    pub fn stack(&self, id: u64) -> Result<Option<KeptStack>, TableError> {
         let stack: Option<Stack> =
             sys::map_lookup(self.stacks.as_fd(), &id).map_err(error("STACKS", "read"))?;
-        Ok(stack.map(|stack| stack.frames[..(stack.len as usize).min(stack.frames.len())].into()))
+        Ok(stack.map(|stack| KeptStack {
+            frames: stack.frames[..(stack.len as usize).min(stack.frames.len())].into(),
+            python: stack.python,
+            python_end: stack.python_end,
+        }))
     }
 
     /// Sets the mean gap between two samples of a thread; 0 records every allocation.

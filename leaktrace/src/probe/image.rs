@@ -279,16 +279,24 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
         Some(symbol.st_value(LE))
     }
 
-    /// Address and size of a symbol that the file defines, be it code or data, for others or for itself.
+    /// Address and size of a symbol that the file defines for others, be it code or data.
+    pub(crate) fn sized_dynamic_symbol(&self, name: &[u8]) -> Option<(u64, u64)> {
+        self.symbol_in(elf::SHT_DYNSYM, name)
+    }
+
+    /// The same, and of those that it defines for itself alone.
     pub(crate) fn symbol(&self, name: &[u8]) -> Option<(u64, u64)> {
-        [elf::SHT_DYNSYM, elf::SHT_SYMTAB].into_iter().find_map(|kind| {
-            let section = self.sections.iter().find(|section| section.sh_type(LE) == kind)?;
-            let (symbols, strings) = self.symbol_table(section).ok()?;
-            let symbol = symbols.iter().find(|symbol| {
-                !symbol.is_undefined(LE) && string_at(strings, symbol.st_name(LE)) == Some(name)
-            })?;
-            Some((symbol.st_value(LE), symbol.st_size(LE)))
-        })
+        self.symbol_in(elf::SHT_DYNSYM, name)
+            .or_else(|| self.symbol_in(elf::SHT_SYMTAB, name))
+    }
+
+    fn symbol_in(&self, kind: elf::SectionType, name: &[u8]) -> Option<(u64, u64)> {
+        let section = self.sections.iter().find(|section| section.sh_type(LE) == kind)?;
+        let (symbols, strings) = self.symbol_table(section).ok()?;
+        let symbol = symbols.iter().find(|symbol| {
+            !symbol.is_undefined(LE) && string_at(strings, symbol.st_name(LE)) == Some(name)
+        })?;
+        Some((symbol.st_value(LE), symbol.st_size(LE)))
     }
 
     /// The function that holds an address: from the unwind table, which covers stripped objects too, or

@@ -1,6 +1,6 @@
 //! Whether a file has a Python interpreter in it, which one, and where in it everything is. Must not know processes.
 
-use std::{fs::File, ops::Range, path::Path};
+use std::{fs::File, ops::Range, path::Path, sync::Arc};
 
 use object::{ReadCache, ReadRef};
 
@@ -16,6 +16,9 @@ use crate::probe::image::{Image, Segment};
 /// Bytes of `_PyRuntime` where the file does not say: what is read of it lies within.
 const RUNTIME_BYTES: u64 = 4096;
 
+/// The variable that everything is found from.
+const RUNTIME: &[u8] = b"_PyRuntime";
+
 /// What a file has to do with Python.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -29,7 +32,7 @@ pub struct Facts {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Interpreter {
     /// The one that can be followed, if its version is known.
-    CPython(Box<Runtime>),
+    CPython(Arc<Runtime>),
     /// Another one, by its name: its stacks stay native.
     Other(&'static str),
 }
@@ -111,7 +114,7 @@ fn of_image<'d, R: ReadRef<'d>>(image: &Image<'d, R>, path: &Path) -> object::Re
     };
     let interpreter = match names.other() {
         Some(other) => Some(Interpreter::Other(other)),
-        None => runtime(image, &names)?.map(|runtime| Interpreter::CPython(Box::new(runtime))),
+        None => runtime(image, &names)?.map(|runtime| Interpreter::CPython(Arc::new(runtime))),
     };
     Ok(Facts {
         interpreter,
@@ -149,7 +152,19 @@ fn runtime<'d, R: ReadRef<'d>>(image: &Image<'d, R>, names: &Names) -> object::R
         let extent = image.section_extent(".PyRuntime")?;
         Some((extent.start, extent.end - extent.start))
     };
-    let Some((address, size_bytes)) = image.symbol(b"_PyRuntime").or_else(section) else {
+    // A program that has it for itself alone is no place for extension modules; of those that do without them, only
+    // the ones that are called so are worth the reading of all their symbols.
+    let local = || {
+        names
+            .iter()
+            .any(|name| name.contains("python"))
+            .then(|| image.symbol(RUNTIME))?
+    };
+    let found = image
+        .sized_dynamic_symbol(RUNTIME)
+        .or_else(section)
+        .or_else(local);
+    let Some((address, size_bytes)) = found else {
         return Ok(None);
     };
     let debug = image.bytes(address, DEBUG_BYTES as u64).unwrap_or_default();

@@ -7,11 +7,11 @@ use std::{
 };
 
 use super::*;
-use crate::python::living;
+use crate::python::installed;
 
 fn cpython(data: &[u8], path: &Path) -> Runtime {
     match of_bytes(data, path).unwrap().interpreter {
-        Some(Interpreter::CPython(runtime)) => *runtime,
+        Some(Interpreter::CPython(runtime)) => Arc::unwrap_or_clone(runtime),
         other => panic!("{}: {other:?}", path.display()),
     }
 }
@@ -26,7 +26,7 @@ fn stripped(path: &Path, folder: &Path) -> Vec<u8> {
 
 /// Files with an interpreter in them, with its version.
 fn installed() -> Vec<(Version, PathBuf)> {
-    let all: Vec<_> = living::installed()
+    let all: Vec<_> = installed::installed()
         .into_iter()
         .map(|python| (python.version, python.object))
         .collect();

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::collect::Collector;
+use super::{
+    collect::Collector,
+    python::{Interpreters as _, NativeStack, PythonStack, merged, of_targets},
+};
 use crate::{
     config::Config,
     kernel::{counters::Counters, sideband::Sideband},
@@ -94,6 +97,7 @@ impl Builder {
             },
             survivors,
             omitted: snapshot.omitted,
+            types: None,
             stacks,
             ledger,
             warnings,
@@ -139,7 +143,7 @@ impl Builder {
         sites: &[SiteSnapshot],
     ) {
         for (survivor, site) in report.survivors.iter_mut().zip(sites) {
-            survivor.frames = self.frames(traced, collector, site);
+            (survivor.frames, survivor.mismatch) = self.frames(traced, collector, site);
         }
         let fetching = self.fetching();
         if fetching > 0 {
@@ -151,7 +155,13 @@ impl Builder {
         }
     }
 
-    fn frames(&mut self, traced: &TracedSet, collector: &Collector, site: &SiteSnapshot) -> Vec<Frame> {
+    /// The frames of a site's stack, and whether its Python frames do not fit to the native ones.
+    fn frames(
+        &mut self,
+        traced: &TracedSet,
+        collector: &Collector,
+        site: &SiteSnapshot,
+    ) -> (Vec<Frame>, bool) {
         let (addresses, mappings) = collector.stack(&site.site, traced);
         let nothing = Mappings::new();
         let mappings = mappings.unwrap_or(&nothing);
@@ -163,11 +173,17 @@ impl Builder {
         {
             frame.symbol = Some(function.symbol.into());
         }
-        frames
-            .iter()
-            .flatten()
-            .map(crate::symbol::SymbolFrame::to_report)
-            .collect()
+        let native = NativeStack {
+            tgid: site.site.image.tgid,
+            image: site.site.key.process.image,
+            frames,
+            is_whole: collector.is_whole(&site.site),
+        };
+        let none = PythonStack::default();
+        let python = collector.python(&site.site).unwrap_or(&none);
+        let (frames, mismatch) = merged(native, python, &of_targets(traced));
+        let shown = frames.iter().map(crate::symbol::SymbolFrame::to_report);
+        (shown.collect(), mismatch)
     }
 }
 
@@ -208,6 +224,7 @@ fn survivor(from: &Sources<'_>, site: &SiteSnapshot) -> Survivor {
         frees: site.frees,
         age_ms: site.age_ms,
         frames: Vec::new(),
+        mismatch: false,
         block_list: blocks,
     }
 }
@@ -282,6 +299,7 @@ fn target(from: &Sources<'_>, snapshot: &Snapshot) -> Target {
             live_bytes,
             live_blocks,
             exit: process.exit,
+            python: of_targets(from.traced).of_image(process.pid, process.image()),
         }
     });
     Target {

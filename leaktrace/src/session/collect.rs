@@ -1,7 +1,7 @@
 //! From the kernel's tables to a snapshot: one reading an interval, and one at the end of each process
 //! image.
 
-use std::{collections::HashMap, sync::PoisonError};
+use std::{collections::HashMap, rc::Rc, sync::PoisonError};
 
 use leaktrace_common::{
     key::SiteKey,
@@ -12,6 +12,7 @@ use leaktrace_common::{
 
 use super::{
     pools::PoolEnds,
+    python::{Interpreters, PythonStack, of_targets},
     stacks::{Stacks, last_object},
 };
 use crate::{
@@ -20,7 +21,11 @@ use crate::{
         events::SharedLiveTable,
         maps::{TableError, Tables},
     },
-    report::{model::State, stacks},
+    report::{
+        model::State,
+        python::{Outcome, PythonStacks},
+        stacks,
+    },
     symbol::{self, mappings::Mappings},
     traced::set::TracedSet,
     track::{FrozenId, LiveBlock, Settings, SiteRef, Snapshot, Tracker, ends::Ends},
@@ -38,6 +43,11 @@ pub(super) struct Collector {
     /// How their walks ended; images that have ended included.
     ends: Ends,
     ends_ended: Ends,
+    /// What became of their Python frames; images that have ended included.
+    python: PythonStacks,
+    python_ended: PythonStacks,
+    /// The same by stack, where it does not change any more.
+    outcomes: HashMap<u64, Outcome>,
     /// Names and mappings of images that are gone, for their survivors.
     ended: HashMap<FrozenId, (String, Mappings)>,
     /// Stacks whose garbage tail was cut; part of the ledger.
@@ -103,6 +113,9 @@ impl Collector {
             pools: None,
             ends: Ends::default(),
             ends_ended: Ends::default(),
+            python: PythonStacks::default(),
+            python_ended: PythonStacks::default(),
+            outcomes: HashMap::new(),
             ended: HashMap::new(),
             stacks_cut: 0,
             unsure_before_ns: 0,
@@ -159,6 +172,8 @@ impl Collector {
         let pools = self.pools.as_ref();
         self.handed_out.clone_from(&self.handed_out_ended);
         self.ends.clone_from(&self.ends_ended);
+        self.python.clone_from(&self.python_ended);
+        let interpreters = of_targets(traced);
         let mut failed = None;
         self.tables.for_each_site(|key, totals| {
             let handed_out = self.handed_out.entry(key.call).or_default();
@@ -167,6 +182,9 @@ impl Collector {
             let mut of_ends = Walks {
                 ends: &mut self.ends,
                 stacks: &mut self.stacks,
+                python: &mut self.python,
+                outcomes: &mut self.outcomes,
+                interpreters: &interpreters,
             };
             failed = of_ends
                 .add(&self.tables, traced, key, totals)
@@ -194,11 +212,11 @@ impl Collector {
             let id = site.key.stack_id;
             let stack = stacks.read(tables, id).unwrap_or_else(|error| {
                 failed = Some(error);
-                [].into()
+                Rc::default()
             });
-            let (kept, cut) = clean(id, &stack, mappings_of(site, traced, ended));
+            let (kept, cut) = clean(id, &stack.frames, mappings_of(site, traced, ended));
             *stacks_cut += u64::from(cut);
-            stack[..kept].to_vec()
+            stack.frames[..kept].to_vec()
         });
         failed.map_or(Ok(snapshot), Err)
     }
@@ -217,6 +235,7 @@ impl Collector {
         self.finish_stacks(traced)?;
         let pools = self.pools.as_ref();
         let mut freezing = self.tracker.freeze(pid, image, state, now_ns());
+        let interpreters = of_targets(traced);
         let mut outstanding = 0_u64;
         let mut failed = None;
         self.tables.take_sites(pid, image, |key, totals| {
@@ -227,6 +246,9 @@ impl Collector {
             let mut of_ends = Walks {
                 ends: &mut self.ends_ended,
                 stacks: &mut self.stacks,
+                python: &mut self.python_ended,
+                outcomes: &mut self.outcomes,
+                interpreters: &interpreters,
             };
             failed = of_ends
                 .add(&self.tables, traced, key, totals)
@@ -260,6 +282,7 @@ impl Collector {
     pub(super) fn stacks(&self) -> stacks::Stacks {
         stacks::Stacks {
             verified: self.stacks.verified().cloned(),
+            python: self.python.clone().with_share(),
             ..self.ends.report()
         }
     }
@@ -271,9 +294,20 @@ impl Collector {
         traced: &'a TracedSet,
     ) -> (&'a [u64], Option<&'a Mappings>) {
         let id = site.key.stack_id;
-        let stack = self.stacks.known(id);
+        let stack = self.stacks.known(id).map_or(&[][..], |stack| &stack.frames);
         let mappings = mappings_of(site, traced, &self.ended);
         (&stack[..clean(id, stack, mappings).0], mappings)
+    }
+
+    /// The Python frames of a site's stack, if that has been read.
+    pub(super) fn python(&self, site: &SiteRef) -> Option<&PythonStack> {
+        self.stacks.known(site.key.stack_id).map(|stack| &stack.python)
+    }
+
+    /// Whether a site's native frames reach to the outermost.
+    pub(super) fn is_whole(&self, site: &SiteRef) -> bool {
+        let id = site.key.stack_id;
+        id != 0 && (end_of(id) == end::COMPLETE || self.stacks.is_finished(id))
     }
 
     /// Name of the process that a site belongs or belonged to.
@@ -297,6 +331,9 @@ fn with_freed(pools: Option<&PoolEnds>, key: &SiteKey, totals: &Site) -> Site {
 struct Walks<'a> {
     ends: &'a mut Ends,
     stacks: &'a mut Stacks,
+    python: &'a mut PythonStacks,
+    outcomes: &'a mut HashMap<u64, Outcome>,
+    interpreters: &'a dyn Interpreters,
 }
 
 impl Walks<'_> {
@@ -308,13 +345,38 @@ impl Walks<'_> {
         key: &SiteKey,
         totals: &Site,
     ) -> Result<(), TableError> {
+        self.add_python(tables, key, totals)?;
         let finished = self.stacks.is_finished(key.stack_id);
         self.ends.add(key.stack_id, totals.allocs, finished, || {
-            let frames = self.stacks.read(tables, key.stack_id)?;
+            let stack = self.stacks.read(tables, key.stack_id)?;
             let process = traced.get(key.process.tgid);
             let mappings = process.map(|process| process.of_image(key.process.image).1);
-            Ok(last_object(&frames, mappings, &traced.catalog.objects))
+            Ok(last_object(&stack.frames, mappings, &traced.catalog.objects))
         })
+    }
+
+    /// The same of the Python frames.
+    fn add_python(&mut self, tables: &Tables, key: &SiteKey, totals: &Site) -> Result<(), TableError> {
+        let (id, tgid, image) = (key.stack_id, key.process.tgid, key.process.image);
+        if id == 0 || !self.interpreters.is_followed(tgid, image) {
+            return Ok(());
+        }
+        if let Some(&outcome) = self.outcomes.get(&id) {
+            self.python.add(outcome, totals.allocs);
+            return Ok(());
+        }
+        self.stacks.read(tables, id)?;
+        // A stack is told of before it is in the table: that is the next reading's.
+        let Some(stack) = self.stacks.known(id) else {
+            return Ok(());
+        };
+        let outcome = stack.python.outcome(self.interpreters, tgid, image);
+        if let Some(outcome) = outcome {
+            self.outcomes.insert(id, outcome);
+        }
+        // What has not been read by the end of a process never is.
+        self.python.add(outcome.unwrap_or(Outcome::Gone), totals.allocs);
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@ mod costs;
 mod keep;
 mod pace;
 mod pools;
+mod python;
 mod stacks;
 mod start;
 
@@ -293,6 +294,7 @@ impl<'a> Session<'a> {
         // Before the mappings: what a stack leads through is then known when it is walked.
         collector.receive_stacks();
         traced.grant_stacks();
+        traced.settle_interpreters();
         let entries = sideband.drain();
         for entry in &entries {
             if traced.get(entry.pid).is_some() {

@@ -14,7 +14,7 @@ use leaktrace_common::config as kernel_config;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::Notify;
 
-use super::{collect::Collector, keep::Keeper, stacks::Stacks};
+use super::{collect::Collector, keep::Keeper, python::NoPython, stacks::Stacks};
 use crate::{
     config::{Config, Sort, Target, Unwind},
     doctor,
@@ -25,6 +25,7 @@ use crate::{
         events::EventReader,
         maps::{self as kernel_maps, LiveTable, Tables},
         object::{self, KernelSide, LoadError},
+        python::MappedInterpreters,
         raw::RawStacks,
         sideband::Sideband,
         tables::{Room, UnwindArrays},
@@ -119,6 +120,10 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
         Unwind::Tables => Some(Unwinder::new(files, Box::new(UnwindArrays::new(&kernel)?))),
         Unwind::FramePointers => None,
     };
+    let interpreters = match config.python {
+        true => Some(Box::new(MappedInterpreters::new(&kernel)?)),
+        false => None,
+    };
     let live = Arc::new(Mutex::new(LiveTable::new(&kernel, tier, config.max_live)?));
     let tables = Tables::new(&kernel)?;
     // Before anything is attached: a thread draws its first gap at its first allocation.
@@ -142,6 +147,9 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
     let mut traced = TracedSet::new(attacher, unwinder, catalog, caps.version, config.follow_forks);
     if config.python_pools {
         traced.probe_pools();
+    }
+    if let Some(interpreters) = interpreters {
+        traced.follow_python(interpreters);
     }
     let running = match &config.target {
         Target::Pids(pids) => pids.as_slice(),
@@ -168,7 +176,7 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
     let mut collector = Collector::new(
         tables,
         live,
-        Stacks::new(raw, config.verify_stacks),
+        Stacks::new(raw, Box::new(NoPython), config.verify_stacks),
         settings(config),
     );
     if config.python_pools {

@@ -4,6 +4,7 @@ use std::{
     io::{BufRead as _, BufReader},
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::Arc,
 };
 
 use super::{
@@ -92,7 +93,7 @@ impl Running {
             keys = keys.or(facts.keys);
             if let Some(Interpreter::CPython(runtime)) = facts.interpreter {
                 let bias = runtime.bias(mapping.start, mapping.offset).unwrap();
-                found = Some((*runtime, bias));
+                found = Some((Arc::unwrap_or_clone(runtime), bias));
             }
         }
         let (runtime, bias) = found.unwrap();
