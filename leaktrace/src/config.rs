@@ -267,6 +267,9 @@ pub enum ConfigError {
          'leaktrace --python-malloc -- CMD ARGS', or leave the option out"
     )]
     PythonMallocRunning,
+    /// `--python-pools` with `--no-python`.
+    #[error("--python-pools needs what --no-python turns off: leave one of them out")]
+    PoolsWithoutPython,
     /// `-d 0`.
     #[error(
         "--duration 0 traces nothing: give a time such as 30s, or leave the option out to trace until Ctrl-C"
@@ -349,6 +352,9 @@ impl Config {
         }
         if self.python_malloc && matches!(self.target, Target::Pids(_)) {
             return Err(ConfigError::PythonMallocRunning);
+        }
+        if self.python_pools && !self.python {
+            return Err(ConfigError::PoolsWithoutPython);
         }
         if min > max {
             return Err(ConfigError::SizesCrossed { min, max });

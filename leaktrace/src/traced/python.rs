@@ -109,6 +109,10 @@ impl TracedSet {
         object: ObjectId,
         scan: &Scan,
     ) -> Result<bool, AttachError> {
+        // The kernel side tells arenas from other mappings by what it is told of the interpreter.
+        if self.interpreters.is_none() {
+            return Ok(false);
+        }
         if scan.has_interpreter {
             traced.python.interpreter.get_or_insert(object);
         }

@@ -45,6 +45,25 @@ pub(super) fn stands_for(weight: f64) -> String {
     format!(", stands for {weight:.1}")
 }
 
+/// What is outstanding of each kind of memory, where it is of more than one.
+pub(super) fn by_space(totals: &BySpace) -> Option<String> {
+    let kinds = [
+        ("heap", totals.heap),
+        ("custom", totals.custom),
+        ("python arenas", totals.python_arena),
+    ];
+    let mut parts: Vec<String> = kinds
+        .iter()
+        .filter(|(_, held)| held.live_blocks > 0)
+        .map(|(name, held)| format!("{name} {}", size(held.live_bytes)))
+        .collect();
+    let pools = totals.python_pool;
+    if pools.live_blocks > 0 {
+        parts.push(format!("in their pools {}", size(pools.live_bytes)));
+    }
+    (parts.len() > 1).then(|| parts.join(", "))
+}
+
 /// Why there is no site to show.
 pub(super) fn nothing(report: &Report) -> String {
     let Totals {
