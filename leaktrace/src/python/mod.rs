@@ -1,4 +1,11 @@
-//! CPython from outside: what its memory says about the code that runs and the objects that live. Must not know
-//! probes or reports.
+//! CPython from outside: which interpreter a process runs, where its frames are, and what its memory says about the code
+//! that runs and the objects that live. Must not know probes or reports; it is given files and [`memory`].
+//!
+//! A [`version`] decides the [`offsets`], which from 3.13 on the interpreter itself says ([`debug`]).
 
+pub mod debug;
 pub mod memory;
+pub mod offsets;
+#[cfg(test)]
+mod offsets_tests;
+pub mod version;
