@@ -45,12 +45,16 @@ impl Version {
         })
     }
 
-    /// The one version that stands in read-only data as a string of its own: what `sys.version` begins with. `wanted`
-    /// says which major and minor number it can have, if they are known.
+    /// The one version that stands in read-only data as a string: what `sys.version` begins with. Linkers keep a string
+    /// that another one ends with as a part of that, such as `/opt/python/3.8.18`. `wanted` says which major and minor
+    /// number it can have, if they are known.
     pub fn of_strings(data: &[u8], wanted: Option<Self>) -> Option<Self> {
         let mut found: Option<Self> = None;
         for text in data.split(|byte| *byte == 0) {
-            let Some(version) = of_string(text) else { continue };
+            let text = text.rsplit(|byte| b"/- ".contains(byte)).next();
+            let Some(version) = text.and_then(of_string) else {
+                continue;
+            };
             let is_wanted =
                 wanted.is_none_or(|wanted| (wanted.major, wanted.minor) == (version.major, version.minor));
             if !is_wanted || found == Some(version) {
@@ -122,6 +126,8 @@ mod tests {
         assert_eq!(found(b"\x003.11.2+\0"), Some(version(11, 2)));
         assert_eq!(found(b"a3.10.13\x003.10\x003.10.1.1\x003..10\x003.10.x\0"), None);
         assert_eq!(found(b"\x003.10.13\x003.9.18\0"), None);
+        assert_eq!(found(b"/opt/python/3.8.18\0"), Some(version(8, 18)));
+        assert_eq!(found(b"/opt/python3.8.18\0"), None);
         assert_eq!(
             Version::of_strings(b"\x003.10.13\x003.9.18\0", Some(version(9, 0))),
             Some(version(9, 18))

@@ -249,15 +249,30 @@ mod tests {
     fn growth_counts_from_the_first_census_and_rates_from_the_one_before() {
         let mut tracker = TypeTracker::default();
         assert_eq!(tracker.snapshot(Sort::Bytes, 9), None);
-        tracker.add(image(1), 10 * S, [("dict", held(100, 6400)), ("list", held(50, 9000))]);
+        tracker.add(
+            image(1),
+            10 * S,
+            [("dict", held(100, 6400)), ("list", held(50, 9000))],
+        );
         let first = tracker.snapshot(Sort::Bytes, 9).unwrap();
         assert_eq!(first.list[0].key, "list", "nothing has grown: the largest");
-        assert_eq!((first.list[0].grown_objects, first.censuses, first.interval_ns), (0, 1, 0));
-        tracker.add(image(1), 15 * S, [("dict", held(200, 12_800)), ("list", held(10, 1800))]);
+        assert_eq!(
+            (first.list[0].grown_objects, first.censuses, first.interval_ns),
+            (0, 1, 0)
+        );
+        tracker.add(
+            image(1),
+            15 * S,
+            [("dict", held(200, 12_800)), ("list", held(10, 1800))],
+        );
         tracker.add(
             image(1),
             25 * S,
-            [("dict", held(150, 9600)), ("list", held(10, 1800)), ("new", held(5, 80))],
+            [
+                ("dict", held(150, 9600)),
+                ("list", held(10, 1800)),
+                ("new", held(5, 80)),
+            ],
         );
         let third = tracker.snapshot(Sort::Bytes, 9).unwrap();
         let keys: Vec<_> = third.list.iter().map(|of_type| of_type.key).collect();
@@ -268,7 +283,10 @@ mod tests {
         assert_eq!((dict.first, dict.most), (held(100, 6400), held(200, 12_800)));
         assert_eq!(third.list[1].grown_objects, 5, "it was not there at first");
         assert_eq!(third.list[2].grown_objects, -40);
-        assert_eq!((third.held, third.interval_ns, third.censuses), (held(165, 11_480), 10 * S, 3));
+        assert_eq!(
+            (third.held, third.interval_ns, third.censuses),
+            (held(165, 11_480), 10 * S, 3)
+        );
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub mod pace;
 mod pools;
 mod sizes;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 mod types;
 
 use std::collections::BTreeMap;
