@@ -1,4 +1,4 @@
-# Keeps a hundred thousand objects, and makes and drops others in four threads until its input ends.
+# Keeps twenty thousand objects, and makes and drops others in four threads until its input ends.
 import gc, os, random, threading
 
 
@@ -18,7 +18,7 @@ def churn(seed):
             passing = Passing()
             passing.me = {"c": passing, "l": [passing]}
             old.append(passing)
-            if len(old) > 5000:
+            if len(old) > 1000:
                 at = numbers.randrange(len(old))
                 gone, old[at] = old[at], old[-1]
                 old.pop()
@@ -26,7 +26,7 @@ def churn(seed):
                     gone.me.clear()
 
 
-keep = [Kept(i) for i in range(100000)]
+keep = [Kept(i) for i in range(20000)]
 gc.collect()
 for seed in range(4):
     threading.Thread(target=churn, args=(seed,), daemon=True).start()

@@ -83,22 +83,24 @@ fn a_quiet_process_is_counted_as_it_counts_itself() {
 
 #[test]
 fn a_busy_process_is_counted_time_and_again() {
-    for python in installed() {
+    for (index, python) in installed().into_iter().enumerate() {
         let running = Running::start(&python, include_str!("busy.py"));
         let (mut finished, mut torn) = (0, 0);
-        for _ in 0..200 {
+        // All versions keep their lists alike: one of them has the long run.
+        let censuses = if index == 0 { 200 } else { 20 };
+        for _ in 0..censuses {
             let census = take(&running, &patient(false));
             torn += census.torn_reads;
             assert!(census.tracked < 1_000_000, "{python:?}: {}", census.tracked);
             if census.partial.is_none() {
                 finished += 1;
                 let kept = find(&census, "__main__.Kept").tracked;
-                assert!((99_000..=101_000).contains(&kept), "{python:?}: {kept}");
+                assert!((19_800..=20_200).contains(&kept), "{python:?}: {kept}");
             }
         }
         assert!(
-            finished >= 100,
-            "{python:?}: {finished} of 200 were finished, {torn} torn reads"
+            finished * 2 >= censuses,
+            "{python:?}: {finished} of {censuses} were finished, {torn} torn reads"
         );
     }
 }
