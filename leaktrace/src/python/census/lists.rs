@@ -17,6 +17,9 @@ use super::{Why, sizes};
 const FIND_TRIES: u32 = 40;
 const FIND_PAUSE: Duration = Duration::from_micros(200);
 
+/// Between two looks at whether the collector still runs.
+const COLLECTING_POLL: Duration = Duration::from_micros(500);
+
 /// Steps that can be taken back.
 const TRAIL: usize = 4096;
 
@@ -39,6 +42,7 @@ const LINK: u64 = !3;
 pub(super) struct Heads {
     at: [u64; LISTS],
     last: [u64; LISTS],
+    collecting: u64,
     /// Whether the collector runs.
     pub(super) is_collecting: bool,
     /// How often it has gone through all objects.
@@ -64,12 +68,11 @@ impl Heads {
             }
         }
         let collecting = state + layout.collecting;
-        // A 32-bit number.
-        let word = snapshot.fresh::<1>(collecting & !7)?[0] >> (collecting % 8 * 8);
         Some(Self {
             at,
             last,
-            is_collecting: word as u32 != 0,
+            collecting,
+            is_collecting: is_set(collecting, snapshot)?,
             collections: snapshot.fresh::<1>(state + layout.lists.collections())?[0],
         })
     }
@@ -107,10 +110,27 @@ impl Heads {
         })
     }
 
+    /// Waits until the collector does not run; `None` if it still does at the deadline.
+    pub(super) fn wait(&self, snapshot: &mut Snapshot<'_>, deadline: Instant) -> Option<()> {
+        while is_set(self.collecting, snapshot)? {
+            if Instant::now() + COLLECTING_POLL >= deadline {
+                return None;
+            }
+            thread::sleep(COLLECTING_POLL);
+        }
+        Some(())
+    }
+
     /// Number of the list with that head.
     fn list(&self, node: u64) -> Option<usize> {
         self.at.iter().position(|head| *head == node)
     }
+}
+
+/// Whether a 32-bit number is not 0.
+fn is_set(address: u64, snapshot: &mut Snapshot<'_>) -> Option<bool> {
+    let [word] = snapshot.fresh(address & !7)?;
+    Some((word >> (address % 8 * 8)) as u32 != 0)
 }
 
 /// What a list holds.
@@ -326,6 +346,10 @@ impl Walk<'_, '_, '_> {
         {
             return Err(Why::Torn);
         }
+        // While the collector runs, the objects that it looks at do not say what is before them.
+        self.heads
+            .wait(self.tools.snapshot, self.tools.deadline)
+            .ok_or(Why::Torn)?;
         let mut back = 1;
         loop {
             if self.is_in_list() {

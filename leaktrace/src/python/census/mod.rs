@@ -19,7 +19,6 @@ mod types;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::memory::Memory;
@@ -37,9 +36,6 @@ const INTERPRETERS_MAX: usize = 256;
 
 /// Times that the lists of an interpreter are begun.
 const TRIES: u32 = 4;
-
-/// Between two looks at whether the collector still runs.
-const COLLECTING_POLL: Duration = Duration::from_micros(500);
 
 /// What a census may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -300,10 +296,7 @@ fn settled(state: u64, tools: &mut Tools<'_, '_>) -> Result<Heads, Why> {
         if !heads.is_collecting {
             return Ok(heads);
         }
-        if Instant::now() + COLLECTING_POLL >= tools.deadline {
-            return Err(Why::Time);
-        }
-        thread::sleep(COLLECTING_POLL);
+        heads.wait(tools.snapshot, tools.deadline).ok_or(Why::Time)?;
     }
 }
 

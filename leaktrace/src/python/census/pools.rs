@@ -67,7 +67,9 @@ impl Seeds {
     pub(super) fn add_memory(&mut self, memory: &[Range<u64>], layout: Layout) {
         let step = layout.arena_bytes() / LOOKS_AN_ARENA;
         for range in memory {
-            let first = range.start.next_multiple_of(layout.pool_bytes());
+            let Some(first) = range.start.checked_next_multiple_of(layout.pool_bytes()) else {
+                continue;
+            };
             for address in (first..range.end).step_by(step as usize).take(LOOKS_MAX) {
                 self.pools.insert(address);
             }
@@ -211,7 +213,9 @@ fn find(seeds: Seeds, tools: &mut Tools<'_, '_>) -> Result<Vec<u64>, Why> {
         for pool in &reach {
             // Both ways, up to what is known already: from there it has been looked at.
             for step in 1..=far {
-                let next = pool + step * layout.pool_bytes();
+                let Some(next) = pool.checked_add(step * layout.pool_bytes()) else {
+                    break;
+                };
                 if !known.insert(next) {
                     break;
                 }

@@ -128,12 +128,12 @@ impl Types {
 
 /// Flags, size and items of what may be a type: `None` if it is not one.
 fn shape(address: u64, layout: Layout, snapshot: &mut Snapshot<'_>) -> Option<(u64, u64, u64)> {
-    let [basic_bytes, item_bytes] = snapshot.words(address + u64::from(layout.types.basic_bytes))?;
-    let flags = snapshot.word(address + u64::from(layout.types.flags))?;
+    let [basic_bytes, item_bytes] = snapshot.words(address.checked_add(layout.types.basic_bytes.into())?)?;
+    let flags = snapshot.word(address.checked_add(layout.types.flags.into())?)?;
     let is_type = (16..1 << 20).contains(&basic_bytes)
         && item_bytes < 1 << 16
         && flags & flags::READY != 0
-        && snapshot.word(address + u64::from(layout.types.name))? != 0;
+        && snapshot.word(address.checked_add(layout.types.name.into())?)? != 0;
     is_type.then_some((flags, basic_bytes, item_bytes))
 }
 
