@@ -65,7 +65,7 @@ struct State {
 
 impl Place<'_> {
     /// `_PyRuntime` in the process.
-    const fn runtime_address(&self) -> u64 {
+    pub(super) const fn runtime_address(&self) -> u64 {
         self.runtime.address.wrapping_add(self.bias)
     }
 

@@ -72,8 +72,18 @@ pub(super) struct Running {
 impl Running {
     /// Starts a script and waits until it writes a line; it should then wait itself, for its input to end.
     pub(super) fn start(python: &Installed, script: &str) -> Self {
+        Self::start_with(python, script, &[]).0
+    }
+
+    /// The same with variables in its environment, and the line.
+    pub(super) fn start_with(
+        python: &Installed,
+        script: &str,
+        environment: &[(&str, &str)],
+    ) -> (Self, String) {
         let mut child = Command::new(&python.program)
             .args(["-c", script])
+            .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -97,13 +107,14 @@ impl Running {
             }
         }
         let (runtime, bias) = found.unwrap();
-        Self {
+        let running = Self {
             child,
             offsets: runtime.offsets.unwrap(),
             runtime,
             bias,
             keys,
-        }
+        };
+        (running, line)
     }
 
     pub(super) const fn place(&self) -> Place<'_> {

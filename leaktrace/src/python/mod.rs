@@ -7,8 +7,9 @@
 //!
 //! A code object becomes a name, a file and lines by [`code`], which reads [`text`] and [`lines`] through [`memory`];
 //! [`codes`] keeps them, and [`resolver`] has them read as soon as a stack shows them. [`merge`] makes one stack of the
-//! native frames and Python's.
+//! native frames and Python's. The [`census`] counts objects by their type.
 
+pub mod census;
 pub mod code;
 pub mod codes;
 pub mod debug;

@@ -15,6 +15,7 @@ mod interval;
 mod site;
 mod snapshot;
 mod sums;
+pub mod types;
 
 use std::hash::Hash;
 
