@@ -937,12 +937,12 @@ def main():
     atexit.register(finish)
     atexit.register(at_exit)
     chosen = [function for function in CASES if function.__name__ in sys.argv[3:] or not sys.argv[3:]]
-    step("ready")
     for function in chosen:
         case(function.__name__)
         function()
 
 
+step("ready")
 case("module level")
 malloc(size()), here()
 main()
