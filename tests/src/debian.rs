@@ -82,9 +82,13 @@ impl Apt {
             .filter(|package| known.lines().any(|name| name == **package))
             .collect();
         let mut install = Command::new("apt-get");
-        install
-            .args(&self.options)
-            .args(["install", "-q", "--yes", "--no-install-recommends", "--download-only"]);
+        install.args(&self.options).args([
+            "install",
+            "-q",
+            "--yes",
+            "--no-install-recommends",
+            "--download-only",
+        ]);
         said(install.args(had)).map(drop)
     }
 }
@@ -114,8 +118,15 @@ fn unpack(archives: &Path, root: &Path) -> Result<(), Missing> {
         }
     }
     fs::create_dir_all(root.join("tmp")).expect("the folders of a root can be made");
-    for entry in fs::read_dir(archives).expect("what apt has loaded can be listed").flatten() {
-        if entry.path().extension().is_some_and(|extension| extension == "deb") {
+    for entry in fs::read_dir(archives)
+        .expect("what apt has loaded can be listed")
+        .flatten()
+    {
+        if entry
+            .path()
+            .extension()
+            .is_some_and(|extension| extension == "deb")
+        {
             said(Command::new("dpkg").arg("-x").arg(entry.path()).arg(root))?;
         }
     }
@@ -124,7 +135,10 @@ fn unpack(archives: &Path, root: &Path) -> Result<(), Missing> {
 
 /// What a command prints, if it succeeds.
 fn said(command: &mut Command) -> Result<String, Missing> {
-    let output = command.env("LC_ALL", "C").output().expect("a program that is there starts");
+    let output = command
+        .env("LC_ALL", "C")
+        .output()
+        .expect("a program that is there starts");
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }

@@ -76,7 +76,9 @@ impl<'a> Survivors<'a> {
     pub fn of(report: &'a Report) -> Self {
         let mut by_size: BTreeMap<u64, Vec<Survivor<'a>>> = BTreeMap::new();
         for survivor in report.survivors() {
-            let blocks = survivor.0["block_list"].as_array().expect("--show-blocks was given");
+            let blocks = survivor.0["block_list"]
+                .as_array()
+                .expect("--show-blocks was given");
             for block in blocks {
                 let bytes = block["bytes"].as_u64().expect("a block has a size");
                 by_size.entry(bytes).or_default().push(survivor);
@@ -87,7 +89,10 @@ impl<'a> Survivors<'a> {
 
     /// How the report differs from the truth, a text a stack that is not the same.
     pub fn differences(&self, truth: &[TrueStack], told: Told) -> Vec<String> {
-        truth.iter().filter_map(|stack| self.difference(stack, told)).collect()
+        truth
+            .iter()
+            .filter_map(|stack| self.difference(stack, told))
+            .collect()
     }
 
     fn difference(&self, truth: &TrueStack, told: Told) -> Option<String> {
@@ -102,15 +107,26 @@ impl<'a> Survivors<'a> {
         }
         // Its frames are Python's, and these stand for it.
         let evaluates = |frame: &&Value| {
-            frame["plumbing"] != true && frame["symbol"].as_str().is_some_and(|name| name.starts_with("_PyEval_Eval"))
+            frame["plumbing"] != true
+                && frame["symbol"]
+                    .as_str()
+                    .is_some_and(|name| name.starts_with("_PyEval_Eval"))
         };
         if told != Told::Nothing
             && let Some(frame) = survivor.frames().iter().find(evaluates)
         {
             return Some(said(&format!("a frame of the interpreter is shown: {frame}")));
         }
-        let got: Vec<&Value> = survivor.frames().iter().filter(|frame| is_python(frame)).collect();
-        let wanted = if told == Told::Nothing { &[] } else { &truth.frames[..] };
+        let got: Vec<&Value> = survivor
+            .frames()
+            .iter()
+            .filter(|frame| is_python(frame))
+            .collect();
+        let wanted = if told == Told::Nothing {
+            &[]
+        } else {
+            &truth.frames[..]
+        };
         let same = |at: &usize| match (got.get(*at), wanted.get(*at)) {
             (Some(got), Some(wanted)) => is_same(got, wanted, told),
             (got, wanted) => got.is_none() && wanted.is_none(),
@@ -183,12 +199,21 @@ mod tests {
         let malloc = json!({"lang": "native", "symbol": "malloc"});
         let (inner, outer) = (frame(1, "inner"), frame(2, "outer"));
         assert_eq!(differences(&json!([malloc, inner, outer]), Told::Lines), 0);
-        assert_eq!(differences(&json!([malloc, inner, malloc, outer, malloc]), Told::Lines), 0);
+        assert_eq!(
+            differences(&json!([malloc, inner, malloc, outer, malloc]), Told::Lines),
+            0
+        );
         assert_eq!(differences(&json!([malloc, outer, inner]), Told::Lines), 1);
         assert_eq!(differences(&json!([malloc, inner]), Told::Lines), 1);
         assert_eq!(differences(&json!([malloc, inner, outer, outer]), Told::Lines), 1);
-        assert_eq!(differences(&json!([malloc, inner, frame(3, "outer")]), Told::Lines), 1);
-        assert_eq!(differences(&json!([malloc, inner, frame(2, "another")]), Told::Lines), 1);
+        assert_eq!(
+            differences(&json!([malloc, inner, frame(3, "outer")]), Told::Lines),
+            1
+        );
+        assert_eq!(
+            differences(&json!([malloc, inner, frame(2, "another")]), Told::Lines),
+            1
+        );
         assert_eq!(differences(&json!([inner, outer]), Told::Lines), 1);
         assert_eq!(differences(&json!([malloc]), Told::Nothing), 0);
         assert_eq!(differences(&json!([malloc, inner]), Told::Nothing), 1);
@@ -202,9 +227,15 @@ mod tests {
         let malloc = json!({"lang": "native", "symbol": "malloc"});
         let report = report(&json!([malloc, gone, frame(2, "outer")]));
         let survivors = Survivors::of(&report);
-        assert_eq!(survivors.differences(&truth(true), Told::Lines), Vec::<String>::new());
+        assert_eq!(
+            survivors.differences(&truth(true), Told::Lines),
+            Vec::<String>::new()
+        );
         assert_eq!(survivors.differences(&truth(false), Told::Lines).len(), 1);
         let stale = self::report(&json!([malloc, frame(1, "another"), frame(2, "outer")]));
-        assert_eq!(Survivors::of(&stale).differences(&truth(true), Told::Lines).len(), 1);
+        assert_eq!(
+            Survivors::of(&stale).differences(&truth(true), Told::Lines).len(),
+            1
+        );
     }
 }

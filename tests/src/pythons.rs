@@ -155,7 +155,8 @@ impl Python {
             inside(Path::new("/usr/lib/x86_64-linux-gnu")),
             inside(Path::new("/usr/lib/aarch64-linux-gnu")),
         ]);
-        let library = library.and_then(|name| folders.map(|folder| folder.join(name)).find(|path| path.exists()));
+        let library =
+            library.and_then(|name| folders.map(|folder| folder.join(name)).find(|path| path.exists()));
         self.object = library.unwrap_or(program);
         self.is_stripped = !readelf(&["-SW"], &self.object).contains(" .symtab ");
     }
@@ -171,17 +172,27 @@ impl Python {
 
     /// The words that start it: the program, and its root.
     pub fn words(&self) -> Vec<PathBuf> {
-        let chroot = self.root.iter().flat_map(|root| [Path::new("chroot"), root.as_path()]);
+        let chroot = self
+            .root
+            .iter()
+            .flat_map(|root| [Path::new("chroot"), root.as_path()]);
         chroot.map(Path::to_owned).chain([self.program.clone()]).collect()
     }
 
     /// A folder to work in, with copies of these programs of `programs/python`.
     pub fn workplace(&self, programs: &[&str]) -> Workplace {
         let root = self.root.clone().unwrap_or_else(|| PathBuf::from("/"));
-        let parent = if self.root.is_some() { root.join("tmp") } else { env::temp_dir() };
+        let parent = if self.root.is_some() {
+            root.join("tmp")
+        } else {
+            env::temp_dir()
+        };
         let folder = TempDir::new_in(parent).expect("a temporary folder can be made");
         for program in programs {
-            let copied = fs::copy(fixtures::python(program), folder.path().join(format!("{program}.py")));
+            let copied = fs::copy(
+                fixtures::python(program),
+                folder.path().join(format!("{program}.py")),
+            );
             copied.expect("a program can be copied");
         }
         fs::create_dir(folder.path().join("modules")).expect("a folder for modules can be made");
@@ -221,7 +232,11 @@ impl Python {
             ("PYTHONHOME", self.prefix.clone()),
         ];
         let stripped = Self::ask(&self.name, &place(&program), None, environment)?;
-        assert!(stripped.is_stripped, "{stripped} has symbols: {}", stripped.object.display());
+        assert!(
+            stripped.is_stripped,
+            "{stripped} has symbols: {}",
+            stripped.object.display()
+        );
         Ok(stripped)
     }
 }
@@ -248,7 +263,10 @@ pub fn all() -> Vec<Python> {
         }
     }
     for minor in VERSIONS {
-        if !found.iter().any(|python| python.is_supported() && python.minor == minor) {
+        if !found
+            .iter()
+            .any(|python| python.is_supported() && python.minor == minor)
+        {
             missing.push(format!(
                 "no CPython 3.{minor} on this machine; name one in {FURTHER}"
             ));
@@ -266,6 +284,11 @@ pub fn all() -> Vec<Python> {
 }
 
 impl Python {
+    /// Whether it sees the files that this process sees.
+    pub const fn is_here(&self) -> bool {
+        self.root.is_none()
+    }
+
     /// Whether its stacks must have their Python frames with lines.
     pub fn is_supported(&self) -> bool {
         self.is_cpython && !self.is_free_threaded && VERSIONS.contains(&self.minor)
@@ -274,7 +297,12 @@ impl Python {
 
 /// Debian's own, which every test of Python needs.
 pub fn debians_python3() -> Result<Python, Missing> {
-    Python::ask("Debian's python3", Path::new("/usr/bin/python3"), None, Vec::new())
+    Python::ask(
+        "Debian's python3",
+        Path::new("/usr/bin/python3"),
+        None,
+        Vec::new(),
+    )
 }
 
 fn debians() -> Vec<Result<Python, Missing>> {
@@ -291,7 +319,12 @@ pub fn embedded() -> Result<Python, Missing> {
     let library = library.to_str().expect("a plain path");
     let program = Fixture::c("embeds_python").linked(&[library]).build()?;
     // It is nowhere near the modules.
-    Python::ask("a program with Python in it", &program, None, vec![("PYTHONHOME", "/usr".into())])
+    Python::ask(
+        "a program with Python in it",
+        &program,
+        None,
+        vec![("PYTHONHOME", "/usr".into())],
+    )
 }
 
 fn pyenv() -> Vec<Result<Python, Missing>> {
@@ -311,7 +344,11 @@ fn pyenv() -> Vec<Result<Python, Missing>> {
         .map(|program| Python::ask("pyenv's python3", program, None, Vec::new()));
     // Older ones are none of leaktrace's.
     asked
-        .filter(|python| python.as_ref().is_ok_and(|python| python.minor >= *VERSIONS.start()))
+        .filter(|python| {
+            python
+                .as_ref()
+                .is_ok_and(|python| python.minor >= *VERSIONS.start())
+        })
         .collect()
 }
 
@@ -332,13 +369,24 @@ fn later() -> Vec<Result<Python, Missing>> {
         .iter()
         .filter(|package| !package.starts_with("lib"))
         .map(|package| Path::new("/usr/bin").join(package))
-        .filter(|program| root.join("usr/bin").join(program.file_name().unwrap_or_default()).exists())
+        .filter(|program| {
+            root.join("usr/bin")
+                .join(program.file_name().unwrap_or_default())
+                .exists()
+        })
         .map(|program| Python::ask(&format!("Debian {LATER}'s"), &program, Some(&root), Vec::new()))
         .collect()
 }
 
 /// What readelf prints; nothing where it is not there, which the compiler brings.
 fn readelf(options: &[&str], file: &Path) -> String {
-    let output = Command::new("readelf").args(options).arg(file).env("LC_ALL", "C").output();
-    output.map_or_else(|_| String::new(), |output| String::from_utf8_lossy(&output.stdout).into_owned())
+    let output = Command::new("readelf")
+        .args(options)
+        .arg(file)
+        .env("LC_ALL", "C")
+        .output();
+    output.map_or_else(
+        |_| String::new(),
+        |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+    )
 }
