@@ -1,10 +1,6 @@
 //! A Python program does the same whether it is traced or not: what it prints, its exceptions, its end.
 
-use std::{
-    os::unix::process::ExitStatusExt as _,
-    path::Path,
-    process::{Command, ExitStatus},
-};
+use std::{os::unix::process::ExitStatusExt as _, path::Path, process::Command};
 
 use leaktrace_tests::{
     fixtures,
@@ -37,15 +33,30 @@ fn start(python: &Python, case: &str) -> Target {
     Target::spawn(command.env("PYTHONHASHSEED", "0"))
 }
 
+/// Exit code and signal.
+type End = (Option<i32>, Option<i32>);
+
 /// Everything that can be seen of it from its step "ready".
-fn behaviour(target: &mut Target, signal: Option<Signal>) -> (Option<i32>, Option<i32>, String) {
+fn behaviour(target: &mut Target, signal: Option<Signal>) -> (End, String) {
     target.go();
     if let Some(signal) = signal {
         target.at("waiting");
         target.signal(signal);
     }
-    let status: ExitStatus = target.wait();
-    (status.code(), status.signal(), target.seen())
+    let status = target.wait();
+    ((status.code(), status.signal()), target.seen())
+}
+
+/// The same to the letter; if not, the first line that is not.
+fn assert_same(what: &str, traced: &str, alone: &str) {
+    let pairs = traced.lines().zip(alone.lines()).enumerate();
+    for (number, (traced, alone)) in pairs {
+        assert_eq!(
+            traced, alone,
+            "{what}, line {number} of what is seen of it: traced, and alone"
+        );
+    }
+    assert_eq!(traced, alone, "{what}: traced, and alone");
 }
 
 fn assert_unchanged(python: &Python) {
@@ -58,11 +69,13 @@ fn assert_unchanged(python: &Python) {
     for ((case, signal), target) in CASES.iter().zip(&mut traced) {
         let mut alone = start(python, case);
         alone.ready();
+        let (traced, alone) = (behaviour(target, *signal), behaviour(&mut alone, *signal));
         assert_eq!(
-            behaviour(target, *signal),
-            behaviour(&mut alone, *signal),
-            "{case} of {python}: traced, and alone"
+            traced.0, alone.0,
+            "{case} of {python} ends otherwise\n{}",
+            traced.1
         );
+        assert_same(&format!("{case} of {python}"), &traced.1, &alone.1);
     }
     let report = run.wait().report();
     assert!(report.total("allocs") > 0, "{}", report.summary());

@@ -863,7 +863,7 @@ class Thing:
 inner()
 Thing().method()
 import builtins
-builtins.kept = _kept
+builtins.kept = getattr(builtins, "kept", []) + _kept
 os.write({fd}, repr(_noted).encode())
 os.close({fd})
 """
@@ -930,7 +930,11 @@ def at_exit():
 def finish():
     """The last of the functions called at exit: everything is noted by now."""
     write(sys.argv[1])
-    step("done")
+    try:
+        step("done")
+    finally:
+        # What is kept stays to the end, however that comes.
+        os._exit(0)
 
 
 def main():

@@ -14,14 +14,14 @@ import traceback
 # Far from what the interpreter asks for by itself, and odd.
 _FIRST, _STEP = 70001, 16
 # What malloc is asked for besides the bytes of an object.
-BYTES = sys.getsizeof(b"")
+BYTES = sys.getsizeof(b"") if sys.implementation.name == "cpython" else 0
 
 _libc = ctypes.CDLL(None)
 malloc = _libc.malloc
 malloc.restype = ctypes.c_void_p
 malloc.argtypes = [ctypes.c_size_t]
-# The same without giving the interpreter's lock away.
-locked_malloc = ctypes.PyDLL(None).malloc
+# The same without giving the interpreter's lock away; PyPy has no such.
+locked_malloc = getattr(ctypes, "PyDLL", ctypes.CDLL)(None).malloc
 locked_malloc.restype = ctypes.c_void_p
 locked_malloc.argtypes = [ctypes.c_size_t]
 
