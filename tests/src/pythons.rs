@@ -36,6 +36,7 @@ const ABOUT: &str = "import sys, sysconfig; print(sys.version_info[1], sys.imple
                      int(bool(sysconfig.get_config_var('Py_GIL_DISABLED'))), sys.version.split()[0], sys.prefix)";
 
 /// A Python interpreter.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about a build")]
 #[derive(Clone, Debug)]
 pub struct Python {
     /// What it is, in words.
@@ -129,7 +130,7 @@ impl Python {
         let mut word = || words.next().unwrap_or_default().to_owned();
         this.minor = word()
             .parse()
-            .map_err(|_| failed(&String::from_utf8_lossy(&output.stderr)))?;
+            .map_err(|_not_a_number| failed(&String::from_utf8_lossy(&output.stderr)))?;
         this.is_cpython = word() == "cpython";
         this.is_free_threaded = word() == "1";
         this.version = word();
@@ -365,7 +366,7 @@ fn later() -> Vec<Result<Python, Missing>> {
         Ok(root) => root,
         Err(missing) => return vec![Err(missing)],
     };
-    LATER_PACKAGES
+    let programs = LATER_PACKAGES
         .iter()
         .filter(|package| !package.starts_with("lib"))
         .map(|package| Path::new("/usr/bin").join(package))
@@ -374,8 +375,40 @@ fn later() -> Vec<Result<Python, Missing>> {
                 .join(program.file_name().unwrap_or_default())
                 .exists()
         })
-        .map(|program| Python::ask(&format!("Debian {LATER}'s"), &program, Some(&root), Vec::new()))
-        .collect()
+        .map(|program| Python::ask(&format!("Debian {LATER}'s"), &program, Some(&root), Vec::new()));
+    programs.chain([later_embedded(&root)]).collect()
+}
+
+/// The same release's shared library, in a program of its own.
+fn later_embedded(root: &Path) -> Result<Python, Missing> {
+    let name = LATER_PACKAGES.iter().find(|package| package.starts_with("lib"));
+    let start = format!("{}.so.", name.expect("one of them is a library"));
+    let library = ["x86_64", "aarch64"]
+        .iter()
+        .filter_map(|machine| fs::read_dir(root.join(format!("usr/lib/{machine}-linux-gnu"))).ok())
+        .flat_map(Iterator::flatten)
+        .map(|entry| entry.path())
+        .filter(|path| path.to_string_lossy().contains(&start))
+        // The longest name is the file's, the others are links to it.
+        .max()
+        .ok_or_else(|| Missing(format!("Debian {LATER} has no {start}; name a newer release")))?;
+    let library = library.to_str().expect("a plain path");
+    // It needs a newer C library than this machine's.
+    let fixture = Fixture::c("embeds_python").linked(&[library, "-Wl,--allow-shlib-undefined"]);
+    let (built, inside) = (fixture.build()?, Path::new("/usr/bin/embeds_python"));
+    let program = root.join("usr/bin/embeds_python");
+    if !program.exists() {
+        let unfinished = program.with_extension(std::process::id().to_string());
+        fixtures::copy(&built, &unfinished);
+        fs::rename(&unfinished, &program).expect("a program can be moved to its place");
+    }
+    let environment = vec![("PYTHONHOME", "/usr".into())];
+    Python::ask(
+        &format!("a program with Debian {LATER}'s Python in it"),
+        inside,
+        Some(root),
+        environment,
+    )
 }
 
 /// What readelf prints; nothing where it is not there, which the compiler brings.

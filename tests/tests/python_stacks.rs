@@ -72,11 +72,17 @@ fn told(python: &Python) -> Told {
 /// What is wrong with a report, in words; none if nothing is.
 fn complaint(python: &Python, truth: &[TrueStack], report: &Report) -> Option<String> {
     let differences = Survivors::of(report).differences(truth, told(python));
-    if differences.is_empty() {
+    let is_said = is_said(python, report);
+    if differences.is_empty() && is_said {
         return None;
     }
+    let said = if is_said {
+        ""
+    } else {
+        "; what the report says of the interpreter is wrong"
+    };
     let mut text = format!(
-        "{python}: {} of {} stacks differ\n",
+        "{python}: {} of {} stacks differ{said}\n",
         differences.len(),
         truth.len()
     );

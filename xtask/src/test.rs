@@ -14,7 +14,8 @@ use crate::{
 };
 
 /// What the fixtures are built with and the programs they are: compilers, linkers, allocators, servers.
-const PACKAGES: [&str; 24] = [
+const PACKAGES: [&str; 27] = [
+    "binutils",
     "bpftrace",
     "gcc",
     "g++",
@@ -27,6 +28,7 @@ const PACKAGES: [&str; 24] = [
     "libjemalloc2",
     "libmimalloc-dev",
     "libmimalloc2.0",
+    "libpython3.11",
     "libtcmalloc-minimal4",
     "lld",
     "mold",
@@ -35,6 +37,7 @@ const PACKAGES: [&str; 24] = [
     "postgresql",
     "postgresql-contrib",
     "procps",
+    "pypy3",
     "python3",
     "python3-numpy",
     "redis-server",

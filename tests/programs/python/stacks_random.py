@@ -7,17 +7,17 @@ import sys
 
 from stacks_truth import case, step, write
 
-# How a function goes on to the next one. `go(plan)` calls it: plan is the list of those that are left.
+# How a function goes on to the next one, `of(plan)`: plan is the list of those that are left.
 KINDS = {
     "plain": """
 def NAME(plan):
-    return go(plan)
+    return of(plan)(plan)
 """,
     "lines": """
 def NAME(plan):
     value = (
         len(plan),
-        go(
+        of(plan)(
             plan
         ), PAD
         len(plan),
@@ -25,12 +25,12 @@ def NAME(plan):
     return value
 """,
     "lambda": """
-NAME = lambda plan: PAD (lambda left: go(left))(plan)
+NAME = lambda plan: PAD (lambda left: of(left)(left))(plan)
 """,
     "method": """
 class Of_NAME:
     def method(self, plan): PAD
-        return go(plan)
+        return of(plan)(plan)
     def __call__(self, plan):
         return self.method(plan)
 NAME = Of_NAME()
@@ -41,7 +41,7 @@ class Of_NAME:
     @property
     def value(self):
         PAD
-        return go(self.plan)
+        return of(self.plan)(self.plan)
 def NAME(plan):
     thing = Of_NAME()
     thing.plan = plan
@@ -49,28 +49,28 @@ def NAME(plan):
 """,
     "comprehension": """
 def NAME(plan):
-    return [PAD go(plan) for _ in range(1)]
+    return [PAD of(plan)(plan) for _ in range(1)]
 """,
     "dict": """
 def NAME(plan):
-    return {0: PAD go(left) for left in [plan]}
+    return {0: PAD of(left)(left) for left in [plan]}
 """,
     "generator": """
 def NAME(plan):
     def made():
         yield 1 PAD
-        yield go(plan)
+        yield of(plan)(plan)
     return list(made())
 """,
     "expression": """
 def NAME(plan):
-    return sum(1 PAD for _ in range(1) if go(plan))
+    return sum(1 PAD for _ in range(1) if of(plan)(plan))
 """,
     "from": """
 def NAME(plan):
     def inner():
         got = yield
-        go(plan)
+        of(plan)(plan)
     def outer():
         yield from inner() PAD
     running = outer()
@@ -83,7 +83,7 @@ def NAME(plan):
     "coroutine": """
 def NAME(plan):
     async def inner():
-        return go(plan) PAD
+        return of(plan)(plan) PAD
     async def outer():
         return await inner()
     try:
@@ -93,7 +93,7 @@ def NAME(plan):
 """,
     "sorted": """
 def NAME(plan):
-    return sorted([1], key=lambda _: PAD (go(plan), 1)[1])
+    return sorted([1], key=lambda _: PAD (of(plan)(plan), 1)[1])
 """,
     "map": """
 def NAME(plan):
@@ -101,12 +101,12 @@ def NAME(plan):
 """,
     "reduce": """
 def NAME(plan):
-    return functools.reduce(lambda a, b: go(b), PAD [0, plan])
+    return functools.reduce(lambda a, b: of(b)(b), PAD [0, plan])
 """,
     "partial": """
 def NAME(first, plan):
     PAD
-    return go(plan)
+    return of(plan)(plan)
 NAME = functools.partial(NAME, 1)
 """,
     "decorated": """
@@ -117,18 +117,18 @@ def around_NAME(function):
     return wrapper
 @around_NAME
 def NAME(plan):
-    return go(plan)
+    return of(plan)(plan)
 """,
     "sub": """
 def NAME(plan):
-    return re.sub("a", lambda match: PAD str(go(plan))[:1], "xay")
+    return re.sub("a", lambda match: PAD str(of(plan)(plan))[:1], "xay")
 """,
     "handler": """
 def NAME(plan):
     try:
         raise KeyError(1) PAD
     except KeyError:
-        return go(plan)
+        return of(plan)(plan)
 """,
     "finally": """
 def NAME(plan):
@@ -136,7 +136,7 @@ def NAME(plan):
         PAD
         return 1
     finally:
-        go(plan)
+        of(plan)(plan)
 """,
     "context": """
 class Of_NAME:
@@ -145,7 +145,7 @@ class Of_NAME:
     def __enter__(self): PAD
         pass
     def __exit__(self, *why):
-        go(self.plan)
+        of(self.plan)(self.plan)
 def NAME(plan):
     with Of_NAME(plan):
         pass
@@ -153,7 +153,7 @@ def NAME(plan):
     "class": """
 def NAME(plan):
     class Body:
-        value = go(plan) PAD
+        value = of(plan)(plan) PAD
     return Body
 """,
     "del": """
@@ -161,7 +161,7 @@ class Of_NAME:
     plan = None
     def __del__(self):
         PAD
-        go(self.plan)
+        of(self.plan)(self.plan)
 def NAME(plan):
     thing = Of_NAME()
     thing.plan = plan
@@ -169,12 +169,12 @@ def NAME(plan):
 """,
     "exec": """
 def NAME(plan):
-    exec("\\n" * len(plan) + "go(plan)", {"go": go, "plan": plan}) PAD
+    exec("\\n" * len(plan) + "of(plan)(plan)", {"of": of, "plan": plan}) PAD
 """,
     "qsort": """
 def NAME(plan):
     numbers = (ctypes.c_int * 2)(2, 1)
-    libc.qsort(numbers, 2, 4, COMPARE(lambda a, b: (go(plan) and 0) PAD or 0))
+    libc.qsort(numbers, 2, 4, COMPARE(lambda a, b: (of(plan)(plan) and 0) PAD or 0))
 """,
 }
 
@@ -185,10 +185,14 @@ from stacks_random import CALLED
 libc = ctypes.CDLL(None)
 COMPARE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 
+def of(plan):
+    return CALLED[plan.pop()] if plan else take
+
 def go(plan):
-    if not plan:
-        return malloc(size()), here(checked=False)
-    return CALLED[plan.pop()](plan)
+    return of(plan)(plan)
+
+def take(plan):
+    return malloc(size()), here(checked=False)
 """
 
 LEAF = """
