@@ -44,10 +44,18 @@ const PACKAGES: [&str; 27] = [
     "redis-tools",
 ];
 
-/// Suites that tell nothing new when probes are attached in another way: how stacks are walked on real programs, where
-/// names come from, what is written, and the suites' own tools. That stacks come whole under each mechanism is shown by
+/// Suites that tell nothing new when probes are attached in another way: how stacks and Python's frames are walked
+/// on real programs, where names come from, what is written, and the suites' own tools. That stacks come whole under each mechanism is shown by
 /// `unwinding` and `hard_stacks`.
-const WITHOUT_MECHANISM: [&str; 5] = ["complete", "harness", "oracle", "output", "symbols"];
+const WITHOUT_MECHANISM: [&str; 7] = [
+    "complete",
+    "harness",
+    "oracle",
+    "output",
+    "python_behaviour",
+    "python_stacks",
+    "symbols",
+];
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
