@@ -9,11 +9,14 @@
 )]
 
 pub mod chains;
+pub mod debian;
 pub mod fixtures;
 pub mod hits;
 pub mod leaktrace;
 pub mod lines;
 pub mod memory;
+pub mod python_truth;
+pub mod pythons;
 pub mod report;
 pub mod servers;
 pub mod skip;

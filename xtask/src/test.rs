@@ -14,7 +14,8 @@ use crate::{
 };
 
 /// What the fixtures are built with and the programs they are: compilers, linkers, allocators, servers.
-const PACKAGES: [&str; 24] = [
+const PACKAGES: [&str; 27] = [
+    "binutils",
     "bpftrace",
     "gcc",
     "g++",
@@ -27,6 +28,7 @@ const PACKAGES: [&str; 24] = [
     "libjemalloc2",
     "libmimalloc-dev",
     "libmimalloc2.0",
+    "libpython3.11",
     "libtcmalloc-minimal4",
     "lld",
     "mold",
@@ -35,16 +37,25 @@ const PACKAGES: [&str; 24] = [
     "postgresql",
     "postgresql-contrib",
     "procps",
+    "pypy3",
     "python3",
     "python3-numpy",
     "redis-server",
     "redis-tools",
 ];
 
-/// Suites that tell nothing new when probes are attached in another way: how stacks are walked on real programs, where
-/// names come from, what is written, and the suites' own tools. That stacks come whole under each mechanism is shown by
+/// Suites that tell nothing new when probes are attached in another way: how stacks and Python's frames are walked
+/// on real programs, where names come from, what is written, and the suites' own tools. That stacks come whole under each mechanism is shown by
 /// `unwinding` and `hard_stacks`.
-const WITHOUT_MECHANISM: [&str; 5] = ["complete", "harness", "oracle", "output", "symbols"];
+const WITHOUT_MECHANISM: [&str; 7] = [
+    "complete",
+    "harness",
+    "oracle",
+    "output",
+    "python_behaviour",
+    "python_stacks",
+    "symbols",
+];
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
