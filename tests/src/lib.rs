@@ -14,10 +14,12 @@ pub mod hits;
 pub mod leaktrace;
 pub mod lines;
 pub mod memory;
+pub mod python_leak;
 pub mod report;
 pub mod servers;
 pub mod skip;
 pub mod target;
+pub mod venv;
 pub mod wait;
 
 use crate::{leaktrace::Leaktrace, report::Report, report::Truth, target::Target};

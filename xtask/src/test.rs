@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// What the fixtures are built with and the programs they are: compilers, linkers, allocators, servers.
-const PACKAGES: [&str; 24] = [
+const PACKAGES: [&str; 25] = [
     "bpftrace",
     "gcc",
     "g++",
@@ -37,14 +37,22 @@ const PACKAGES: [&str; 24] = [
     "procps",
     "python3",
     "python3-numpy",
+    "python3-venv",
     "redis-server",
     "redis-tools",
 ];
 
-/// Suites that tell nothing new when probes are attached in another way: how stacks are walked on real programs, where
-/// names come from, what is written, and the suites' own tools. That stacks come whole under each mechanism is shown by
+/// Suites that tell nothing new when probes are attached in another way: how stacks are walked on real programs, what
+/// leaks in such, where names come from, what is written, and the suites' own tools. That stacks come whole under each mechanism is shown by
 /// `unwinding` and `hard_stacks`.
-const WITHOUT_MECHANISM: [&str; 5] = ["complete", "harness", "oracle", "output", "symbols"];
+const WITHOUT_MECHANISM: [&str; 6] = [
+    "complete",
+    "harness",
+    "oracle",
+    "output",
+    "python_leaks",
+    "symbols",
+];
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
