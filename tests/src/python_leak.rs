@@ -48,7 +48,10 @@ impl Leak {
     pub fn named(name: &str) -> Self {
         let path = fixtures::python(&format!("leaks/{name}"));
         let source = fs::read_to_string(&path).expect("a leak program can be read");
-        let header = source.lines().next().and_then(|line| line.strip_prefix("# leak: "));
+        let header = source
+            .lines()
+            .next()
+            .and_then(|line| line.strip_prefix("# leak: "));
         let header: Value = header
             .and_then(|json| serde_json::from_str(json).ok())
             .unwrap_or_else(|| panic!("{} does not begin with `# leak: {{...}}`", path.display()));
@@ -221,7 +224,8 @@ fn holdings(report: &Report) -> BTreeMap<String, u64> {
         *held.entry(name).or_default() += survivor.number("bytes");
     }
     for kind in types(report) {
-        *held.entry(format!("type {}", kind["name"])).or_default() += kind["bytes"].as_u64().unwrap_or_default();
+        *held.entry(format!("type {}", kind["name"])).or_default() +=
+            kind["bytes"].as_u64().unwrap_or_default();
     }
     held
 }
@@ -236,7 +240,7 @@ mod tests {
         let frame = json!({"lang": "python", "symbol": "f", "file": "/a.py", "line": 3});
         let native = json!({"lang": "native", "symbol": "malloc"});
         let survivor = json!({"bytes": bytes, "frames": [native, frame]});
-        let breathing = json!({"name": "dict", "bytes": bytes % 7 * GRAIN_BYTES});
+        let breathing = json!({"name": "dict", "bytes": (bytes / GRAIN_BYTES + bytes) % 2 * 9 * GRAIN_BYTES});
         Report::from_value(json!({"survivors": [survivor], "types": {"list": [breathing]}}))
     }
 
@@ -246,10 +250,7 @@ mod tests {
             let reports: Vec<Report> = steps.iter().map(|step| report(step * GRAIN_BYTES)).collect();
             growing(&reports)
         };
-        assert_eq!(
-            row(&[1, 2, 3, 4]),
-            [("/a.py:3 in f".to_owned(), 3 * GRAIN_BYTES)]
-        );
+        assert_eq!(row(&[1, 2, 3, 4]), [("/a.py:3 in f".to_owned(), 3 * GRAIN_BYTES)]);
         assert_eq!(row(&[1, 9, 9, 9, 9]), []);
         assert_eq!(row(&[1, 2, 2, 3]), []);
         assert_eq!(row(&[4, 3, 2, 1]), []);
