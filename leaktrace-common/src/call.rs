@@ -267,6 +267,13 @@ impl Cookie {
         (self.0 >> SPACE_SHIFT) as u8
     }
 
+    /// Whether it is of the memory of Python's object allocator.
+    #[inline(always)]
+    pub const fn is_pythons(self) -> bool {
+        let space = self.space();
+        space == Space::PythonArena as u8 || space == Space::PythonPool as u8
+    }
+
     /// Which calls may be inside one another: those of one layer are one call to the program, of which the
     /// outermost owns the block. A custom allocator stands on the heap's, so both are one layer.
     #[inline(always)]

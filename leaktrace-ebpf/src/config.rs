@@ -54,6 +54,12 @@ pub fn verifies() -> bool {
     config().verify != 0
 }
 
+/// Offset in `task_struct` of the thread pointer; 0 where Python frames are not walked.
+#[inline(always)]
+pub fn thread_pointer() -> u64 {
+    config().thread_pointer
+}
+
 /// Where replaced return addresses are found, if that is known.
 #[inline(always)]
 pub fn return_probes() -> Option<ReturnProbes> {

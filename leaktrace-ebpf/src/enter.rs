@@ -15,8 +15,8 @@ use leaktrace_common::{
 };
 
 use crate::{
-    KEEP_RETURN, SKIP_RETURN, config, counter::bump, filter, hits, live, registers, registers::Arguments,
-    stack, thread,
+    KEEP_RETURN, SKIP_RETURN, config, counter::bump, filter, hits, live, python, registers,
+    registers::Arguments, stack, thread,
 };
 
 /// Value for a session: whether the return is wanted.
@@ -31,6 +31,16 @@ pub fn enter(ctx: &ProbeContext) -> u32 {
         return SKIP_RETURN;
     };
     let state_process = state.process;
+    let arguments = Arguments::read(ctx);
+    let mut size_bytes = requested(&arguments, cookie);
+    // Rare, and each stands for much: none is left out.
+    let is_pythons = cookie.is_pythons();
+    if is_pythons {
+        size_bytes = python::size_bytes(ctx, cookie, state, size_bytes);
+        if size_bytes == 0 {
+            return SKIP_RETURN;
+        }
+    }
     let call = Call {
         sp: registers::stack_pointer(ctx),
         instruction: registers::instruction(ctx),
@@ -46,10 +56,8 @@ pub fn enter(ctx: &ProbeContext) -> u32 {
         }
     }
 
-    let arguments = Arguments::read(ctx);
-    let size_bytes = requested(&arguments, cookie);
-    let mean_bytes = config::mean_bytes();
-    let outcome = if config::is_filtered(size_bytes) {
+    let mean_bytes = if is_pythons { 0 } else { config::mean_bytes() };
+    let outcome = if !is_pythons && config::is_filtered(size_bytes) {
         outcome::FILTERED
     } else if mean_bytes == 0 || state.sampler.takes(size_bytes, mean_bytes, random) {
         outcome::RECORD

@@ -8,7 +8,7 @@ use leaktrace_common::{
     record::{Live, Pending, outcome},
 };
 
-use crate::{KEEP_RETURN, counter::bump, hits, live, registers, site, thread};
+use crate::{KEEP_RETURN, counter::bump, hits, live, python, registers, site, thread};
 
 /// Always 0: a session's return run has no further say.
 #[inline(always)]
@@ -58,6 +58,10 @@ fn settle(pending: &Pending, process: Process, result: u64) {
             bump(Counter::ResultUnreadable);
             return;
         }
+    } else if is_error(result) {
+        0
+    } else if cookie.is_pythons() {
+        python::address(cookie, result, pending.size_bytes)
     } else {
         result
     };
@@ -77,6 +81,12 @@ fn settle(pending: &Pending, process: Process, result: u64) {
         // Counted when it was left out.
         _ => {}
     }
+}
+
+/// A function of libc that makes a mapping answers an address, or -1; no block has an address so high.
+#[inline(always)]
+const fn is_error(result: u64) -> bool {
+    result > u64::MAX - 4096
 }
 
 /// The block that realloc was given: freed if the call succeeded, still the caller's if it failed.

@@ -61,8 +61,8 @@ pub fn free(ctx: &ProbeContext) -> u32 {
 /// it out: `free_sized` that calls `free`, or a realloc that frees its old block.
 #[inline(always)]
 fn unknown(address: u64, cookie: Cookie, sp: u64) {
-    // Where most blocks are not recorded nothing follows from it.
-    if config::samples() {
+    // Where most blocks are not recorded nothing follows from it. And most mappings are none of Python's.
+    if config::samples() || cookie.is_pythons() {
         return;
     }
     if let Some(state) = thread::known() {

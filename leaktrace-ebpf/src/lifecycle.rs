@@ -39,6 +39,8 @@ pub fn exec(ctx: &RawTracePointContext) -> i32 {
     let old_tid: i32 = ctx.arg(EXEC_OLD_PID);
     let _absent: Result<(), i32> = THREADS.remove(old_tid as u32);
     let _absent: Result<(), i32> = THREADS.remove(tgid);
+    stack::forget_thread(old_tid as u32);
+    stack::forget_thread(tgid);
     // SAFETY: the other threads are gone, and user space writes the entry only before the process runs.
     let (image, layout) = unsafe {
         (*process).image += 1;
@@ -70,7 +72,9 @@ pub fn thread_exit(ctx: &RawTracePointContext) -> i32 {
             enter::abandon(pending, process);
         }
     }
-    let _gone: Result<(), i32> = THREADS.remove(bpf_get_current_pid_tgid() as u32);
+    let tid = bpf_get_current_pid_tgid() as u32;
+    let _gone: Result<(), i32> = THREADS.remove(tid);
+    stack::forget_thread(tid);
     0
 }
 

@@ -4,7 +4,7 @@ use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
     helpers::bpf_ktime_get_boot_ns,
 };
-use leaktrace_common::{config::LIVE_TIERS_MAX, counter::Counter, key::LiveKey, record::Live};
+use leaktrace_common::{call::Space, config::LIVE_TIERS_MAX, counter::Counter, key::LiveKey, record::Live};
 
 use crate::{
     atomic,
@@ -140,7 +140,10 @@ fn announce(next: u32) {
 
 #[inline(always)]
 fn missed_free(key: &LiveKey, stale: &Live) {
-    bump(Counter::FreeMissed);
+    // That a pool is given back is seen by user space alone, and later.
+    if key.process.space != Space::PythonPool as u8 {
+        bump(Counter::FreeMissed);
+    }
     site::freed(&key.process, stale);
 }
 

@@ -18,6 +18,7 @@ mod lifecycle;
 mod live;
 mod maps;
 mod opaque;
+mod python;
 mod registers;
 mod site;
 mod stack;

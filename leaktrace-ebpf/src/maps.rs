@@ -11,6 +11,7 @@ use leaktrace_common::{
     config::{FILTER_WORDS, LIVE_TIER_FIRST, LIVE_TIERS_MAX, LiveTiers},
     counter::Counter,
     key::{LiveKey, SiteKey},
+    python::{INTERPRETERS, Interpreter, NewPart, PythonPart, PythonThread},
     record::{Control, HIT_SLOTS, Hits, Live, Site, Thread, Tracked},
     stack::Stack,
     unwind::{
@@ -99,6 +100,27 @@ pub static UNWIND_FOUND: PerCpuArray<[Found; FOUND], 1> = PerCpuArray::new();
 /// Stacks for user space to finish.
 #[btf_map]
 pub static RAW_STACKS: RingBuf<RawHeader, 16_777_216> = RingBuf::new();
+
+/// The interpreter of each process, by the number of its layout. User space maps it.
+#[btf_map]
+pub static PYTHON_INTERPRETERS: Array<Interpreter, INTERPRETERS, MAPPED> = Array::new();
+
+/// State of threads that run Python, by tid, beside that in THREADS: one value would not fit the kernel allocator's
+/// largest size class.
+#[btf_map]
+pub static PYTHON_THREADS: HashMap<u32, PythonThread, 65_536, GROWS> = HashMap::new();
+
+/// One of zeros, for the same reason as [`THREAD_ZERO`].
+#[btf_map]
+pub static PYTHON_THREAD_ZERO: Array<PythonThread, 1> = Array::new();
+
+/// Python frames of stacks.
+#[btf_map]
+pub static PYTHON_PARTS: HashMap<u64, PythonPart, 131_072, GROWS> = HashMap::new();
+
+/// What is new among them.
+#[btf_map]
+pub static PYTHON_NEW: RingBuf<NewPart, 1_048_576> = RingBuf::new();
 
 /// The ledger.
 #[btf_map]

@@ -1,22 +1,24 @@
 //! Taking the stack at the entry of a call, and giving it an id.
 //!
 //! `capture` is the interface: it walks by unwind tables (`table`) or, where those cannot be had, by frame pointers.
-//! An interpreter's frames join here.
+//! An interpreter's own frames (`python`) are walked behind them, and the id covers both.
 
 mod frame_pointer;
 mod instances;
+mod python;
 mod raw;
 mod rule;
 mod table;
 mod window;
 
 pub use instances::trampoline;
+pub use python::{forget_thread, interpreter};
 
 use aya_ebpf::{bindings::BPF_NOEXIST, programs::ProbeContext};
 use leaktrace_common::{
     counter::Counter,
+    python::python_end,
     record::{KEPT_STACKS, Thread},
-    stack::Stack,
     unwind::{END_BITS, Layout, end, linker},
 };
 
@@ -56,7 +58,9 @@ pub fn capture(ctx: &ProbeContext, thread: &mut Thread) -> Captured {
 
 #[inline(never)]
 fn by_tables(ctx: &ProbeContext, thread: &mut Thread) -> u64 {
-    let id = table::walk(ctx, thread);
+    table::walk(ctx, thread);
+    python::walk(thread);
+    let id = Hash(thread.walk.hash).id(thread.walk.end);
     if end_is(id, end::TOO_DEEP) {
         bump(Counter::StacksTruncated);
     }
@@ -76,6 +80,8 @@ fn by_tables(ctx: &ProbeContext, thread: &mut Thread) -> u64 {
 #[inline(never)]
 fn by_frame_pointers(ctx: &ProbeContext, thread: &mut Thread, caller: u64) -> u64 {
     let hash = frame_pointer::walk(ctx, &mut thread.stack, caller);
+    thread.stack.python = 0;
+    thread.stack.python_end = python_end::NO_INTERPRETER;
     if thread.stack.truncated != 0 {
         bump(Counter::StacksTruncated);
     }
@@ -130,7 +136,7 @@ fn kept(thread: &mut Thread, id: u64) -> Option<u64> {
 /// Keeps the thread's stack in the table, and remembers that it is there.
 #[inline(always)]
 fn remember(thread: &mut Thread, id: u64) -> u64 {
-    let id = keep(id, &thread.stack);
+    let id = keep(id, thread);
     *slot(thread, id) = id;
     id
 }
@@ -143,11 +149,13 @@ fn slot(thread: &mut Thread, id: u64) -> &mut u64 {
 }
 
 #[inline(always)]
-fn keep(id: u64, stack: &Stack) -> u64 {
+fn keep(id: u64, thread: &mut Thread) -> u64 {
     if STACKS.get_ptr(id).is_some() {
         return id;
     }
-    match STACKS.insert(id, stack, u64::from(BPF_NOEXIST)) {
+    // Who finds the stack finds them.
+    python::keep(thread);
+    match STACKS.insert(id, &thread.stack, u64::from(BPF_NOEXIST)) {
         Err(E2BIG | ENOMEM) => {
             bump(Counter::StacksFull);
             0

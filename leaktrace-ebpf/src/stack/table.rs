@@ -45,9 +45,9 @@ struct Context {
     cache: Cache,
 }
 
-/// Walks the stack into the thread's state and returns its id.
+/// Walks the stack into the thread's state.
 #[inline(always)]
-pub fn walk(ctx: &ProbeContext, thread: &mut Thread) -> u64 {
+pub fn walk(ctx: &ProbeContext, thread: &mut Thread) {
     begin(ctx, thread);
     if thread.walk.ip != 0
         && let Some(found) = UNWIND_FOUND.get_ptr_mut(0)
@@ -61,7 +61,6 @@ pub fn walk(ctx: &ProbeContext, thread: &mut Thread) -> u64 {
         unsafe { bpf_loop(STEPS, body as *mut c_void, (&raw mut context).cast(), 0) };
     }
     thread.stack.truncated = u16::from(thread.walk.end == end::TOO_DEEP);
-    Hash(thread.walk.hash).id(thread.walk.end)
 }
 
 /// At the probed instruction.

@@ -32,8 +32,18 @@ pub(super) fn compile(source: &Path, program: &Path) -> Result<PathBuf> {
     Ok(program.to_owned())
 }
 
-/// Writes an archive with `programs` (name in /bin, path here) whose `init` runs `commands`.
-pub(super) fn make(archive: &Path, programs: &[(&str, &PathBuf)], commands: &[String]) -> Result<()> {
+/// What the machine is to have.
+pub(super) struct Contents<'a> {
+    /// Programs: name in /bin, path here.
+    pub programs: &'a [(&'a str, &'a PathBuf)],
+    /// Other files: path there, path here.
+    pub files: &'a [(PathBuf, PathBuf)],
+    /// What `init` runs.
+    pub commands: &'a [String],
+}
+
+/// Writes an archive with these contents.
+pub(super) fn make(archive: &Path, contents: &Contents<'_>) -> Result<()> {
     let root = archive.with_extension("root");
     if root.exists() {
         fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))?;
@@ -45,7 +55,7 @@ pub(super) fn make(archive: &Path, programs: &[(&str, &PathBuf)], commands: &[St
     let busybox = find_program("busybox").context("busybox is missing: apt-get install busybox-static")?;
     copy(&busybox, &root.join("bin/busybox"))?;
     let mut directories = BTreeSet::new();
-    for (name, path) in programs {
+    for (name, path) in contents.programs {
         copy(path, &root.join("bin").join(name))?;
         for library in libraries(path)? {
             copy(
@@ -59,12 +69,16 @@ pub(super) fn make(archive: &Path, programs: &[(&str, &PathBuf)], commands: &[St
             );
         }
     }
+    for (there, here) in contents.files {
+        copy(here, &root.join(there.strip_prefix("/").unwrap_or(there)))?;
+    }
     // As on any Debian: without it only the loader itself knows the directories of its architecture.
     let configuration = root.join("etc/ld.so.conf");
     fs::write(&configuration, directories.into_iter().collect::<String>())
         .with_context(|| format!("cannot write {}", configuration.display()))?;
     let init = root.join("init");
-    fs::write(&init, init_script(commands)).with_context(|| format!("cannot write {}", init.display()))?;
+    fs::write(&init, init_script(contents.commands))
+        .with_context(|| format!("cannot write {}", init.display()))?;
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755))
         .with_context(|| format!("cannot make {} executable", init.display()))?;
     pack(&root, archive)

@@ -9,7 +9,11 @@ mod boot;
 mod initramfs;
 mod kernel;
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
@@ -21,14 +25,33 @@ use crate::{
 };
 
 /// What the virtual machine is made with.
-const PACKAGES: [&str; 5] = ["busybox-static", "cpio", "gcc", "libc6-dev", "qemu-system-x86"];
+const PACKAGES: [&str; 6] = [
+    "busybox-static",
+    "cpio",
+    "gcc",
+    "libc6-dev",
+    "python3",
+    "qemu-system-x86",
+];
 
 /// malloc/free pairs of the leaking program; every 1000th leaks 100 bytes.
 const PAIRS: u64 = 20_000;
 
+/// Debian's Python, and all of its library that it needs to start.
+const PYTHON: &str = "/usr/bin/python3";
+const PYTHON_ENCODINGS: [&str; 4] = ["__init__.py", "aliases.py", "ascii.py", "utf_8.py"];
+
+/// The Python program: arrays of 3000 bytes, which are allocated with one byte more, and where.
+const PYTHON_BLOCKS: u64 = 20;
+const PYTHON_BYTES: u64 = 3001;
+const PYTHON_STACK: [(&str, u64); 3] = [("take", 6), ("run", 11), ("<module>", 16)];
+
 /// Around the JSON on the serial line.
 const BEGIN: &str = "=== report";
 const END: &str = "=== end of report";
+/// The same of the run of Python.
+const BEGIN_PYTHON: &str = "=== Python report";
+const END_PYTHON: &str = "=== end of Python report";
 /// The same of a sampled run.
 const BEGIN_SAMPLED: &str = "=== sampled report";
 const END_SAMPLED: &str = "=== end of sampled report";
@@ -65,10 +88,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         args.run.clone()
     };
     let initramfs = directory.join("initramfs.cpio");
+    let (python, files) = python()?;
     initramfs::make(
         &initramfs,
-        &[("leaktrace", &leaktrace), ("leak", &fixture)],
-        &commands,
+        &initramfs::Contents {
+            programs: &[
+                ("leaktrace", &leaktrace),
+                ("leak", &fixture),
+                ("python3", &python),
+            ],
+            files: &files,
+            commands: &commands,
+        },
     )?;
 
     let mut failed = Vec::new();
@@ -79,7 +110,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let serial = boot::run(&kernel, &initramfs, args.kvm, Duration::from_secs(args.timeout_s))?;
         print!("{serial}");
         if args.run.is_empty() {
-            match verify(&serial).and_then(|()| verify_sampled(&serial)) {
+            match verify(&serial)
+                .and_then(|()| verify_sampled(&serial))
+                .and_then(|()| verify_python(&serial))
+            {
                 Ok(()) => println!("Linux {version}: the leak was found, exactly"),
                 Err(error) => {
                     println!("Linux {version}: FAILED: {error:#}");
@@ -90,6 +124,27 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     ensure!(failed.is_empty(), "failed on Linux {}", failed.join(", "));
     Ok(())
+}
+
+/// Debian's Python, and the files that its program needs: path there, path here.
+fn python() -> Result<(PathBuf, Vec<(PathBuf, PathBuf)>)> {
+    let program = fs::canonicalize(PYTHON).with_context(|| format!("cannot find {PYTHON}"))?;
+    let name = program
+        .file_name()
+        .context("the path of Python ends in no name")?
+        .to_os_string();
+    let library = Path::new("/usr/lib").join(name);
+    let mut files = vec![(
+        PathBuf::from("/leak.py"),
+        workspace().join("xtask/src/vm/leak.py"),
+    )];
+    // By it Python knows its library.
+    files.push((library.join("os.py"), library.join("os.py")));
+    for name in PYTHON_ENCODINGS {
+        let path = library.join("encodings").join(name);
+        files.push((path.clone(), path));
+    }
+    Ok((program, files))
 }
 
 fn check_commands() -> Vec<String> {
@@ -103,6 +158,8 @@ fn check_commands() -> Vec<String> {
             "leaktrace --sample-bytes 1KiB --max-overhead 100% --interval 0 --format json --output /sampled -- /bin/leak {PAIRS}"
         ),
         format!("echo '{BEGIN_SAMPLED}'; cat /sampled; echo; echo '{END_SAMPLED}'"),
+        "leaktrace --interval 0 --format json --output /python -- /bin/python3 -S -E /leak.py".to_owned(),
+        format!("echo '{BEGIN_PYTHON}'; cat /python; echo; echo '{END_PYTHON}'"),
     ]
 }
 
@@ -151,6 +208,35 @@ fn verify(serial: &str) -> Result<()> {
         100 * blocks,
         leak["blocks"],
         leak["bytes"]
+    );
+    ensure_nothing_lost(&report)
+}
+
+/// Whether the report has the arrays that Python kept, with the lines that made them.
+fn verify_python(serial: &str) -> Result<()> {
+    let report = report(serial, BEGIN_PYTHON, END_PYTHON)?;
+    let survivors = report["survivors"]
+        .as_array()
+        .context("the report has no `survivors`")?;
+    let leak = survivors
+        .iter()
+        .find(|survivor| survivor["bytes"] == PYTHON_BLOCKS * PYTHON_BYTES)
+        .context("Python: no survivor has the bytes of the arrays")?;
+    let stack: Vec<_> = leak["frames"]
+        .as_array()
+        .context("the survivor has no frames")?
+        .iter()
+        .filter(|frame| frame["lang"] == "python")
+        .map(|frame| {
+            (
+                frame["symbol"].as_str().unwrap_or_default(),
+                frame["line"].as_u64().unwrap_or_default(),
+            )
+        })
+        .collect();
+    ensure!(
+        stack == PYTHON_STACK,
+        "Python: expected the stack {PYTHON_STACK:?}, the report has {stack:?}"
     );
     ensure_nothing_lost(&report)
 }
@@ -218,6 +304,31 @@ mod tests {
     #[test]
     fn exact_report_passes() {
         verify(&serial(20, 0)).unwrap();
+    }
+
+    #[test]
+    fn python_without_its_lines_fails() {
+        let python = |line: u64| {
+            let frames: Vec<_> = PYTHON_STACK
+                .iter()
+                .map(|(symbol, at)| {
+                    format!(
+                        "{{\"lang\": \"python\", \"symbol\": \"{symbol}\", \"line\": {}}}",
+                        at + line
+                    )
+                })
+                .collect();
+            let serial = format!(
+                "{BEGIN_PYTHON}\n{{\"survivors\": [{{\"bytes\": {}, \"frames\": [{{\"lang\": \"native\"}}, {}]}}], \
+                 \"ledger\": {{\"live_full\": 0, \"live_no_memory\": 0, \"sites_full\": 0, \"threads_full\": 0, \
+                 \"events_lost\": 0}}}}\n{END_PYTHON}\n",
+                PYTHON_BLOCKS * PYTHON_BYTES,
+                frames.join(", ")
+            );
+            verify_python(&serial)
+        };
+        python(0).unwrap();
+        assert!(python(1).unwrap_err().to_string().contains("expected the stack"));
     }
 
     #[test]
