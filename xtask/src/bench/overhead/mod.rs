@@ -275,7 +275,7 @@ pub(super) fn python(args: &PythonArgs) -> Result<()> {
     need_root("python")?;
     let directory = directory()?;
     workload::build(&directory)?;
-    let tracers = Tracers::build(&directory)?;
+    let tracers = Tracers::without_floor(&directory)?;
     if let Err(error) = tracer::install_memray(&directory) {
         println!("memray is not installed, its rows say so: {error:#}");
     }
