@@ -78,6 +78,8 @@ pub struct Config {
     pub probe_at: ProbeAt,
     /// How stacks are walked; `None` is the best way that the kernel has.
     pub unwind: Option<Unwind>,
+    /// Follow Python: its lines in stacks, and its objects.
+    pub python: bool,
     /// Bound on the kernel's memory for the rows of unwind tables, in bytes.
     pub max_unwind_bytes: u64,
     /// Walk each stack once more by framehop, and compare.
@@ -301,6 +303,7 @@ impl Config {
             attach: None,
             probe_at: ProbeAt::Site,
             unwind: None,
+            python: true,
             max_unwind_bytes: defaults::MAX_UNWIND_BYTES,
             verify_stacks: false,
             verbose: 0,

@@ -15,6 +15,7 @@ pub mod kernel;
 pub mod launch;
 pub mod overhead;
 pub mod probe;
+pub mod python;
 pub mod report;
 pub mod session;
 pub mod symbol;

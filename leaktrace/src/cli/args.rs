@@ -85,6 +85,13 @@ pub(super) struct TargetArgs {
     #[arg(long)]
     pub(super) follow_forks: bool,
 
+    /// Do not look into Python interpreters.
+    ///
+    /// CPython 3.8 to 3.14 is otherwise recognised wherever it runs, embedded too, and its stacks show the lines of
+    /// Python that led to an allocation. The interpreter is not changed for that.
+    #[arg(long)]
+    pub(super) no_python: bool,
+
     /// Also trace this function as one that allocates; needs --object.
     ///
     /// For pools and allocators that leaktrace does not know. Arguments are counted from 0:

@@ -197,6 +197,7 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
         max_live: bounds.max_live,
         attach: bounds.attach,
         unwind: bounds.unwind,
+        python: !target.no_python,
         max_unwind_bytes: bounds.max_unwind.0,
         probe_at: bounds.probe_at,
         verify_stacks: bounds.verify_stacks,

@@ -7,6 +7,7 @@ pub mod counters;
 pub mod events;
 pub mod maps;
 pub mod object;
+pub mod python;
 pub mod raw;
 pub mod sideband;
 pub mod sys;

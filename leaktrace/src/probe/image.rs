@@ -146,6 +146,36 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
             .ok()
     }
 
+    /// What the file has at an address, code or data: at most `size_bytes`, less at the end of the segment's part that
+    /// is in the file.
+    pub(crate) fn bytes(&self, address: u64, size_bytes: u64) -> Option<&'d [u8]> {
+        self.segments.iter().find_map(|segment| {
+            let distance = address.checked_sub(segment.address)?;
+            let left = segment
+                .size_bytes
+                .checked_sub(distance)
+                .filter(|left| *left > 0)?;
+            self.data
+                .read_bytes_at(segment.offset.checked_add(distance)?, size_bytes.min(left))
+                .ok()
+        })
+    }
+
+    /// The addresses of a section.
+    pub(crate) fn section_extent(&self, name: &str) -> Option<Extent> {
+        let section = self.section(name)?;
+        let start = section.sh_addr(LE);
+        Some(Extent {
+            start,
+            end: start.checked_add(section.sh_size(LE))?,
+        })
+    }
+
+    /// What is in a section.
+    pub(crate) fn section_bytes(&self, name: &str) -> Option<&'d [u8]> {
+        self.section(name)?.data(LE, self.data).ok()
+    }
+
     /// Whether there is a section of this name.
     pub(crate) fn has_section(&self, name: &str) -> bool {
         self.section(name).is_some()
@@ -247,6 +277,26 @@ impl<'d, R: ReadRef<'d>> Image<'d, R> {
             !symbol.is_undefined(LE) && table.symbol_name(LE, symbol).is_ok_and(|known| known == name)
         })?;
         Some(symbol.st_value(LE))
+    }
+
+    /// Address and size of a symbol that the file defines for others, be it code or data.
+    pub(crate) fn sized_dynamic_symbol(&self, name: &[u8]) -> Option<(u64, u64)> {
+        self.symbol_in(elf::SHT_DYNSYM, name)
+    }
+
+    /// The same, and of those that it defines for itself alone.
+    pub(crate) fn symbol(&self, name: &[u8]) -> Option<(u64, u64)> {
+        self.symbol_in(elf::SHT_DYNSYM, name)
+            .or_else(|| self.symbol_in(elf::SHT_SYMTAB, name))
+    }
+
+    fn symbol_in(&self, kind: elf::SectionType, name: &[u8]) -> Option<(u64, u64)> {
+        let section = self.sections.iter().find(|section| section.sh_type(LE) == kind)?;
+        let (symbols, strings) = self.symbol_table(section).ok()?;
+        let symbol = symbols.iter().find(|symbol| {
+            !symbol.is_undefined(LE) && string_at(strings, symbol.st_name(LE)) == Some(name)
+        })?;
+        Some((symbol.st_value(LE), symbol.st_size(LE)))
     }
 
     /// The function that holds an address: from the unwind table, which covers stripped objects too, or

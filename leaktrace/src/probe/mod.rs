@@ -10,7 +10,7 @@ pub mod closure;
 pub mod custom;
 pub mod elf;
 mod handover;
-mod image;
+pub(crate) mod image;
 pub mod linker;
 pub mod listing;
 pub mod process;

@@ -289,6 +289,7 @@ impl<'a> Session<'a> {
         // Before the mappings: what a stack leads through is then known when it is walked.
         collector.receive_stacks();
         traced.grant_stacks();
+        traced.settle_interpreters();
         let entries = sideband.drain();
         for entry in &entries {
             if traced.get(entry.pid).is_some() {

@@ -25,6 +25,7 @@ use crate::{
         events::EventReader,
         maps::{self as kernel_maps, LiveTable, Tables},
         object::{self, KernelSide, LoadError},
+        python::MappedInterpreters,
         raw::RawStacks,
         sideband::Sideband,
         tables::{Room, UnwindArrays},
@@ -119,6 +120,10 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
         Unwind::Tables => Some(Unwinder::new(files, Box::new(UnwindArrays::new(&kernel)?))),
         Unwind::FramePointers => None,
     };
+    let interpreters = match config.python {
+        true => Some(Box::new(MappedInterpreters::new(&kernel)?)),
+        false => None,
+    };
     let live = Arc::new(Mutex::new(LiveTable::new(&kernel, tier, config.max_live)?));
     let tables = Tables::new(&kernel)?;
     // Before anything is attached: a thread draws its first gap at its first allocation.
@@ -140,6 +145,9 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
     let log = kernel_log(&mut ebpf);
     let attacher = Attacher::new(programs, pmu);
     let mut traced = TracedSet::new(attacher, unwinder, catalog, caps.version, config.follow_forks);
+    if let Some(interpreters) = interpreters {
+        traced.follow_python(interpreters);
+    }
     let running = match &config.target {
         Target::Pids(pids) => pids.as_slice(),
         Target::Command(_) => &[],

@@ -76,6 +76,7 @@ impl TracedSet {
                 }
                 _ if is_known => {}
                 Change::Exec { comm } => {
+                    self.clear_interpreter(pid);
                     let traced = self
                         .processes
                         .get_mut(&pid)
@@ -221,7 +222,7 @@ impl TracedSet {
         child.counted_from(now_ns);
         child.known_from(now_ns);
         let objects = self.read_mappings(&mut child)?;
-        self.publish(&child);
+        self.publish(&mut child);
         for object in objects {
             self.probe(&mut child, object)?;
         }
@@ -251,7 +252,7 @@ impl TracedSet {
         if traced.state == State::Running && !traced.refused {
             traced.known_from(now_ns());
             let objects = self.read_mappings(&mut traced).unwrap_or_default();
-            self.publish(&traced);
+            self.publish(&mut traced);
             for object in objects {
                 self.probe_late(&mut traced, object);
             }

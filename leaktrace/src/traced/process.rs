@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
+use super::interpreters::Known;
 use crate::{
     probe::attach::Links,
     report::model::{Exit, State},
@@ -16,6 +17,7 @@ use crate::{
 struct Image {
     comm: String,
     mappings: Mappings,
+    interpreter: Option<Known>,
 }
 
 /// A traced process.
@@ -76,6 +78,7 @@ impl Traced {
             images: vec![Image {
                 comm,
                 mappings: Mappings::new(),
+                interpreter: None,
             }],
             known_from_ns: 0,
             counted_from_ns: 0,
@@ -99,6 +102,22 @@ impl Traced {
             .get(usize::from(image))
             .unwrap_or_else(|| self.current());
         (&image.comm, &image.mappings)
+    }
+
+    /// The Python interpreter that an image had, as far as it was found; images as in [`Self::of_image`].
+    pub fn interpreter_of(&self, image: u16) -> Option<&Known> {
+        let image = self.images.get(usize::from(image));
+        image.unwrap_or_else(|| self.current()).interpreter.as_ref()
+    }
+
+    /// That of the image that runs now.
+    pub fn interpreter(&self) -> Option<&Known> {
+        self.current().interpreter.as_ref()
+    }
+
+    /// The same, to be changed.
+    pub(super) fn interpreter_mut(&mut self) -> &mut Option<Known> {
+        &mut self.current_mut().interpreter
     }
 
     fn current(&self) -> &Image {
@@ -169,6 +188,7 @@ impl Traced {
         let image = Image {
             comm,
             mappings: Mappings::new(),
+            interpreter: None,
         };
         if time_ns < self.counted_from_ns {
             *self.current_mut() = image;

@@ -15,6 +15,7 @@ use crate::{
     kernel::{
         clock::now_ns,
         maps::{TableError, Tables},
+        python::Interpreters,
         version::KernelVersion,
     },
     probe::{
@@ -90,6 +91,8 @@ pub struct TracedSet {
     pub(super) out: BTreeSet<u16>,
     /// Present where stacks are walked by unwind tables.
     pub(super) unwinder: Option<Unwinder>,
+    /// Present where Python is followed.
+    pub(super) interpreters: Option<Box<dyn Interpreters>>,
     /// Their files.
     pub catalog: Catalog,
     pub(super) kernel: KernelVersion,
@@ -121,6 +124,7 @@ impl TracedSet {
             pauser: None,
             out: BTreeSet::new(),
             unwinder,
+            interpreters: None,
             catalog,
             kernel,
             follow_forks,

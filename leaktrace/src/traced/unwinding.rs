@@ -26,21 +26,23 @@ impl TracedSet {
         }
     }
 
-    /// Tells the kernel side what a process has mapped. Whether that was new to it.
-    pub(super) fn publish(&mut self, traced: &Traced) -> bool {
-        let Some(unwinder) = &mut self.unwinder else {
-            return false;
-        };
-        let image = traced.image();
-        let (_, mappings) = traced.of_image(image);
-        unwinder.publish(traced.pid, image, mappings, &self.catalog.objects, now_ns())
+    /// Tells the kernel side what a process has mapped, and of the Python interpreter in it. Whether what is mapped was
+    /// new to it.
+    pub(super) fn publish(&mut self, traced: &mut Traced) -> bool {
+        let is_new = self.unwinder.as_mut().is_some_and(|unwinder| {
+            let image = traced.image();
+            let (_, mappings) = traced.of_image(image);
+            unwinder.publish(traced.pid, image, mappings, &self.catalog.objects, now_ns())
+        });
+        self.find_interpreter(traced);
+        is_new
     }
 
     /// The same of a process by its number.
     pub(super) fn publish_again(&mut self, pid: u32) {
-        if let Some(traced) = self.processes.remove(&pid) {
+        if let Some(mut traced) = self.processes.remove(&pid) {
             if traced.state == State::Running {
-                self.publish(&traced);
+                self.publish(&mut traced);
             }
             self.processes.insert(pid, traced);
         }
@@ -48,6 +50,7 @@ impl TracedSet {
 
     /// A process is not traced any more.
     pub(super) fn forget(&mut self, pid: u32) {
+        self.clear_interpreter(pid);
         if let Some(unwinder) = &mut self.unwinder {
             unwinder.forget(pid, now_ns());
         }
@@ -123,7 +126,7 @@ impl TracedSet {
                         continue;
                     };
                     let found = self.look(&mut traced, tables);
-                    let changed = found.is_some() && self.publish(&traced);
+                    let changed = found.is_some() && self.publish(&mut traced);
                     if let Some(unwinder) = &mut self.unwinder {
                         unwinder.looked(pid, changed, now_ns());
                     }

@@ -393,6 +393,12 @@ impl Unwinder {
         }
     }
 
+    /// The slot of a process; none where there is none for it.
+    pub fn slot(&self, pid: u32) -> Option<u32> {
+        let slot = self.processes.get(&pid)?.slot;
+        (slot != slots::NO_SLOT).then_some(slot)
+    }
+
     /// What was published last for a process.
     pub fn layout(&self, pid: u32) -> Option<&[CodeMapping]> {
         let process = self.processes.get(&pid)?;
