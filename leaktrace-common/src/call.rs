@@ -30,7 +30,7 @@ pub enum ResultIn {
     OutPointer = 1,
 }
 
-/// Kinds of memory that may carry the same number at the same time and must never be summed.
+/// Kinds of memory that may carry the same number at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Space {
@@ -45,6 +45,15 @@ pub enum Space {
 }
 
 impl Space {
+    /// All of them, by number.
+    pub const ALL: [Self; 4] = [Self::Heap, Self::Custom, Self::PythonArena, Self::PythonPool];
+
+    /// Whether its blocks lie in blocks of another space, so that they must not be added to them. Custom blocks do not:
+    /// a call of the heap's allocator inside a custom one is a part of it, see [`Cookie::layer`].
+    pub const fn is_within_another(self) -> bool {
+        matches!(self, Self::PythonPool)
+    }
+
     /// The name in reports.
     pub const fn name(self) -> &'static str {
         match self {
@@ -57,12 +66,10 @@ impl Space {
 
     /// The space that a key carries; `None` for a number that no space has.
     pub const fn of(number: u8) -> Option<Self> {
-        match number {
-            0 => Some(Self::Heap),
-            1 => Some(Self::Custom),
-            2 => Some(Self::PythonArena),
-            3 => Some(Self::PythonPool),
-            _ => None,
+        if (number as usize) < Self::ALL.len() {
+            Some(Self::ALL[number as usize])
+        } else {
+            None
         }
     }
 }
@@ -148,6 +155,11 @@ const SPACE_SHIFT: u32 = 40;
 const SLOT_SHIFT: u32 = 48;
 
 impl Shape {
+    /// See [`Cookie::layer`].
+    pub const fn layer(self) -> u8 {
+        self.cookie(0).layer()
+    }
+
     /// Packs the shape and the number of its call.
     pub const fn cookie(self, call: CallId) -> Cookie {
         let mut bits = call as u64
@@ -336,5 +348,9 @@ mod tests {
         assert_eq!((placed.slot(), placed.space()), (0xcafe, 1));
         assert!(placed.hands_over() && !cookie.hands_over() && placed.is_free());
         assert_eq!(Space::of(cookie.space()), Some(Space::Custom));
+        for (number, space) in (0..).zip(Space::ALL) {
+            assert_eq!((space as u8, Space::of(number)), (number, Some(space)));
+        }
+        assert_eq!(Space::of(4), None);
     }
 }

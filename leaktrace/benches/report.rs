@@ -158,6 +158,7 @@ fn report(snapshot: &Snapshot) -> Report {
                 live_bytes: snapshot.totals.live_bytes,
                 live_blocks: snapshot.totals.live_blocks,
                 exit: None,
+                python: None,
             }],
         },
         tracing: Tracing {
@@ -168,6 +169,7 @@ fn report(snapshot: &Snapshot) -> Report {
         totals: Totals { ..snapshot.totals },
         survivors: snapshot.sites.iter().map(survivor).collect(),
         omitted: Omitted { ..snapshot.omitted },
+        types: None,
         stacks: Stacks::default(),
         ledger: [("live_full", 0)].into(),
         warnings: Vec::new(),
@@ -183,7 +185,7 @@ fn survivor(site: &SiteSnapshot) -> Survivor {
         symbol: Some(format!("example::module::function_{depth}")),
         file: Some("/usr/src/example/src/module.cc".to_owned()),
         line: Some(depth as u32),
-        inlined: false,
+        ..Frame::default()
     };
     Survivor {
         pid: site.site.image.tgid,
@@ -201,6 +203,7 @@ fn survivor(site: &SiteSnapshot) -> Survivor {
         frees: site.frees,
         age_ms: site.age_ms,
         frames: (0..16).map(frame).collect(),
+        mismatch: false,
         block_list: None,
     }
 }

@@ -50,6 +50,10 @@ pub struct Config {
     pub target: Target,
     /// Also trace the children that the targets fork.
     pub follow_forks: bool,
+    /// Have the command's Python take every object from malloc.
+    pub python_malloc: bool,
+    /// Also probe where Python's object allocator takes pools into use.
+    pub python_pools: bool,
     /// Functions to trace beside the known allocators.
     pub custom: Option<CustomPair>,
     /// Which blocks count.
@@ -217,6 +221,8 @@ pub struct Output {
     pub path: Option<PathBuf>,
     /// Whether colour is welcome. It is used on a terminal only.
     pub color: bool,
+    /// Whether frames of an interpreter itself are shown too.
+    pub native: bool,
 }
 
 impl Default for Output {
@@ -225,6 +231,7 @@ impl Default for Output {
             format: defaults::FORMAT,
             path: None,
             color: true,
+            native: false,
         }
     }
 }
@@ -254,6 +261,12 @@ pub enum ConfigError {
         size(*.0), size(MEAN_MIN_BYTES), size(MEAN_MAX_BYTES)
     )]
     SampleBytes(u64),
+    /// `--python-malloc` with `-p`.
+    #[error(
+        "--python-malloc works only where leaktrace starts the program, since Python reads PYTHONMALLOC once: type \
+         'leaktrace --python-malloc -- CMD ARGS', or leave the option out"
+    )]
+    PythonMallocRunning,
     /// `-d 0`.
     #[error(
         "--duration 0 traces nothing: give a time such as 30s, or leave the option out to trace until Ctrl-C"
@@ -289,6 +302,8 @@ impl Config {
         Self {
             target,
             follow_forks: false,
+            python_malloc: false,
+            python_pools: false,
             custom: None,
             filters: Filters::default(),
             sample_bytes: defaults::SAMPLE_BYTES,
@@ -331,6 +346,9 @@ impl Config {
         };
         if no_target {
             return Err(ConfigError::NoTarget);
+        }
+        if self.python_malloc && matches!(self.target, Target::Pids(_)) {
+            return Err(ConfigError::PythonMallocRunning);
         }
         if min > max {
             return Err(ConfigError::SizesCrossed { min, max });
@@ -414,6 +432,13 @@ mod tests {
         for (config, words) in [
             (Config::new(Target::Pids(vec![])), "leaktrace -p PID"),
             (Config::new(Target::Command(vec![])), "leaktrace -- CMD"),
+            (
+                Config {
+                    python_malloc: true,
+                    ..one_pid()
+                },
+                "leaktrace --python-malloc -- CMD",
+            ),
             (
                 Config {
                     filters: crossed,

@@ -34,11 +34,11 @@ pub struct Held {
     spawned: JoinHandle<io::Result<Child>>,
 }
 
-/// Forks the child. Its standard streams are leaktrace's.
+/// Forks the child. Its standard streams and its environment are leaktrace's, but for what `environment` sets.
 ///
 /// # Errors
 /// [`LaunchError`].
-pub fn hold(program: &OsStr, args: &[OsString]) -> Result<Held, LaunchError> {
+pub fn hold(program: &OsStr, args: &[OsString], environment: &[(&str, &str)]) -> Result<Held, LaunchError> {
     let fail = |source| LaunchError {
         program: program.to_owned(),
         source,
@@ -46,7 +46,7 @@ pub fn hold(program: &OsStr, args: &[OsString]) -> Result<Held, LaunchError> {
     let (mut report_read, report_write) = pipe().map_err(fail)?;
     let (gate_read, gate_write) = pipe().map_err(fail)?;
     let mut command = Command::new(program);
-    command.args(args);
+    command.args(args).envs(environment.iter().copied());
     sys::hold_before_exec(
         &mut command,
         report_write,

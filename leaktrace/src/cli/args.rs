@@ -115,6 +115,23 @@ pub(super) struct TargetArgs {
     #[arg(long, value_name = "PATH", requires = "custom_functions")]
     pub(super) object: Option<PathBuf>,
 
+    /// Also trace the pools that Python takes into use for small objects.
+    ///
+    /// Python cuts its arenas (1 MiB; 256 KiB up to 3.9) into pools of 16 KiB (4 KiB), each for objects of one size.
+    /// Arenas are always traced and name a leak from megabytes on; pools name it from kilobytes on, at the
+    /// price of some thousand events a second in a busy program. Example: --python-pools
+    #[arg(long)]
+    pub(super) python_pools: bool,
+
+    /// Have the command's Python take every object from malloc; needs -- CMD.
+    ///
+    /// Sets PYTHONMALLOC=malloc for it. Small objects, of which Python otherwise takes a million from one arena, are
+    /// then blocks of their own, each with its stack; tracing them costs far more, and --sample-bytes helps. The program
+    /// itself runs up to 1.5 times slower. No effect on Python that is started with -E or -I.
+    /// Example: leaktrace --python-malloc -- python3 app.py
+    #[arg(long)]
+    pub(super) python_malloc: bool,
+
     /// Start this command and trace it from before its first allocation.
     ///
     /// Its input, output and exit status are passed through. Example: leaktrace -- ./server --port 80
@@ -202,6 +219,13 @@ pub(super) struct ReportArgs {
     /// Also list the blocks of each site, the 1000 oldest: address, size and age.
     #[arg(long)]
     pub(super) show_blocks: bool,
+
+    /// Also show the frames of the Python interpreter itself.
+    ///
+    /// They lie between a program's Python lines and say only how these are run. --format json always
+    /// has them, marked as plumbing.
+    #[arg(long)]
+    pub(super) native: bool,
 }
 
 /// Where the reports go, and in which form.

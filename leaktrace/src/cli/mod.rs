@@ -156,6 +156,7 @@ fn output(args: OutputArgs, general: General) -> Output {
         format: args.format,
         path: args.output.filter(|path| path.as_os_str() != "-"),
         color: general.color,
+        native: false,
     }
 }
 
@@ -180,6 +181,8 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
             Target::Command(target.argv)
         },
         follow_forks: target.follow_forks,
+        python_malloc: target.python_malloc,
+        python_pools: target.python_pools,
         custom,
         filters: Filters {
             older_than: filter.older_than.0,
@@ -193,7 +196,10 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
         show_blocks: report.show_blocks,
         interval: Some(report.interval.0).filter(|interval| !interval.is_zero()),
         duration: report.duration.map(|duration| duration.0),
-        output: output(output_args, general),
+        output: Output {
+            native: report.native,
+            ..output(output_args, general)
+        },
         max_live: bounds.max_live,
         attach: bounds.attach,
         unwind: bounds.unwind,

@@ -55,7 +55,7 @@ fn every_option_reaches_the_config() {
     let config = config(
         "leaktrace -p 1 --follow-forks --alloc get(size=arg0)->ret --free put(ptr=arg0) --object /lib/pool.so \
          --older-than 30s --min-size 1KiB --max-size 2MiB --sample-bytes 512KiB --max-overhead 2.5% -i 500ms -d 10m --top 3 --sort growth \
-         --format json -o out.json --show-blocks --no-color --max-live 5 --attach perf -vv",
+         --format json -o out.json --show-blocks --native --no-color --max-live 5 --attach perf -vv",
     );
     assert!(config.follow_forks && config.show_blocks);
     let custom = config.custom.unwrap();
@@ -76,6 +76,7 @@ fn every_option_reaches_the_config() {
         format: Format::Json,
         path: Some("out.json".into()),
         color: false,
+        native: true,
     };
     assert_eq!(config.output, output);
     assert_eq!((config.attach, config.verbose), (Some(AttachKind::Perf), 2));
@@ -108,6 +109,7 @@ fn subcommands() {
                     format: Format::Folded,
                     path: None,
                     color: false,
+                    native: false,
                 },
                 verbose: 1,
                 ..demo

@@ -33,6 +33,17 @@ pub struct TableError {
     source: io::Error,
 }
 
+impl TableError {
+    /// A table that could not be read.
+    pub const fn reading(table: &'static str, source: io::Error) -> Self {
+        Self {
+            table,
+            action: "read",
+            source,
+        }
+    }
+}
+
 fn error(table: &'static str, action: &'static str) -> impl FnOnce(io::Error) -> TableError {
     move |source| TableError {
         table,
@@ -143,6 +154,23 @@ impl LiveTable {
         Ok(())
     }
 
+    /// Takes a block out of the table, if it is still the one that was read there. Should its address be handed out
+    /// again just then, the new block may go with it.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn take(&self, key: &LiveKey, block: &Live) -> Result<bool, TableError> {
+        for tier in &self.tiers {
+            let tier = tier.fd().as_fd();
+            let there: Option<Live> = sys::map_lookup(tier, key).map_err(error("LIVE", "read"))?;
+            if there.is_some_and(|there| there == *block) {
+                sys::map_delete(tier, key).map_err(error("LIVE", "purge"))?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Takes the blocks of a process image that is gone out of the table, handing each to `each`.
     ///
     /// # Errors
@@ -178,6 +206,17 @@ pub fn site_shards() -> u32 {
     // Where the number cannot be read, more than needed do no harm.
     let cpus = aya::util::nr_cpus().map_or(SITE_SHARDS_MAX, |cpus| cpus as u32);
     cpus.next_power_of_two().min(SITE_SHARDS_MAX)
+}
+
+/// A stack as the kernel side has kept it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptStack {
+    /// Its native frames, from the inside out.
+    pub frames: Box<[u64]>,
+    /// Key of the outermost part of its Python frames ([`leaktrace_common::python::PythonPart`]); 0 for none.
+    pub python: u64,
+    /// What became of these: one of [`leaktrace_common::python::python_end`].
+    pub python_end: u16,
 }
 
 /// Sites, stacks and traced processes.
@@ -227,14 +266,18 @@ impl Tables {
         Ok(sums)
     }
 
-    /// The frames of a stack, from the inside out; `None` when it is not in the table.
+    /// A stack; `None` when it is not in the table.
     ///
     /// # Errors
     /// [`TableError`].
-    pub fn stack(&self, id: u64) -> Result<Option<Box<[u64]>>, TableError> {
+    pub fn stack(&self, id: u64) -> Result<Option<KeptStack>, TableError> {
         let stack: Option<Stack> =
             sys::map_lookup(self.stacks.as_fd(), &id).map_err(error("STACKS", "read"))?;
-        Ok(stack.map(|stack| stack.frames[..(stack.len as usize).min(stack.frames.len())].into()))
+        Ok(stack.map(|stack| KeptStack {
+            frames: stack.frames[..(stack.len as usize).min(stack.frames.len())].into(),
+            python: stack.python,
+            python_end: stack.python_end,
+        }))
     }
 
     /// Sets the mean gap between two samples of a thread; 0 records every allocation.

@@ -36,6 +36,8 @@ pub enum Class {
     Allocates,
     /// Takes back, or does both.
     TakesBack,
+    /// Maps an interpreter's arenas, or takes them back: a few calls stand for a million objects, so these go last.
+    Arenas,
 }
 
 /// What a function has cost in a step.
@@ -254,7 +256,7 @@ impl Spending {
     fn plan_with_frees(&self, budget: f64) -> Plan {
         let mut rest = self.share();
         let mut plan = Plan::default();
-        for class in [Class::Allocates, Class::TakesBack] {
+        for class in [Class::Allocates, Class::TakesBack, Class::Arenas] {
             for (slot, share) in self.hottest(class) {
                 if rest <= REST_WITH_FREES * budget || share < NEGLIGIBLE * budget {
                     break;

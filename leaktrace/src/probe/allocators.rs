@@ -27,6 +27,9 @@ pub enum Taken {
     /// the two are one address; in static musl the public one calls the internal one, which would then
     /// be seen twice.
     Fallback,
+    /// Only in processes with a `CPython` interpreter, whose object allocator maps its arenas by it. Everywhere else
+    /// what it hands out is no block.
+    WithInterpreter,
 }
 
 /// One function of an allocator.
@@ -128,6 +131,25 @@ const DELEGATING_FREE: Shape = Shape {
     ..FREE
 };
 
+/// `CPython`'s arenas, which it maps without wishes: `mmap(NULL, size, ...)` (`_PyObject_ArenaMmap` in
+/// `Objects/obmalloc.c`, 3.8 to 3.14).
+const ARENA: Shape = Shape {
+    space: Space::PythonArena,
+    ..alloc(arg(1), NONE)
+};
+
+const ARENA_FREE: Shape = Shape {
+    space: Space::PythonArena,
+    ..FREE
+};
+
+/// `CPython`'s pools: the kernel side knows their size and rounds the block that is returned down to it. When a pool is
+/// given back is not seen by a probe.
+const POOL: Shape = Shape {
+    space: Space::PythonPool,
+    ..alloc(NONE, NONE)
+};
+
 const fn row(names: &'static [&'static str], shape: Shape) -> Row {
     Row {
         names,
@@ -173,6 +195,13 @@ impl Row {
         Self {
             taken: Taken::WithOwnAllocator,
             call,
+            ..self
+        }
+    }
+
+    const fn with_interpreter(self) -> Self {
+        Self {
+            taken: Taken::WithInterpreter,
             ..self
         }
     }
@@ -372,7 +401,16 @@ pub static ROWS: &[Row] = &[
     row(&["mi_new_reallocn"], realloc(arg(0), arg(2), arg(1))).throws(),
     row(&["mi_heap_alloc_new"], alloc(arg(1), NONE)).throws(),
     row(&["mi_heap_alloc_new_n"], alloc(arg(2), arg(1))).throws(),
+    // The C library's way to the kernel, for the arenas of CPython. The kernel side looks at the size and the caller:
+    // the C library maps thread stacks, large blocks and files by the same functions.
+    row(&["mmap", "mmap64"], ARENA).with_interpreter(),
+    row(&["munmap"], ARENA_FREE).with_interpreter(),
+    // Found by what it does, with or without this name.
+    row(&[NEW_POOL], POOL).with_interpreter(),
 ];
+
+/// Where `CPython` takes a pool into use.
+pub(super) const NEW_POOL: &str = "allocate_from_new_pool";
 
 /// No name in the table, prefix included, is longer: a cheap test before the hash, since an object can
 /// have a million symbols.
@@ -537,6 +575,7 @@ mod tests {
         assert_eq!(shape("mi_heap_recalloc_aligned_at").size, Arg::new(3));
         for row in ROWS {
             match row.shape.op {
+                Op::Alloc if row.call == NEW_POOL => assert_eq!(row.shape.space, Space::PythonPool),
                 Op::Alloc => assert!(row.shape.size != NONE, "{}", row.call),
                 Op::Realloc => assert!(
                     row.shape.size != NONE && row.shape.pointer != NONE,
@@ -545,6 +584,24 @@ mod tests {
                 ),
                 Op::Free => assert!(row.shape.pointer != NONE && !row.may_throw, "{}", row.call),
             }
+        }
+    }
+
+    #[test]
+    fn what_maps_arenas_is_of_their_space_and_of_no_heap() {
+        for name in ["mmap", "mmap64", "munmap"] {
+            let row = find(name).unwrap();
+            assert_eq!(row.shape.space, Space::PythonArena, "{name}");
+            assert_eq!(row.taken, Taken::WithInterpreter, "{name}");
+        }
+        assert_eq!(find("mmap").unwrap().shape.size, Arg::new(1));
+        assert_eq!(find("mmap64").unwrap().call, "mmap");
+        assert!(find("je_mmap").is_none() && find("__mmap").is_none() && find("mremap").is_none());
+        for row in ROWS {
+            let beside = row.taken == Taken::WithInterpreter;
+            let space = row.shape.space;
+            let of_python = space == Space::PythonArena || space == Space::PythonPool;
+            assert_eq!(of_python, beside, "{}", row.call);
         }
     }
 

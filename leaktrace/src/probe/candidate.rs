@@ -71,9 +71,9 @@ pub(super) fn reads_alike(all: &[Candidate], from: &Candidate, taker: &Taker) ->
 }
 
 /// A name that another object defines and that is probed there: the plain C functions only.
-pub(super) fn imported_taker(op: Op, name: &[u8]) -> Option<Taker> {
+pub(super) fn imported_taker(shape: &Shape, name: &[u8]) -> Option<Taker> {
     let (_, row) = allocators::find_indexed(name)?;
-    let alike = (row.shape.op == Op::Free) == (op == Op::Free);
+    let alike = (row.shape.op == Op::Free) == (shape.op == Op::Free) && row.shape.layer() == shape.layer();
     (alike && row.taken == Taken::Always && !row.may_throw).then(|| Taker {
         name: String::from_utf8_lossy(name).into_owned(),
         address: None,
@@ -91,7 +91,7 @@ pub(super) fn settle(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
         .map(|candidate| candidate.call)
         .collect();
     candidates.retain(|candidate| match candidate.taken {
-        None | Some(Taken::Always) => true,
+        None | Some(Taken::Always | Taken::WithInterpreter) => true,
         Some(Taken::WithOwnAllocator) => owns_allocator,
         Some(Taken::Fallback) => !public.contains(&candidate.call),
     });

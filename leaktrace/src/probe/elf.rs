@@ -14,9 +14,11 @@ use super::allocators::{self, Taken};
 use super::body::Body;
 use super::candidate::{Candidate, imported_taker, reads_alike, settle, taker_at};
 use super::custom::CustomFunction;
+use super::gear::{Gear, Group};
 use super::handover;
 use super::image::{Extent, FunctionSymbol, Image};
 use super::linker::{self, Linker};
+use super::pools;
 use super::returns::{self, Handover, Taker, Unproven};
 use super::site::{self, Site, Why};
 use super::skipped::name_last_takers;
@@ -29,6 +31,9 @@ const PROLOGUE_BYTES: u64 = 16;
 
 /// `EM_X86_64`.
 const MACHINE_X86_64: u16 = 62;
+
+/// What every `CPython` since 3.7 exports (`Include/internal/pycore_runtime.h`), be it a program or a library.
+const INTERPRETER: &[u8] = b"_PyRuntime";
 
 /// Why a file cannot be scanned.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +84,15 @@ pub struct Scan {
     pub functions: Vec<Function>,
     /// Functions of the table that are not probed here.
     pub skipped: Vec<Skipped>,
+    /// Those that matter in a process with a `CPython` interpreter only, and map its arenas.
+    pub arenas: Group,
+    /// Those that matter there and take pools in arenas into use; of an interpreter only.
+    pub pools: Group,
+    /// It is an interpreter whose object allocator was copied into its callers (link-time optimisation): a probe on
+    /// `PyObject_Malloc` would miss most objects.
+    pub inlines_objects: bool,
+    /// It is a `CPython` interpreter, or a library that has one.
+    pub has_interpreter: bool,
     /// Built by the Go compiler.
     pub is_go: bool,
     /// The dynamic loader it asks for.
@@ -99,12 +113,39 @@ impl Scan {
 
     /// Functions whose calls will not be seen: a report must say so.
     pub fn blind_spots(&self) -> impl Iterator<Item = &Skipped> {
-        self.skipped.iter().filter(|skipped| skipped.reason.is_blind())
+        self.blind_spots_of(Gear::Heap)
+    }
+
+    /// The same of those that are probed for something else.
+    pub fn blind_spots_of(&self, gear: Gear) -> impl Iterator<Item = &Skipped> {
+        let (_, skipped) = self.of(gear);
+        skipped.iter().filter(|skipped| skipped.reason.is_blind())
+    }
+
+    /// The functions that are probed for something, and those that are not.
+    pub fn of(&self, gear: Gear) -> (&[Function], &[Skipped]) {
+        match gear {
+            Gear::Heap => (&self.functions, &self.skipped),
+            Gear::Arenas => (&self.arenas.functions, &self.arenas.skipped),
+            Gear::Pools => (&self.pools.functions, &self.pools.skipped),
+        }
+    }
+
+    /// Every function, whatever it is probed for.
+    pub fn functions_mut(&mut self) -> impl Iterator<Item = &mut Function> {
+        let beside = self.arenas.functions.iter_mut().chain(&mut self.pools.functions);
+        self.functions.iter_mut().chain(beside)
+    }
+
+    /// The same, to look at.
+    pub fn all_functions(&self) -> impl Iterator<Item = &Function> {
+        let beside = self.arenas.functions.iter().chain(&self.pools.functions);
+        self.functions.iter().chain(beside)
     }
 
     /// Moves every probe to the entry of its function, for tests.
     pub fn probe_entries(&mut self) {
-        for function in &mut self.functions {
+        for function in self.functions_mut() {
             let hands_over = function.cookie.hands_over();
             function.site = Site::entry(&function.prologue, function.shape, Why::Forced);
             function.cookie = cookie(&function.site, function.call, &function.returns, hands_over);
@@ -208,6 +249,10 @@ pub fn scan<'d, R: ReadRef<'d>>(data: R, path: &Path, custom: &[CustomFunction])
         machine,
         functions: Vec::new(),
         skipped: Vec::new(),
+        arenas: Group::default(),
+        pools: Group::default(),
+        inlines_objects: false,
+        has_interpreter: false,
         is_go: false,
         interpreter: None,
         soname: None,
@@ -232,6 +277,7 @@ pub fn scan<'d, R: ReadRef<'d>>(data: R, path: &Path, custom: &[CustomFunction])
     .any(|name| image.has_section(name));
     if image.machine() == MACHINE_X86_64 {
         scan.linker = linker::find(&image);
+        scan.has_interpreter = image.dynamic_symbol(INTERPRETER).is_some();
         let finder = Finder {
             image: &image,
             custom,
@@ -280,6 +326,13 @@ fn is_libc(soname: Option<&str>) -> bool {
     })
 }
 
+/// What a search has found of a group.
+#[derive(Default)]
+struct Found {
+    candidates: Vec<Candidate>,
+    skipped: Vec<Skipped>,
+}
+
 struct Finder<'a, 'd, R: ReadRef<'d>> {
     image: &'a Image<'d, R>,
     custom: &'a [CustomFunction],
@@ -288,35 +341,42 @@ struct Finder<'a, 'd, R: ReadRef<'d>> {
 
 impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
     fn run(&self, scan: &mut Scan) -> object::Result<()> {
-        let mut candidates = Vec::new();
-        self.image
-            .for_each_function(|symbol| self.consider(&symbol, &mut candidates, &mut scan.skipped))?;
-        self.note_missing(&candidates, &mut scan.skipped);
-        let mut names = HashMap::new();
-        for candidate in &candidates {
-            // The first of a name: the dynamic symbols come before the local ones.
-            names.entry(candidate.symbol.clone()).or_insert(candidate.address);
+        let mut found = Found::default();
+        let mut arenas = Found::default();
+        self.image.for_each_function(|symbol| {
+            if let Some(candidate) = self.candidate(&symbol) {
+                match Gear::of(candidate.shape.space) {
+                    Gear::Heap => self.consider(&symbol, candidate, &mut found),
+                    Gear::Arenas => self.consider(&symbol, candidate, &mut arenas),
+                    // Found in another way.
+                    Gear::Pools => {}
+                }
+            }
+        })?;
+        self.note_missing(&mut found);
+        let in_libc = is_libc(scan.soname.as_deref());
+        // Apart from each other: malloc maps memory, and is not covered for it.
+        scan.arenas = self.judge(arenas, in_libc);
+        if scan.has_interpreter {
+            scan.pools = self.judge(self.new_pool(), in_libc);
+            scan.inlines_objects = pools::inlines_objects(self.image);
         }
-        let candidates = settle(candidates);
-        self.judge(&candidates, &names, scan);
-        name_last_takers(&mut scan.skipped);
-        let mut seen = HashSet::new();
-        scan.skipped
-            .retain(|skipped| seen.insert(skipped.function.clone()));
-        scan.functions.sort_by_key(|function| function.offset);
+        let group = self.judge(found, in_libc);
+        scan.functions = group.functions;
+        scan.skipped = group.skipped;
         Ok(())
     }
 
-    /// Takes a symbol up if the user or the table names it.
-    fn consider(&self, symbol: &FunctionSymbol<'d>, found: &mut Vec<Candidate>, skipped: &mut Vec<Skipped>) {
+    /// A symbol that the user or the table names.
+    fn candidate(&self, symbol: &FunctionSymbol<'d>) -> Option<Candidate> {
         let custom = self
             .custom
             .iter()
             .position(|function| function.symbol.as_bytes() == symbol.name);
-        let mut candidate = if let Some(position) = custom
+        if let Some(position) = custom
             && let Some(function) = self.custom.get(position)
         {
-            Candidate {
+            return Some(Candidate {
                 symbol: function.symbol.clone(),
                 rank: position,
                 call: allocators::custom_call_id(position),
@@ -326,45 +386,80 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
                 address: symbol.address,
                 size_bytes: symbol.size_bytes,
                 offset: 0,
+            });
+        }
+        let (place, row) = allocators::find_indexed(symbol.name)?;
+        Some(Candidate {
+            symbol: String::from_utf8_lossy(symbol.name).into_owned(),
+            rank: self.custom.len() + place,
+            call: allocators::call_id(row),
+            shape: row.shape,
+            may_throw: row.may_throw,
+            taken: Some(row.taken),
+            address: symbol.address,
+            size_bytes: symbol.size_bytes,
+            offset: 0,
+        })
+    }
+
+    /// The function that takes a pool of Python into use, or why there is none.
+    fn new_pool(&self) -> Found {
+        let mut found = Found::default();
+        let pool = pools::find(self.image).map_err(|why| why.to_string());
+        let offset = |extent: &Extent| self.image.code_offset(extent.start);
+        match pool.map(|extent| (extent, offset(&extent))) {
+            Ok((extent, Some(offset))) => {
+                let symbol = FunctionSymbol {
+                    name: allocators::NEW_POOL.as_bytes(),
+                    address: extent.start,
+                    size_bytes: extent.end - extent.start,
+                    indirect: false,
+                };
+                let candidate = self.candidate(&symbol).into_iter();
+                found
+                    .candidates
+                    .extend(candidate.map(|candidate| Candidate { offset, ..candidate }));
             }
-        } else if let Some((place, row)) = allocators::find_indexed(symbol.name) {
-            Candidate {
-                symbol: String::from_utf8_lossy(symbol.name).into_owned(),
-                rank: self.custom.len() + place,
-                call: allocators::call_id(row),
-                shape: row.shape,
-                may_throw: row.may_throw,
-                taken: Some(row.taken),
-                address: symbol.address,
-                size_bytes: symbol.size_bytes,
-                offset: 0,
-            }
-        } else {
-            return;
-        };
+            Ok((_, None)) => {}
+            Err(why) => found.skipped.push(Skipped {
+                function: allocators::NEW_POOL.to_owned(),
+                reason: Reason::Unrecognised(why),
+            }),
+        }
+        found
+    }
+
+    /// Takes a candidate up, or says why not.
+    fn consider(&self, symbol: &FunctionSymbol<'d>, mut candidate: Candidate, found: &mut Found) {
         let reason = if self.is_loader && candidate.taken.is_some() {
             Reason::Loader
         } else if symbol.indirect {
             Reason::Indirect
         } else if let Some(offset) = self.image.code_offset(symbol.address) {
             candidate.offset = offset;
-            found.push(candidate);
+            found.candidates.push(candidate);
             return;
         } else {
             Reason::NotCode
         };
-        skipped.push(Skipped {
+        found.skipped.push(Skipped {
             function: candidate.symbol,
             reason,
         });
     }
 
-    fn note_missing(&self, found: &[Candidate], skipped: &mut Vec<Skipped>) {
+    fn note_missing(&self, found: &mut Found) {
         for function in self.custom {
-            let known = found.iter().any(|candidate| candidate.symbol == function.symbol)
-                || skipped.iter().any(|other| other.function == function.symbol);
+            let candidates = &found.candidates;
+            let known = candidates
+                .iter()
+                .any(|candidate| candidate.symbol == function.symbol)
+                || found
+                    .skipped
+                    .iter()
+                    .any(|other| other.function == function.symbol);
             if !known {
-                skipped.push(Skipped {
+                found.skipped.push(Skipped {
                     function: function.symbol.clone(),
                     reason: Reason::NotFound,
                 });
@@ -373,7 +468,14 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
     }
 
     /// Decides for each candidate how its returns are seen, or that it is not probed.
-    fn judge(&self, candidates: &[Candidate], names: &HashMap<String, u64>, scan: &mut Scan) {
+    fn judge(&self, found: Found, in_libc: bool) -> Group {
+        let mut names = HashMap::new();
+        for candidate in &found.candidates {
+            // The first of a name: the dynamic symbols come before the local ones.
+            names.entry(candidate.symbol.clone()).or_insert(candidate.address);
+        }
+        let candidates = &settle(found.candidates);
+        let (mut functions, mut skipped) = (Vec::new(), found.skipped);
         // Who hands its calls to whom: a function whose taker is itself not probed is not covered.
         let mut handed: HashMap<u64, u64> = HashMap::new();
         for candidate in candidates {
@@ -383,7 +485,7 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
             let imports = |name: &[u8]| match std::str::from_utf8(name).ok().and_then(|name| names.get(name))
             {
                 Some(address) => others(*address),
-                None => imported_taker(candidate.shape.op, name),
+                None => imported_taker(&candidate.shape, name),
             };
             let handover = Handover {
                 by_address: &others,
@@ -391,7 +493,7 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
             };
             if let Some(taker) = self.handed_to(candidates, candidate, extent, &handover) {
                 handed.extend(taker.address.map(|address| (candidate.address, address)));
-                scan.skipped.push(Skipped {
+                skipped.push(Skipped {
                     function: candidate.symbol.clone(),
                     reason: Reason::Covered { by: taker.name },
                 });
@@ -399,17 +501,20 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
             }
             match self.returns_of(candidate, extent, &handover) {
                 Ok(returns) => {
-                    let in_libc = is_libc(scan.soname.as_deref());
-                    let hands_over = self.hands_over(candidates, names, candidate, extent);
-                    scan.functions
-                        .push(self.function(candidate, extent, returns, in_libc, hands_over));
+                    let hands_over = self.hands_over(candidates, &names, candidate, extent);
+                    functions.push(self.function(candidate, extent, returns, in_libc, hands_over));
                 }
-                Err(why) => scan.skipped.push(Skipped {
+                Err(why) => skipped.push(Skipped {
                     function: candidate.symbol.clone(),
                     reason: Reason::ReturnsUnproven(why),
                 }),
             }
         }
+        name_last_takers(&mut skipped);
+        let mut seen = HashSet::new();
+        skipped.retain(|skipped| seen.insert(skipped.function.clone()));
+        functions.sort_by_key(|function| function.offset);
+        Group { functions, skipped }
     }
 
     /// The probed function that sees all calls of a candidate. What the user named is probed as named.
@@ -459,7 +564,8 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
         candidate: &Candidate,
         extent: Extent,
     ) -> bool {
-        if candidate.shape.op == Op::Free {
+        // No call that maps an arena is left out.
+        if candidate.shape.op == Op::Free || candidate.taken == Some(Taken::WithInterpreter) {
             return false;
         }
         let at = |address: u64| {
@@ -472,7 +578,7 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
         let named = |name: &[u8]| match std::str::from_utf8(name).ok().and_then(|name| names.get(name)) {
             Some(address) => at(*address),
             None => allocators::find_indexed(name)
-                .filter(|(_, row)| row.shape.op != Op::Free)
+                .filter(|(_, row)| row.shape.op != Op::Free && row.shape.layer() == candidate.shape.layer())
                 .map(|_| Taker {
                     name: String::from_utf8_lossy(name).into_owned(),
                     address: None,
@@ -577,3 +683,7 @@ mod tests;
 #[cfg(test)]
 #[path = "elf_site_tests.rs"]
 mod site_tests;
+
+#[cfg(test)]
+#[path = "elf_python_tests.rs"]
+mod python_tests;

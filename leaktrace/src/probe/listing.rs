@@ -43,7 +43,8 @@ pub fn markdown(files: &[PathBuf]) -> Result<String, ElfError> {
 }
 
 fn table(text: &mut String, name: &str, scan: &Scan) {
-    let functions = &scan.functions;
+    // Those among them that are probed beside a Python interpreter only.
+    let functions: Vec<&Function> = scan.all_functions().collect();
     let cheap = functions
         .iter()
         .filter(|function| function.site.kind != SiteKind::SingleStepped);
@@ -59,7 +60,7 @@ fn table(text: &mut String, name: &str, scan: &Scan) {
         head.to_owned(),
         "|---|---|---|---|---|---|---|".to_owned(),
     ];
-    lines.extend(functions.iter().map(row));
+    lines.extend(functions.into_iter().map(row));
     for line in lines {
         // A `String` takes everything.
         let _always: std::fmt::Result = writeln!(text, "{line}");

@@ -125,6 +125,7 @@ fn describe(exe: &Scan) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::probe::gear::Group;
 
     fn facts() -> Facts {
         Facts {
@@ -145,6 +146,10 @@ mod tests {
             machine: 62,
             functions: Vec::new(),
             skipped: Vec::new(),
+            arenas: Group::default(),
+            pools: Group::default(),
+            inlines_objects: false,
+            has_interpreter: false,
             is_go: false,
             interpreter: None,
             soname: None,

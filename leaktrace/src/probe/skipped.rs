@@ -32,6 +32,8 @@ pub enum Reason {
     Loader,
     /// The file has no such function.
     NotFound,
+    /// It was looked for by what its code does, and is not there, or not by itself.
+    Unrecognised(String),
 }
 
 impl Reason {
@@ -54,6 +56,7 @@ impl fmt::Display for Reason {
             Self::Indirect => f.write_str("the symbol is a resolver (ifunc), the function itself has none"),
             Self::NotCode => f.write_str("the symbol lies outside the file's code"),
             Self::Loader => f.write_str("the dynamic loader's own allocator, replaced by libc's at start"),
+            Self::Unrecognised(why) => f.write_str(why),
             Self::NotFound => {
                 f.write_str("the file defines no function of this name (nm and nm -D list them)")
             }

@@ -237,47 +237,51 @@ pub(crate) mod fake {
         collections::BTreeMap,
     };
 
-    use super::{Memory, MemoryError};
+    use super::{Memory, MemoryError, PAGE_BYTES};
 
-    /// Stretches of bytes at addresses; whatever lies between them is not mapped.
+    /// Pages; what a test has not put into one is some byte.
     #[derive(Debug, Default)]
     pub(crate) struct Fake {
-        stretches: RefCell<BTreeMap<u64, Vec<u8>>>,
+        pages: RefCell<BTreeMap<u64, Vec<u8>>>,
         /// Pieces asked for so far.
         pub(crate) reads: Cell<usize>,
     }
 
     impl Fake {
-        /// Maps bytes at an address, in place of what was put there before.
+        /// Writes bytes at an address, and maps the pages that they are in.
         pub(crate) fn put(&self, address: u64, bytes: &[u8]) {
-            self.stretches.borrow_mut().insert(address, bytes.to_vec());
+            const SOMETHING: u8 = 0xa5;
+            let mut pages = self.pages.borrow_mut();
+            for (index, byte) in bytes.iter().enumerate() {
+                let at = address.wrapping_add(index as u64);
+                let page = pages
+                    .entry(at / PAGE_BYTES)
+                    .or_insert_with(|| vec![SOMETHING; PAGE_BYTES as usize]);
+                page[(at % PAGE_BYTES) as usize] = *byte;
+            }
         }
 
-        /// Changes bytes within a stretch.
-        pub(crate) fn change(&self, address: u64, bytes: &[u8]) {
-            let mut stretches = self.stretches.borrow_mut();
-            let (&begin, stretch) = stretches.range_mut(..=address).next_back().expect("mapped");
-            stretch[(address - begin) as usize..][..bytes.len()].copy_from_slice(bytes);
+        /// Unmaps the page of an address.
+        pub(crate) fn unmap(&self, address: u64) {
+            self.pages.borrow_mut().remove(&(address / PAGE_BYTES));
         }
 
-        /// Unmaps the stretch that begins there.
-        pub(crate) fn remove(&self, address: u64) {
-            self.stretches.borrow_mut().remove(&address);
+        fn byte(&self, address: u64) -> Option<u8> {
+            let pages = self.pages.borrow();
+            Some(pages.get(&(address / PAGE_BYTES))?[(address % PAGE_BYTES) as usize])
         }
     }
 
     impl Memory for Fake {
         fn read(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError> {
             self.reads.set(self.reads.get() + 1);
-            let stretches = self.stretches.borrow();
-            let found = stretches
-                .range(..=address)
-                .next_back()
-                .and_then(|(&begin, stretch)| stretch.get((address - begin) as usize..)?.get(..into.len()));
-            into.copy_from_slice(found.ok_or(MemoryError::Unmapped {
-                address,
-                len_bytes: into.len(),
-            })?);
+            let len_bytes = into.len();
+            for (index, byte) in into.iter_mut().enumerate() {
+                let at = address.checked_add(index as u64);
+                *byte = at
+                    .and_then(|at| self.byte(at))
+                    .ok_or(MemoryError::Unmapped { address, len_bytes })?;
+            }
             Ok(())
         }
     }

@@ -7,28 +7,40 @@ use std::{
 
 use super::{
     Renderer, frames,
-    model::{Report, Survivor},
+    model::{Frame, Lang, Report, Survivor},
 };
 
 /// The folded format. The values of its lines add up to the survivors' bytes.
 #[derive(Clone, Copy, Debug)]
-pub struct Folded;
+pub struct Folded {
+    /// Also the frames of an interpreter itself.
+    pub native: bool,
+}
 
 impl Renderer for Folded {
     fn render(&self, report: &Report, out: &mut dyn Write) -> io::Result<()> {
         report
             .survivors
             .iter()
-            .try_for_each(|survivor| line(survivor, out))
+            .try_for_each(|survivor| line(survivor, self.native, out))
     }
 }
 
-fn line(survivor: &Survivor, out: &mut dyn Write) -> io::Result<()> {
+fn line(survivor: &Survivor, native: bool, out: &mut dyn Write) -> io::Result<()> {
     write!(out, "{}-{}", field(&survivor.comm), survivor.pid)?;
-    for frame in frames::callers(survivor).iter().rev() {
-        write!(out, ";{}", field(&frames::name(frame)))?;
+    for frame in frames::shown(survivor, native).into_iter().rev() {
+        write!(out, ";{}", field(&frame_name(frame)))?;
     }
     writeln!(out, ";{} {}", field(&survivor.call), survivor.bytes)
+}
+
+/// The function; of Python with its line, without which two functions of a name would be one.
+fn frame_name(frame: &Frame) -> Cow<'_, str> {
+    let name = frames::name(frame);
+    match frames::place(frame).filter(|_| frame.lang == Lang::Python) {
+        Some(place) => Cow::Owned(format!("{name} ({place})")),
+        None => name,
+    }
 }
 
 /// A name that cannot be taken for the format's own marks: no separator, no line break, not empty.
@@ -48,4 +60,36 @@ fn field(name: &str) -> Cow<'_, str> {
             })
             .collect(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample;
+
+    fn folded(native: bool) -> String {
+        let mut out = Vec::new();
+        Folded { native }.render(&sample::python(), &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn python_frames_have_their_line_and_no_mark_of_the_format() {
+        assert_eq!(
+            folded(false),
+            "server-4242;<lambda> (/srv/app/main:v2.py:3);call_back;Cache.load (/srv/app/cache.py:42);\
+             raw_decode (python3.13/json/decoder.py:362);list_append;malloc 1258291\n"
+        );
+    }
+
+    #[test]
+    fn plumbing_is_shown_when_asked_for() {
+        let line = folded(true);
+        assert!(line.starts_with("server-4242;Py_RunMain;<lambda>"), "{line}");
+        assert!(line.contains(";call_back;slot_tp_call;Cache.load"), "{line}");
+        assert!(
+            line.ends_with(";list_append;PyMem_RawMalloc;malloc 1258291\n"),
+            "{line}"
+        );
+    }
 }

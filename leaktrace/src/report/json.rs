@@ -21,3 +21,30 @@ impl Renderer for Json {
         out.write_all(b"\n")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample;
+
+    #[test]
+    fn all_frames_are_there_and_say_what_they_are() {
+        let mut out = Vec::new();
+        Json { pretty: false }
+            .render(&sample::python(), &mut out)
+            .unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        let frames = report["survivors"][0]["frames"].as_array().unwrap();
+        let langs: Vec<_> = frames
+            .iter()
+            .map(|frame| frame["lang"].as_str().unwrap())
+            .collect();
+        assert_eq!(langs[2..5], ["native", "python", "python"]);
+        assert_eq!(frames[1]["plumbing"], true);
+        assert_eq!(frames[2].get("plumbing"), None);
+        assert_eq!(frames[3]["file"], "/usr/lib/python3.13/json/decoder.py");
+        assert_eq!(report["target"]["processes"][0]["python"]["state"], "followed");
+        assert_eq!(report["stacks"]["python"]["with_lines_share"], 0.99);
+        assert_eq!(report["types"]["list"][1]["module"], "sage.categories");
+    }
+}

@@ -10,11 +10,13 @@ pub mod ledger;
 pub mod model;
 pub mod output;
 pub mod overhead;
+pub mod python;
 #[cfg(test)]
 mod sample;
 pub mod stacks;
 mod style;
 mod text;
+pub mod types;
 pub mod units;
 
 use std::io::{self, Write};

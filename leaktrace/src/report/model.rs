@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{overhead::Overhead, stacks::Stacks};
+use super::{overhead::Overhead, python::Python, stacks::Stacks, types::Types};
 
 /// Version of the format. A new field does not change it; a changed or removed one does.
 pub const SCHEMA: &str = "leaktrace.report/1";
@@ -37,6 +37,8 @@ pub struct Report {
     pub survivors: Vec<Survivor>,
     /// What the filters and `--top` left out.
     pub omitted: Omitted,
+    /// Living Python objects by type; none where there was no census.
+    pub types: Option<Types>,
     /// How whole the stacks are.
     pub stacks: Stacks,
     /// Everything not seen, not kept or not matched; zeros included.
@@ -73,6 +75,8 @@ pub struct Process {
     pub live_blocks: u64,
     /// How it ended, if it did and leaktrace started it.
     pub exit: Option<Exit>,
+    /// Its Python interpreter, if it has one.
+    pub python: Option<Python>,
 }
 
 /// State of a process or of the program image that a survivor belongs to.
@@ -168,7 +172,7 @@ pub struct Filters {
     pub sort: String,
 }
 
-/// Sums over everything recorded. `allocs - frees = live_blocks`, exactly.
+/// Sums over everything recorded but pools of Python. `allocs - frees = live_blocks`, exactly.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Totals {
     /// Outstanding bytes.
@@ -192,8 +196,35 @@ pub struct Totals {
     pub allocs_per_s: f64,
     /// Change of the outstanding bytes per second, over the interval.
     pub live_bytes_per_s: f64,
+    /// The outstanding bytes and blocks by kind of memory. Their sum is that above, without the pools of Python, which
+    /// lie in its arenas.
+    pub by_space: BySpace,
     /// Resident memory of the running processes, in bytes; none if none runs.
     pub rss_bytes: Option<u64>,
+}
+
+/// What is outstanding of each kind of memory; zeros included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct BySpace {
+    /// Blocks of heap allocators.
+    pub heap: Held,
+    /// Blocks of a pair of `--alloc` and `--free`.
+    pub custom: Held,
+    /// Arenas that `CPython` has mapped for its objects.
+    #[serde(rename = "python-arena")]
+    pub python_arena: Held,
+    /// Pools in those arenas: part of them, and of no sum.
+    #[serde(rename = "python-pool")]
+    pub python_pool: Held,
+}
+
+/// Outstanding memory of one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Held {
+    /// Outstanding bytes.
+    pub live_bytes: u64,
+    /// Outstanding blocks.
+    pub live_blocks: u64,
 }
 
 /// What an estimate of outstanding bytes and blocks rests on.
@@ -243,6 +274,10 @@ pub struct Survivor {
     pub age_ms: Age,
     /// The stack, from the allocator call outwards. Inlined functions are frames of their own.
     pub frames: Vec<Frame>,
+    /// Whether Python's frames do not fit to the native ones although both are whole; absent if they do. The order of
+    /// the two is then not certain.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub mismatch: bool,
     /// The blocks themselves, oldest first, with `--show-blocks`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_list: Option<Vec<Block>>,
@@ -259,11 +294,24 @@ pub struct Age {
     pub max: u64,
 }
 
+/// What a frame's function is written in, as far as it matters to where it is found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lang {
+    /// Machine code.
+    #[default]
+    Native,
+    /// Python.
+    Python,
+}
+
 /// One frame.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct Frame {
-    /// Address in the process, hexadecimal. For callers it is the return address.
+    /// Address in the process, hexadecimal. For callers it is the return address, for Python that of the code object.
     pub address: String,
+    /// Of what language it is.
+    pub lang: Lang,
     /// Path of the mapped object, if the address lies in one.
     pub object: Option<String>,
     /// Offset in the object's file, hexadecimal.
@@ -278,6 +326,9 @@ pub struct Frame {
     pub line: Option<u32>,
     /// Whether the function was inlined into the next frame that is not.
     pub inlined: bool,
+    /// Whether it is only how an interpreter runs its programs; absent if not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub plumbing: bool,
 }
 
 /// An outstanding block.

@@ -80,6 +80,7 @@ fn way_out(error: &io::Error) -> &'static str {
 pub struct Output {
     format: Format,
     color: bool,
+    native: bool,
     sink: Sink,
     /// Whether a report is on the screen, to be replaced by the next.
     drawn: bool,
@@ -116,6 +117,7 @@ impl Output {
         Ok(Self {
             format: settings.format,
             color: settings.color,
+            native: settings.native,
             sink,
             drawn: false,
             held: None,
@@ -164,12 +166,14 @@ impl Output {
         let text = Text {
             color: self.color && window.is_some(),
             width: window.map(|window| window.columns),
+            native: self.native,
         };
         let json = Json { pretty: only };
+        let folded = Folded { native: self.native };
         let renderer: &dyn Renderer = match self.format {
             Format::Text => &text,
             Format::Json => &json,
-            Format::Folded => &Folded,
+            Format::Folded => &folded,
         };
         let mut rendered = Vec::new();
         renderer
@@ -311,6 +315,7 @@ mod tests {
             format,
             path: Some(path.to_owned()),
             color: true,
+            native: false,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use leaktrace_common::counter::Counter;
 
-use super::{model::*, overhead::*, stacks::*};
+use super::{model::*, overhead::*, python::*, stacks::*, types::*};
 
 fn text(text: &str) -> String {
     text.to_owned()
@@ -17,7 +17,7 @@ fn frame(address: &str, object: &str, offset: &str, symbol: &str, place: Option<
         symbol: Some(text(symbol)).filter(|symbol| !symbol.is_empty()),
         file: place.map(|(file, _)| text(file)),
         line: place.map(|(_, line)| line),
-        inlined: false,
+        ..Frame::default()
     }
 }
 
@@ -83,6 +83,7 @@ fn survivors() -> Vec<Survivor> {
             max: 72_000,
         },
         frames: stack_of_server(),
+        mismatch: false,
         block_list: None,
     };
     let exited = Survivor {
@@ -126,6 +127,7 @@ fn process(pid: u32, comm: &str, state: State, rss_bytes: u64, live: (u64, u64))
         live_bytes: live.0,
         live_blocks: live.1,
         exit: None,
+        python: None,
     }
 }
 
@@ -267,6 +269,13 @@ pub(super) fn report() -> Report {
             alloc_bytes_per_s: 35_756_441.6,
             allocs_per_s: 12_345.0,
             live_bytes_per_s: 8_601.6,
+            by_space: BySpace {
+                heap: Held {
+                    live_bytes: 1_304_096,
+                    live_blocks: 1_301,
+                },
+                ..BySpace::default()
+            },
             rss_bytes: Some(88_290_099),
         },
         survivors: survivors(),
@@ -275,6 +284,7 @@ pub(super) fn report() -> Report {
             blocks: 66,
             bytes: 41_709,
         },
+        types: None,
         stacks: stacks(),
         ledger,
         warnings: vec![text(
@@ -321,6 +331,110 @@ pub(super) fn empty() -> Report {
     report.ledger.values_mut().for_each(|number| *number = 0);
     report.totals.live_bytes = 0;
     report.totals.live_blocks = 0;
+    report.totals.by_space = BySpace::default();
     report.totals.live_bytes_per_s = 0.0;
     report
+}
+
+fn python_frame(address: &str, symbol: &str, file: &str, line: u32) -> Frame {
+    Frame {
+        address: text(address),
+        lang: Lang::Python,
+        symbol: Some(text(symbol)),
+        file: Some(text(file)),
+        line: Some(line),
+        ..Frame::default()
+    }
+}
+
+fn stack_of_python() -> Vec<Frame> {
+    let libpython = "/usr/lib/libpython3.13.so.1.0";
+    let plumbing = |address: &str, symbol: &str| Frame {
+        plumbing: true,
+        ..frame(address, libpython, "0x1000", symbol, None)
+    };
+    vec![
+        frame(
+            "0x7f0000099500",
+            "/usr/lib/x86_64-linux-gnu/libc.so.6",
+            "0x99500",
+            "malloc",
+            None,
+        ),
+        plumbing("0x7f1000001000", "PyMem_RawMalloc"),
+        frame("0x7f1000001100", libpython, "0x1100", "list_append", None),
+        python_frame(
+            "0x7f2000000100",
+            "raw_decode",
+            "/usr/lib/python3.13/json/decoder.py",
+            362,
+        ),
+        python_frame("0x7f2000000200", "Cache.load", "/srv/app/cache.py", 42),
+        plumbing("0x7f1000001200", "slot_tp_call"),
+        frame(
+            "0x7f3000000000",
+            "/srv/app/_native.so",
+            "0x100",
+            "call_back",
+            None,
+        ),
+        python_frame("0x7f2000000300", "<lambda>", "/srv/app/main;v2.py", 3),
+        plumbing("0x7f1000001300", "Py_RunMain"),
+    ]
+}
+
+/// A leak in a Python program, and what its objects are.
+pub(super) fn python() -> Report {
+    let mut report = report();
+    report.survivors.truncate(1);
+    report.survivors[0].frames = stack_of_python();
+    report.target.processes.truncate(1);
+    report.target.processes[0].python = Some(Python {
+        version: Some(text("3.13.1")),
+        object: text("/usr/lib/libpython3.13.so.1.0"),
+        state: PythonState::Followed,
+        stacks: true,
+        lines: true,
+        arenas: true,
+        pools: false,
+        why: None,
+    });
+    let stacks = PythonStacks {
+        with_lines: 990,
+        no_frames: 12,
+        unreadable: 10,
+        ..PythonStacks::default()
+    };
+    report.stacks.python = stacks.with_share();
+    report.types = Some(types());
+    report
+}
+
+fn types() -> Types {
+    let row = |name: &str, module: Option<&str>, objects: u64, grown_objects: i64| TypeSurvivors {
+        pid: 4242,
+        name: text(name),
+        module: module.map(text),
+        objects,
+        bytes: objects * 64,
+        grown_objects,
+        grown_bytes: grown_objects * 64,
+        objects_per_s: grown_objects as f64 / 60.0,
+        bytes_per_s: grown_objects as f64 * 64.0 / 60.0,
+    };
+    Types {
+        interval_s: 5.0,
+        censuses: 14,
+        objects: 1_234_567,
+        bytes: 126_000_000,
+        torn_reads: 3,
+        spent_s: 1.2,
+        partial: 0,
+        list: vec![
+            row("dict", None, 218_400, 18_400),
+            row("Groupoid_with_category", Some("sage.categories"), 1_300, 1_229),
+            row("tuple", None, 90_000, -12),
+        ],
+        omitted: 812,
+    }
 }

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::{
     frames::base_name,
+    python::PythonStacks,
     units::{count, counted},
 };
 
@@ -36,6 +37,8 @@ pub struct Stacks {
     pub not_kept: u64,
     /// Where most of those end that end early.
     pub incomplete_at: Vec<EndsEarly>,
+    /// How many carry their Python lines; none if no process has an interpreter that is followed.
+    pub python: Option<PythonStacks>,
     /// What came of walking each stack once more, with `--verify-stacks`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verified: Option<Verified>,
@@ -191,7 +194,8 @@ impl Stacks {
                 count(verified.not_compared),
             )
         });
-        stacks.into_iter().chain(verified).collect()
+        let python = self.python.as_ref().and_then(PythonStacks::line);
+        stacks.into_iter().chain(python).chain(verified).collect()
     }
 
     fn sentence(&self) -> Option<String> {
@@ -231,7 +235,7 @@ impl Stacks {
 }
 
 /// A share that is near to all, never rounded up to it.
-fn share_words(share: f64) -> String {
+pub(super) fn share_words(share: f64) -> String {
     let percent = share * 100.0;
     if percent < 99.0 {
         return format!("{percent:.0} %");

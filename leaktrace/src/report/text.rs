@@ -10,9 +10,12 @@ use super::{
     Renderer,
     frames::{self, columns, elide},
     ledger::{self, Line},
-    model::{Filters, Process, Report, Sampled, State, Survivor, Totals},
+    model::{Frame, Process, Report, State, Survivor},
     style::{Ink, Style},
-    units::{count, counted, duration_ms, duration_s, growth, percent, rate, size, size_f64, size_range},
+    units::{count, counted, duration_ms, duration_s, growth, rate, size},
+};
+use words::{
+    by_space, ending, filters, in_all, nothing, numbers, process_name, resident, rests_on, stands_for,
 };
 
 /// The text format.
@@ -22,6 +25,8 @@ pub struct Text {
     pub color: bool,
     /// Columns to stay within by shortening names; `None` shows all, as for a file or a pipe.
     pub width: Option<usize>,
+    /// Also the frames of an interpreter itself.
+    pub native: bool,
 }
 
 impl Renderer for Text {
@@ -30,10 +35,12 @@ impl Renderer for Text {
             out,
             style: Style { color: self.color },
             width: self.width,
+            native: self.native,
         };
         page.header(report)?;
         page.sites(report)?;
         page.omitted(report)?;
+        page.types(report)?;
         page.skipped(report)?;
         page.warnings(&report.warnings)?;
         page.stacks(report)?;
@@ -54,6 +61,7 @@ struct Page<'a> {
     out: &'a mut dyn Write,
     style: Style,
     width: Option<usize>,
+    native: bool,
 }
 
 impl Page<'_> {
@@ -156,7 +164,10 @@ impl Page<'_> {
                 writeln!(self.out, "    range      {}", rests_on(&sampled))?;
             }
         }
-        Ok(())
+        match by_space(&totals.by_space) {
+            Some(line) => writeln!(self.out, "  of that      {line}"),
+            None => Ok(()),
+        }
     }
 
     fn processes(&mut self, processes: &[Process]) -> io::Result<()> {
@@ -229,12 +240,25 @@ impl Page<'_> {
             {
                 writeln!(self.out, "{INDENT}{line}")?;
             }
+            let frames = frames::shown(survivor, self.native);
+            self.python_site(&frames)?;
             self.origin(survivor)?;
-            stack::write(self.out, frames::callers(survivor), self.width, self.style)?;
+            stack::write(self.out, &frames, self.width, self.style)?;
             self.blocks(survivor)?;
             writeln!(self.out)?;
         }
         Ok(())
+    }
+
+    /// The line of Python that the site is, if it is one: before all that lies below and around it.
+    fn python_site(&mut self, frames: &[&Frame]) -> io::Result<()> {
+        let Some(site) = frames::python_site(frames) else {
+            return Ok(());
+        };
+        let site = clean(&site);
+        let room = self.width.map(|width| width.saturating_sub(INDENT.len()).max(40));
+        let site = room.map_or_else(|| site.to_string(), |room| elide(&site, room));
+        writeln!(self.out, "{INDENT}{}", self.style.paint(Ink::Own, site))
     }
 
     fn origin(&mut self, survivor: &Survivor) -> io::Result<()> {
@@ -298,6 +322,13 @@ impl Page<'_> {
         )
     }
 
+    fn types(&mut self, report: &Report) -> io::Result<()> {
+        match &report.types {
+            Some(types) => types::write(self.out, types, report.tracing.filters.top, self.style),
+            None => Ok(()),
+        }
+    }
+
     fn skipped(&mut self, report: &Report) -> io::Result<()> {
         let skipped = &report.tracing.skipped;
         for site in skipped.iter().take(LIST_MAX) {
@@ -335,10 +366,25 @@ impl Page<'_> {
     }
 
     fn stacks(&mut self, report: &Report) -> io::Result<()> {
-        for line in report.stacks.lines() {
+        let interpreters = report.target.processes.iter();
+        let without = interpreters.filter_map(|process| process.python.as_ref()?.line(process.pid));
+        let lines = report.stacks.lines().into_iter();
+        for line in lines.chain(without.take(LIST_MAX)).chain(self.hidden(report)) {
             self.prose(Ink::Faint, &line)?;
         }
         Ok(())
+    }
+
+    /// That an interpreter's frames were left out.
+    fn hidden(&self, report: &Report) -> Option<String> {
+        let frames = report.survivors.iter().flat_map(|survivor| &survivor.frames);
+        let hidden = frames.filter(|frame| frame.plumbing).count() as u64;
+        (hidden > 0 && !self.native).then(|| {
+            format!(
+                "python: {} of the interpreter not shown (--native)",
+                counted(hidden, "frame")
+            )
+        })
     }
 
     fn ledger(&mut self, ledger: &BTreeMap<&'static str, u64>) -> io::Result<()> {
@@ -442,47 +488,8 @@ fn ordered(ledger: &BTreeMap<&'static str, u64>) -> Vec<Entry> {
         .collect()
 }
 
-fn numbers(rank: usize, survivor: &Survivor) -> [String; 8] {
-    [
-        rank.to_string(),
-        size(survivor.bytes),
-        count(survivor.blocks),
-        size_f64(survivor.mean_bytes),
-        growth(survivor.bytes_per_s),
-        duration_ms(survivor.age_ms.min),
-        duration_ms(survivor.age_ms.p50),
-        duration_ms(survivor.age_ms.max),
-    ]
-}
-
-/// The range of an estimate, and what it rests on.
-fn rests_on(sampled: &Sampled) -> String {
-    format!(
-        "{}, from {}",
-        size_range(sampled.bytes_interval),
-        counted(sampled.samples, "sample")
-    )
-}
-
-/// What the number would be if the site did the same while its function was paused. Nothing follows from less
-/// than a thousandth of the time.
-fn in_all(bytes: u64, seen_share: f64) -> Option<String> {
-    (seen_share >= 1e-3 && bytes > 0).then(|| {
-        format!(
-            "seen {} of the time: about {} if it does the same in the rest",
-            percent(seen_share),
-            size_f64(bytes as f64 / seen_share)
-        )
-    })
-}
-
-/// What a block's weight means.
-fn stands_for(weight: f64) -> String {
-    format!(", stands for {weight:.1}")
-}
-
 /// Cells to the right of their columns; the rank's column reaches to the indentation.
-fn aligned(cells: &[String; 8], widths: [usize; 8]) -> String {
+fn aligned<const N: usize>(cells: &[String; N], widths: [usize; N]) -> String {
     cells
         .iter()
         .zip(widths)
@@ -493,90 +500,6 @@ fn aligned(cells: &[String; 8], widths: [usize; 8]) -> String {
 
 fn column_widths<const N: usize>(rows: &[[String; N]]) -> [usize; N] {
     std::array::from_fn(|column| rows.iter().map(|row| columns(&row[column])).max().unwrap_or(0))
-}
-
-/// Why there is no site to show.
-fn nothing(report: &Report) -> String {
-    let Totals {
-        live_blocks,
-        live_bytes,
-        allocs,
-        ..
-    } = report.totals;
-    let filters = &report.tracing.filters;
-    match () {
-        () if report.tracing.sampling.is_some() && allocs == 0 => {
-            "no allocation was sampled since the attach".to_owned()
-        }
-        () if report.tracing.sampling.is_some() && live_blocks == 0 => {
-            "no sample is outstanding: every sampled block was freed".to_owned()
-        }
-        () if live_blocks == 0 && allocs == 0 => {
-            "nothing outstanding: no allocation was seen since the attach".to_owned()
-        }
-        () if live_blocks == 0 => {
-            "nothing outstanding: every block handed out since the attach was freed".to_owned()
-        }
-        () if filters.top == 0 => "no site is listed (--top 0)".to_owned(),
-        () if filters.older_than_ms > 0 => format!(
-            "nothing outstanding is older than {}: the {} in {} are younger",
-            duration_ms(filters.older_than_ms),
-            size(live_bytes),
-            counted(live_blocks, "block"),
-        ),
-        () => format!(
-            "no site holds the {} in {}",
-            size(live_bytes),
-            counted(live_blocks, "block")
-        ),
-    }
-}
-
-/// Resident memory, to hold the outstanding bytes against.
-fn resident(report: &Report) -> String {
-    if let Some(bytes) = report.totals.rss_bytes {
-        return format!("RSS {}", size(bytes));
-    }
-    match report
-        .target
-        .processes
-        .iter()
-        .filter_map(|process| process.rss_bytes)
-        .sum()
-    {
-        0 => "RSS unknown".to_owned(),
-        last => format!("RSS {} when last seen", size(last)),
-    }
-}
-
-fn filters(filters: &Filters) -> String {
-    let mut parts = Vec::new();
-    if filters.older_than_ms > 0 {
-        parts.push(format!("older than {}", duration_ms(filters.older_than_ms)));
-    }
-    if filters.min_size_bytes > 0 {
-        parts.push(format!("of at least {}", size(filters.min_size_bytes)));
-    }
-    if let Some(max) = filters.max_size_bytes {
-        parts.push(format!("of at most {}", size(max)));
-    }
-    parts.join(", ")
-}
-
-fn process_name(comm: &str, pid: u32) -> String {
-    format!("{} ({pid})", clean(comm))
-}
-
-/// What became of the process.
-fn ending(process: &Process) -> String {
-    let exit = process.exit.map(|exit| (exit.code, exit.signal));
-    match (process.state, exit) {
-        (State::Running, _) => String::new(),
-        (State::Replaced, _) => " until its exec".to_owned(),
-        (State::Exited, Some((_, Some(signal)))) => format!(" ended by signal {signal}"),
-        (State::Exited, Some((Some(code), None))) => format!(" exited with status {code}"),
-        (State::Exited, Some((None, None)) | None) => " exited".to_owned(),
-    }
 }
 
 /// Names come from the traced program, which must not steer the terminal of the one who looks at it.
@@ -591,3 +514,5 @@ fn clean(text: &str) -> Cow<'_, str> {
 mod stack;
 #[cfg(test)]
 mod tests;
+mod types;
+mod words;

@@ -48,6 +48,24 @@ pub fn growth(bytes_per_s: f64) -> String {
     format!("{sign}{text}/s")
 }
 
+/// A change of a count: `+18,400`, `-3`, `0`.
+pub fn change(number: i64) -> String {
+    format!("{}{}", sign(number), count(number.unsigned_abs()))
+}
+
+/// A change in bytes: `+4.1 MiB`, `-512 B`, `0 B`.
+pub fn size_change(bytes: i64) -> String {
+    format!("{}{}", sign(bytes), size(bytes.unsigned_abs()))
+}
+
+const fn sign(number: i64) -> &'static str {
+    match number {
+        0 => "",
+        1.. => "+",
+        _ => "-",
+    }
+}
+
 /// Bytes per second: `12.3 KiB/s`.
 pub fn rate(bytes_per_s: f64) -> String {
     format!("{}/s", size_f64(bytes_per_s))
@@ -110,6 +128,21 @@ pub fn duration_s(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn changes_have_a_sign() {
+        for (number, text, bytes) in [
+            (18_400, "+18,400", "+18.0 KiB"),
+            (-3, "-3", "-3 B"),
+            (0, "0", "0 B"),
+            (i64::MIN, "-9,223,372,036,854,775,808", "-8.0 EiB"),
+        ] {
+            assert_eq!(
+                (change(number), size_change(number)),
+                (text.to_owned(), bytes.to_owned())
+            );
+        }
+    }
 
     #[test]
     fn sizes() {

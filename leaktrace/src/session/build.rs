@@ -2,11 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use super::collect::Collector;
+use super::{
+    collect::Collector,
+    python::{Interpreters as _, NativeStack, PythonStack, merged, of_targets},
+};
 use crate::{
     config::Config,
     kernel::{counters::Counters, sideband::Sideband},
-    probe::elf::{Returns, Scan},
+    probe::{
+        elf::{Function, Returns},
+        gear::Gear,
+    },
     report::{
         ledger::{self, Line},
         model::{
@@ -49,6 +55,10 @@ pub(super) struct Sources<'a> {
     pub largest_mean_bytes: u64,
 }
 
+/// What `--python-malloc` makes of the numbers.
+const PYTHON_MALLOC: &str = "PYTHONMALLOC=malloc was set for the command (--python-malloc): its Python takes every object \
+                             from malloc, so that time, memory and addresses are not those of a run without";
+
 impl Builder {
     /// `start_ns` is when the probes were in place.
     pub(super) fn new(start_ns: u64, kernel_release: String) -> Self {
@@ -66,6 +76,7 @@ impl Builder {
         self.sequence += 1;
         let (ledger, mut warnings) = ledger(from, snapshot);
         warnings.extend(unsure(&from.overhead));
+        warnings.extend(from.config.python_malloc.then(|| PYTHON_MALLOC.to_owned()));
         let stacks = from.collector.stacks();
         warnings.extend(stacks.warning());
         let rss_bytes = running_rss(from.traced);
@@ -86,6 +97,7 @@ impl Builder {
             },
             survivors,
             omitted: snapshot.omitted,
+            types: None,
             stacks,
             ledger,
             warnings,
@@ -131,7 +143,7 @@ impl Builder {
         sites: &[SiteSnapshot],
     ) {
         for (survivor, site) in report.survivors.iter_mut().zip(sites) {
-            survivor.frames = self.frames(traced, collector, site);
+            (survivor.frames, survivor.mismatch) = self.frames(traced, collector, site);
         }
         let fetching = self.fetching();
         if fetching > 0 {
@@ -143,7 +155,13 @@ impl Builder {
         }
     }
 
-    fn frames(&mut self, traced: &TracedSet, collector: &Collector, site: &SiteSnapshot) -> Vec<Frame> {
+    /// The frames of a site's stack, and whether its Python frames do not fit to the native ones.
+    fn frames(
+        &mut self,
+        traced: &TracedSet,
+        collector: &Collector,
+        site: &SiteSnapshot,
+    ) -> (Vec<Frame>, bool) {
         let (addresses, mappings) = collector.stack(&site.site, traced);
         let nothing = Mappings::new();
         let mappings = mappings.unwrap_or(&nothing);
@@ -155,11 +173,17 @@ impl Builder {
         {
             frame.symbol = Some(function.symbol.into());
         }
-        frames
-            .iter()
-            .flatten()
-            .map(crate::symbol::SymbolFrame::to_report)
-            .collect()
+        let native = NativeStack {
+            tgid: site.site.image.tgid,
+            image: site.site.key.process.image,
+            frames,
+            is_whole: collector.is_whole(&site.site),
+        };
+        let none = PythonStack::default();
+        let python = collector.python(&site.site).unwrap_or(&none);
+        let (frames, mismatch) = merged(native, python, &of_targets(traced));
+        let shown = frames.iter().map(crate::symbol::SymbolFrame::to_report);
+        (shown.collect(), mismatch)
     }
 }
 
@@ -200,6 +224,7 @@ fn survivor(from: &Sources<'_>, site: &SiteSnapshot) -> Survivor {
         frees: site.frees,
         age_ms: site.age_ms,
         frames: Vec::new(),
+        mismatch: false,
         block_list: blocks,
     }
 }
@@ -213,8 +238,7 @@ fn probed_function(traced: &TracedSet, mappings: &Mappings, addresses: &[u64]) -
     let scan = traced.catalog.scan(object)?;
     let offset = mapping.offset_of(address);
     let function = scan
-        .functions
-        .iter()
+        .all_functions()
         .find(|function| function.probe_offset() == offset)?;
     Some(Probed {
         object,
@@ -275,6 +299,7 @@ fn target(from: &Sources<'_>, snapshot: &Snapshot) -> Target {
             live_bytes,
             live_blocks,
             exit: process.exit,
+            python: of_targets(from.traced).of_image(process.pid, process.image()),
         }
     });
     Target {
@@ -283,23 +308,24 @@ fn target(from: &Sources<'_>, snapshot: &Snapshot) -> Target {
     }
 }
 
-/// Probes by object: a function that several processes share is one entry with all their pids.
+/// Probes by object: a function that several processes share is one entry with all their pids. What is probed for a
+/// Python interpreter counts where there is one.
 fn tracing(from: &Sources<'_>, kernel_release: &str) -> Tracing {
-    let mut pids_of: BTreeMap<ObjectId, Vec<u32>> = BTreeMap::new();
+    let mut pids_of: BTreeMap<(ObjectId, Gear), Vec<u32>> = BTreeMap::new();
     for process in from.traced.iter() {
-        for object in process.probed() {
-            pids_of.entry(object).or_default().push(process.pid);
+        for probed in process.probed_for() {
+            pids_of.entry(probed).or_default().push(process.pid);
         }
     }
     let mut sites = Vec::new();
     let mut skipped = Vec::new();
-    for (object, pids) in pids_of {
+    for ((object, gear), pids) in pids_of {
         let Some(scan) = from.traced.catalog.scan(object) else {
             continue;
         };
         let name = from.traced.catalog.name(object);
-        sites.extend(probe_sites(from, &scan, &name, &pids));
-        skipped.extend(scan.blind_spots().map(|skipped| SkippedSite {
+        sites.extend(probe_sites(from, scan.of(gear).0, &name, &pids));
+        skipped.extend(scan.blind_spots_of(gear).map(|skipped| SkippedSite {
             object: name.clone(),
             function: skipped.function.clone(),
             reason: skipped.reason.to_string(),
@@ -324,8 +350,8 @@ fn tracing(from: &Sources<'_>, kernel_release: &str) -> Tracing {
     }
 }
 
-fn probe_sites(from: &Sources<'_>, scan: &Scan, object: &str, pids: &[u32]) -> Vec<ProbeSite> {
-    let site = |function: &crate::probe::elf::Function| ProbeSite {
+fn probe_sites(from: &Sources<'_>, functions: &[Function], object: &str, pids: &[u32]) -> Vec<ProbeSite> {
+    let site = |function: &Function| ProbeSite {
         object: object.to_owned(),
         function: function.symbol.clone(),
         call: from.traced.catalog.call_name(u32::from(function.call)).to_owned(),
@@ -340,7 +366,7 @@ fn probe_sites(from: &Sources<'_>, scan: &Scan, object: &str, pids: &[u32]) -> V
         .to_owned(),
         pids: pids.to_vec(),
     };
-    scan.functions.iter().map(site).collect()
+    functions.iter().map(site).collect()
 }
 
 /// What a budget has made unknowable.

@@ -1,7 +1,7 @@
 //! From the kernel's tables to a snapshot: one reading an interval, and one at the end of each process
 //! image.
 
-use std::{collections::HashMap, sync::PoisonError};
+use std::{collections::HashMap, rc::Rc, sync::PoisonError};
 
 use leaktrace_common::{
     key::SiteKey,
@@ -10,14 +10,23 @@ use leaktrace_common::{
     unwind::{end, end_of},
 };
 
-use super::stacks::{Stacks, last_object};
+use super::{
+    pools::PoolEnds,
+    python::{Interpreters, PythonStack, of_targets},
+    stacks::{Stacks, last_object},
+};
 use crate::{
     kernel::{
         clock::now_ns,
         events::SharedLiveTable,
         maps::{TableError, Tables},
     },
-    report::{model::State, stacks},
+    python::resolver::Resolver,
+    report::{
+        model::State,
+        python::{Outcome, PythonStacks},
+        stacks,
+    },
     symbol::{self, mappings::Mappings},
     traced::set::TracedSet,
     track::{FrozenId, LiveBlock, Settings, SiteRef, Snapshot, Tracker, ends::Ends},
@@ -30,9 +39,18 @@ pub(super) struct Collector {
     live: SharedLiveTable,
     tracker: Tracker,
     stacks: Stacks,
+    /// Reads the code objects of Python frames; none where those are not followed.
+    resolver: Option<Resolver>,
+    /// Where pools of Python are probed: their ends.
+    pools: Option<PoolEnds>,
     /// How their walks ended; images that have ended included.
     ends: Ends,
     ends_ended: Ends,
+    /// What became of their Python frames; images that have ended included.
+    python: PythonStacks,
+    python_ended: PythonStacks,
+    /// The same by stack, where it does not change any more.
+    outcomes: HashMap<u64, Outcome>,
     /// Names and mappings of images that are gone, for their survivors.
     ended: HashMap<FrozenId, (String, Mappings)>,
     /// Stacks whose garbage tail was cut; part of the ledger.
@@ -95,8 +113,13 @@ impl Collector {
             live,
             tracker: Tracker::new(settings, now_ns()),
             stacks,
+            resolver: None,
+            pools: None,
             ends: Ends::default(),
             ends_ended: Ends::default(),
+            python: PythonStacks::default(),
+            python_ended: PythonStacks::default(),
+            outcomes: HashMap::new(),
             ended: HashMap::new(),
             stacks_cut: 0,
             unsure_before_ns: 0,
@@ -105,6 +128,16 @@ impl Collector {
             handed_out: HashMap::new(),
             handed_out_ended: HashMap::new(),
         }
+    }
+
+    /// From here on ends of Python's pools are looked for.
+    pub(super) fn follow_pools(&mut self) {
+        self.pools = Some(PoolEnds::default());
+    }
+
+    /// Has the code objects of Python frames read.
+    pub(super) fn read_code(&mut self, resolver: Resolver) {
+        self.resolver = Some(resolver);
     }
 
     /// Another mean gap between samples is in force.
@@ -120,6 +153,13 @@ impl Collector {
     /// Takes the stacks that the kernel side could not finish. Their walks need what was mapped by now to be known.
     pub(super) fn receive_stacks(&mut self) {
         self.stacks.receive();
+    }
+
+    /// Reads the code objects of all frames up to now.
+    fn catch_up(&self) {
+        if let Some(resolver) = &self.resolver {
+            resolver.catch_up();
+        }
     }
 
     /// Walks on those that have been received.
@@ -141,16 +181,27 @@ impl Collector {
     /// [`TableError`].
     pub(super) fn snapshot(&mut self, traced: &TracedSet) -> Result<Snapshot, TableError> {
         self.tracker.begin(now_ns());
+        self.catch_up();
+        if let Some(pools) = &mut self.pools {
+            let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+            pools.look(&live, traced, now_ns())?;
+        }
+        let pools = self.pools.as_ref();
         self.handed_out.clone_from(&self.handed_out_ended);
         self.ends.clone_from(&self.ends_ended);
+        self.python.clone_from(&self.python_ended);
+        let interpreters = of_targets(traced);
         let mut failed = None;
         self.tables.for_each_site(|key, totals| {
             let handed_out = self.handed_out.entry(key.call).or_default();
             handed_out.add(HandedOut::of_site(totals));
-            self.tracker.add_totals(*key, totals);
+            self.tracker.add_totals(*key, &with_freed(pools, key, totals));
             let mut of_ends = Walks {
                 ends: &mut self.ends,
                 stacks: &mut self.stacks,
+                python: &mut self.python,
+                outcomes: &mut self.outcomes,
+                interpreters: &interpreters,
             };
             failed = of_ends
                 .add(&self.tables, traced, key, totals)
@@ -178,11 +229,11 @@ impl Collector {
             let id = site.key.stack_id;
             let stack = stacks.read(tables, id).unwrap_or_else(|error| {
                 failed = Some(error);
-                [].into()
+                Rc::default()
             });
-            let (kept, cut) = clean(id, &stack, mappings_of(site, traced, ended));
+            let (kept, cut) = clean(id, &stack.frames, mappings_of(site, traced, ended));
             *stacks_cut += u64::from(cut);
-            stack[..kept].to_vec()
+            stack.frames[..kept].to_vec()
         });
         failed.map_or(Ok(snapshot), Err)
     }
@@ -199,23 +250,32 @@ impl Collector {
         state: State,
     ) -> Result<(), TableError> {
         self.finish_stacks(traced)?;
+        self.catch_up();
+        let pools = self.pools.as_ref();
         let mut freezing = self.tracker.freeze(pid, image, state, now_ns());
+        let interpreters = of_targets(traced);
         let mut outstanding = 0_u64;
         let mut failed = None;
         self.tables.take_sites(pid, image, |key, totals| {
             outstanding = outstanding.saturating_add(totals.allocs.saturating_sub(totals.frees));
             let handed_out = self.handed_out_ended.entry(key.call).or_default();
             handed_out.add(HandedOut::of_site(totals));
-            freezing.add_totals(*key, totals);
+            freezing.add_totals(*key, &with_freed(pools, key, totals));
             let mut of_ends = Walks {
                 ends: &mut self.ends_ended,
                 stacks: &mut self.stacks,
+                python: &mut self.python_ended,
+                outcomes: &mut self.outcomes,
+                interpreters: &interpreters,
             };
             failed = of_ends
                 .add(&self.tables, traced, key, totals)
                 .err()
                 .or(failed.take());
         })?;
+        if let Some(pools) = &mut self.pools {
+            pools.forget(pid, image);
+        }
         self.stacks.forget(pid, image);
         // A sweep of the whole table for a process that has left nothing is spared: children that live for
         // milliseconds end by the thousand.
@@ -240,6 +300,7 @@ impl Collector {
     pub(super) fn stacks(&self) -> stacks::Stacks {
         stacks::Stacks {
             verified: self.stacks.verified().cloned(),
+            python: self.python.clone().with_share(),
             ..self.ends.report()
         }
     }
@@ -251,9 +312,20 @@ impl Collector {
         traced: &'a TracedSet,
     ) -> (&'a [u64], Option<&'a Mappings>) {
         let id = site.key.stack_id;
-        let stack = self.stacks.known(id);
+        let stack = self.stacks.known(id).map_or(&[][..], |stack| &stack.frames);
         let mappings = mappings_of(site, traced, &self.ended);
         (&stack[..clean(id, stack, mappings).0], mappings)
+    }
+
+    /// The Python frames of a site's stack, if that has been read.
+    pub(super) fn python(&self, site: &SiteRef) -> Option<&PythonStack> {
+        self.stacks.known(site.key.stack_id).map(|stack| &stack.python)
+    }
+
+    /// Whether a site's native frames reach to the outermost.
+    pub(super) fn is_whole(&self, site: &SiteRef) -> bool {
+        let id = site.key.stack_id;
+        id != 0 && (end_of(id) == end::COMPLETE || self.stacks.is_finished(id))
     }
 
     /// Name of the process that a site belongs or belonged to.
@@ -269,10 +341,17 @@ impl Collector {
     }
 }
 
+fn with_freed(pools: Option<&PoolEnds>, key: &SiteKey, totals: &Site) -> Site {
+    pools.map_or(*totals, |pools| pools.with_freed(key, totals))
+}
+
 /// How the walks of stacks ended, and what is known of the stacks.
 struct Walks<'a> {
     ends: &'a mut Ends,
     stacks: &'a mut Stacks,
+    python: &'a mut PythonStacks,
+    outcomes: &'a mut HashMap<u64, Outcome>,
+    interpreters: &'a dyn Interpreters,
 }
 
 impl Walks<'_> {
@@ -284,13 +363,38 @@ impl Walks<'_> {
         key: &SiteKey,
         totals: &Site,
     ) -> Result<(), TableError> {
+        self.add_python(tables, key, totals)?;
         let finished = self.stacks.is_finished(key.stack_id);
         self.ends.add(key.stack_id, totals.allocs, finished, || {
-            let frames = self.stacks.read(tables, key.stack_id)?;
+            let stack = self.stacks.read(tables, key.stack_id)?;
             let process = traced.get(key.process.tgid);
             let mappings = process.map(|process| process.of_image(key.process.image).1);
-            Ok(last_object(&frames, mappings, &traced.catalog.objects))
+            Ok(last_object(&stack.frames, mappings, &traced.catalog.objects))
         })
+    }
+
+    /// The same of the Python frames.
+    fn add_python(&mut self, tables: &Tables, key: &SiteKey, totals: &Site) -> Result<(), TableError> {
+        let (id, tgid, image) = (key.stack_id, key.process.tgid, key.process.image);
+        if id == 0 || !self.interpreters.is_followed(tgid, image) {
+            return Ok(());
+        }
+        if let Some(&outcome) = self.outcomes.get(&id) {
+            self.python.add(outcome, totals.allocs);
+            return Ok(());
+        }
+        self.stacks.read(tables, id)?;
+        // A stack is told of before it is in the table: that is the next reading's.
+        let Some(stack) = self.stacks.known(id) else {
+            return Ok(());
+        };
+        let outcome = stack.python.outcome(self.interpreters, tgid, image);
+        if let Some(outcome) = outcome {
+            self.outcomes.insert(id, outcome);
+        }
+        // What has not been read by the end of a process never is.
+        self.python.add(outcome.unwrap_or(Outcome::Gone), totals.allocs);
+        Ok(())
     }
 }
 

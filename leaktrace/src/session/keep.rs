@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use leaktrace_common::call::Op;
+use leaktrace_common::call::{Op, Space};
 
 use super::collect::{Collector, HandedOut};
 use crate::{
@@ -187,14 +187,15 @@ fn seen_share(call: u32, entries: &HashMap<u16, u64>, slots: &Slots, seen: &Seen
     if estimated > 0.0 { all / estimated } else { 1.0 }
 }
 
-fn takes_back(slot: &Slot) -> bool {
-    class(slot) == Class::TakesBack
+/// A reallocation that goes unseen leaves a block behind that is none any more.
+const fn takes_back(slot: &Slot) -> bool {
+    matches!(slot.op, Op::Free | Op::Realloc)
 }
 
-/// A reallocation that goes unseen leaves a block behind that is none any more.
 const fn class(slot: &Slot) -> Class {
-    match slot.op {
-        Op::Alloc => Class::Allocates,
-        Op::Free | Op::Realloc => Class::TakesBack,
+    match (slot.space, takes_back(slot)) {
+        (Space::PythonArena, _) => Class::Arenas,
+        (_, true) => Class::TakesBack,
+        (_, false) => Class::Allocates,
     }
 }

@@ -7,6 +7,8 @@ mod collect;
 mod costs;
 mod keep;
 mod pace;
+mod pools;
+mod python;
 mod stacks;
 mod start;
 
@@ -133,10 +135,13 @@ impl<'a> Session<'a> {
             .iter()
             .flat_map(|process| process.probed().collect::<Vec<_>>())
             .collect();
-        let functions: usize = objects
+        let probed: HashSet<_> = traced
             .iter()
-            .filter_map(|&object| traced.catalog.scan(object))
-            .map(|scan| scan.functions.len())
+            .flat_map(|process| process.probed_for().collect::<Vec<_>>())
+            .collect();
+        let functions: usize = probed
+            .iter()
+            .filter_map(|&(object, gear)| Some(traced.catalog.scan(object)?.of(gear).0.len()))
             .sum();
         let names = match &self.config.target {
             Target::Command(line) => line[0].to_string_lossy().into_owned(),

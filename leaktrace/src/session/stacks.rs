@@ -10,9 +10,10 @@ use leaktrace_common::{
     unwind::{end_of, raw},
 };
 
+use super::python::{Parts, PythonStack};
 use crate::{
     kernel::{
-        maps::{TableError, Tables},
+        maps::{KeptStack, TableError, Tables},
         raw::{Raw, RawStacks},
     },
     report::stacks::{Difference, Verified},
@@ -36,13 +37,23 @@ struct Waiting {
     tried: bool,
 }
 
+/// A stack that has been read.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// Native frames, from the inside out.
+    pub frames: Box<[u64]>,
+    /// Python frames.
+    pub python: PythonStack,
+}
+
 /// Stacks by their ids.
 #[derive(Debug)]
 pub(super) struct Stacks {
     raw: RawStacks,
+    parts: Box<dyn Parts>,
     finisher: Finisher,
     /// As far as they were asked for. None changes, but that it is finished once.
-    known: HashMap<u64, Rc<[u64]>>,
+    known: HashMap<u64, Rc<Known>>,
     finished: HashSet<u64>,
     waiting: Vec<Waiting>,
     /// What came of checking; none unless that was asked for.
@@ -51,9 +62,10 @@ pub(super) struct Stacks {
 
 impl Stacks {
     /// Nothing known yet.
-    pub(super) fn new(raw: RawStacks, verify: bool) -> Self {
+    pub(super) fn new(raw: RawStacks, parts: Box<dyn Parts>, verify: bool) -> Self {
         Self {
             raw,
+            parts,
             finisher: Finisher::new(),
             known: HashMap::new(),
             finished: HashSet::new(),
@@ -105,10 +117,10 @@ impl Stacks {
         let objects = &traced.catalog.objects;
         let walk = self.finisher.walk(raw, mappings, objects, TAIL_MAX);
         if raw.kind == raw::VERIFY {
-            self.compare(raw.stack_id, &kept, &walk, mappings, &traced.catalog);
-        } else if walk.end == End::Outermost && kept.len() + walk.frames.len() <= FRAMES_MAX {
-            let frames: Vec<u64> = kept.iter().chain(&walk.frames).copied().collect();
-            self.known.insert(raw.stack_id, Rc::from(frames));
+            self.compare(raw.stack_id, &kept.frames, &walk, mappings, &traced.catalog);
+        } else if walk.end == End::Outermost && kept.frames.len() + walk.frames.len() <= FRAMES_MAX {
+            let frames: Vec<u64> = kept.frames.iter().chain(&walk.frames).copied().collect();
+            self.keep(raw.stack_id, &kept, frames.into())?;
             self.finished.insert(raw.stack_id);
         } else {
             tracing::debug!(
@@ -170,25 +182,31 @@ impl Stacks {
         }
     }
 
-    /// The frames of a stack; none when it is not in the table.
+    /// A stack; without frames when it is not in the table.
     ///
     /// # Errors
     /// [`TableError`].
-    pub(super) fn read(&mut self, tables: &Tables, id: u64) -> Result<Rc<[u64]>, TableError> {
+    pub(super) fn read(&mut self, tables: &Tables, id: u64) -> Result<Rc<Known>, TableError> {
         if let Some(stack) = self.known.get(&id) {
             return Ok(Rc::clone(stack));
         }
-        let Some(frames) = tables.stack(id)? else {
-            return Ok(Rc::from([]));
+        let Some(kept) = tables.stack(id)? else {
+            return Ok(Rc::default());
         };
-        let stack: Rc<[u64]> = Rc::from(frames);
+        self.keep(id, &kept, kept.frames.clone())
+    }
+
+    /// Keeps a stack with these native frames.
+    fn keep(&mut self, id: u64, kept: &KeptStack, frames: Box<[u64]>) -> Result<Rc<Known>, TableError> {
+        let python = PythonStack::read(self.parts.as_ref(), kept.python, kept.python_end)?;
+        let stack = Rc::new(Known { frames, python });
         self.known.insert(id, Rc::clone(&stack));
         Ok(stack)
     }
 
-    /// The frames of a stack that has been read.
-    pub(super) fn known(&self, id: u64) -> &[u64] {
-        self.known.get(&id).map_or(&[], |stack| stack)
+    /// A stack that has been read.
+    pub(super) fn known(&self, id: u64) -> Option<&Known> {
+        self.known.get(&id).map(AsRef::as_ref)
     }
 
     /// Whether a stack was walked on to its end.

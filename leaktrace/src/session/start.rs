@@ -25,7 +25,7 @@ use crate::{
         events::EventReader,
         maps::{self as kernel_maps, LiveTable, Tables},
         object::{self, KernelSide, LoadError},
-        python::MappedInterpreters,
+        python::{MappedInterpreters, PartTable, Parts},
         raw::RawStacks,
         sideband::Sideband,
         tables::{Room, UnwindArrays},
@@ -34,6 +34,7 @@ use crate::{
     launch::{self, Held},
     overhead::{calibrate::calibrate, meter::Meter},
     probe::{attach::Attacher, closure, process},
+    python::{codes::Codes, resolver::Resolver},
     symbol::objects::ObjectId,
     traced::{
         catalog::Catalog,
@@ -83,7 +84,7 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
     catalog.check_custom()?;
     // Before leaktrace raises its own limits, which the command would inherit.
     let held = match &config.target {
-        Target::Command(line) => Some(hold_command(line)?),
+        Target::Command(line) => Some(hold_command(line, config.python_malloc)?),
         Target::Pids(_) => None,
     };
     raise_file_limit();
@@ -124,6 +125,9 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
         true => Some(Box::new(MappedInterpreters::new(&kernel)?)),
         false => None,
     };
+    let parts = PartTable::new(&kernel)?;
+    let new_parts = Parts::new(&mut kernel)?;
+    let codes = Codes::default();
     let live = Arc::new(Mutex::new(LiveTable::new(&kernel, tier, config.max_live)?));
     let tables = Tables::new(&kernel)?;
     // Before anything is attached: a thread draws its first gap at its first allocation.
@@ -146,7 +150,10 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
     let attacher = Attacher::new(programs, pmu);
     let mut traced = TracedSet::new(attacher, unwinder, catalog, caps.version, config.follow_forks);
     if let Some(interpreters) = interpreters {
-        traced.follow_python(interpreters);
+        traced.follow_python(interpreters, codes.clone());
+    }
+    if config.python_pools {
+        traced.probe_pools();
     }
     let running = match &config.target {
         Target::Pids(pids) => pids.as_slice(),
@@ -170,14 +177,22 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
         }
         None => None,
     };
+    let mut collector = Collector::new(
+        tables,
+        live,
+        Stacks::new(raw, Box::new(parts), config.verify_stacks),
+        settings(config),
+    );
+    if config.python_pools {
+        collector.follow_pools();
+    }
+    if config.python {
+        let resolver = Resolver::start(Box::new(new_parts), codes);
+        collector.read_code(resolver.map_err(system("cannot start the thread that reads Python code"))?);
+    }
     Ok(Running {
         traced,
-        collector: Collector::new(
-            tables,
-            live,
-            Stacks::new(raw, config.verify_stacks),
-            settings(config),
-        ),
+        collector,
         counters,
         meter,
         keeper,
@@ -192,12 +207,17 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
 }
 
 /// The command, held before its `exec`, and the files it will map first.
-fn hold_command(line: &[OsString]) -> Result<(Held, Vec<PathBuf>), Error> {
+fn hold_command(line: &[OsString], python_malloc: bool) -> Result<(Held, Vec<PathBuf>), Error> {
     let Some((program, args)) = line.split_first() else {
         return Err(Error::Unable("no command given; type it after --".to_owned()));
     };
     let objects = closure::objects_of_command(program, &|name| std::env::var_os(name))?;
-    Ok((launch::hold(program, args)?, objects))
+    let environment: &[_] = if python_malloc {
+        &[("PYTHONMALLOC", "malloc")]
+    } else {
+        &[]
+    };
+    Ok((launch::hold(program, args, environment)?, objects))
 }
 
 /// The files that the targets map, as far as those can be traced: why one cannot is said when it is attached to.

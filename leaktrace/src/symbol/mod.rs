@@ -43,6 +43,10 @@ pub struct SymbolFrame {
     pub line: Option<u32>,
     /// Whether the function was inlined into the next frame.
     pub inlined: bool,
+    /// Of what language it is.
+    pub lang: model::Lang,
+    /// Whether it is only how an interpreter runs its programs.
+    pub plumbing: bool,
 }
 
 impl SymbolFrame {
@@ -51,6 +55,7 @@ impl SymbolFrame {
         let text = |shared: &Option<Arc<str>>| shared.as_deref().map(str::to_owned);
         model::Frame {
             address: format!("{:#x}", self.address),
+            lang: self.lang,
             object: text(&self.object),
             offset: self.offset.map(|offset| format!("{offset:#x}")),
             build_id: text(&self.build_id),
@@ -58,6 +63,7 @@ impl SymbolFrame {
             file: text(&self.file),
             line: self.line,
             inlined: self.inlined,
+            plumbing: self.plumbing,
         }
     }
 }
@@ -238,6 +244,7 @@ mod tests {
             file: Some(Arc::from("/src/a.c")),
             line: Some(3),
             inlined: true,
+            ..SymbolFrame::default()
         };
         let shown = frame.to_report();
         assert_eq!(

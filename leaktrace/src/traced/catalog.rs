@@ -197,7 +197,7 @@ impl Catalog {
                 if self.probe_at == ProbeAt::Entry {
                     scan.probe_entries();
                 }
-                for function in &mut scan.functions {
+                for function in scan.functions_mut() {
                     self.slots.assign(id, function);
                 }
                 Some(scan)

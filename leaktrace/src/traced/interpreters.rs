@@ -9,6 +9,8 @@ use super::{process::Traced, set::TracedSet};
 use crate::{
     kernel::{clock::now_ns, python::Interpreters},
     python::{
+        code::Interpreted,
+        codes::Codes,
         discover::{Discovery, Place},
         keys::KeySlots,
         memory::Process,
@@ -57,6 +59,8 @@ pub struct Known {
     /// Where the key was found, once verified.
     key: Option<u32>,
     refusals: u32,
+    /// Its code objects can be read.
+    reads_code: bool,
     again_ns: u64,
     wait_ns: u64,
 }
@@ -168,8 +172,9 @@ impl Known {
 
 impl TracedSet {
     /// Follows Python from now on.
-    pub fn follow_python(&mut self, interpreters: Box<dyn Interpreters>) {
+    pub fn follow_python(&mut self, interpreters: Box<dyn Interpreters>, codes: Codes) {
         self.interpreters = Some(interpreters);
+        self.codes = codes;
     }
 
     /// Finds the interpreter among what a process maps, once, and tells the kernel side.
@@ -238,6 +243,7 @@ impl TracedSet {
                 keys: None,
                 key: None,
                 refusals: 0,
+                reads_code: false,
                 again_ns: 0,
                 wait_ns: 0,
             };
@@ -295,6 +301,18 @@ impl TracedSet {
             return;
         };
         let told = known.look(pid, image);
+        if told.is_some()
+            && !known.reads_code
+            && let Some(offsets) = known.offsets()
+        {
+            // Before the kernel side knows of it, so that the first of its frames find it.
+            let interpreted = Interpreted {
+                offsets: *offsets,
+                code_type: None,
+            };
+            self.codes.publish(pid, image, interpreted);
+            known.reads_code = true;
+        }
         if let Some(interpreters) = &mut self.interpreters {
             match told {
                 Some(interpreter) => interpreters.publish(slot, &interpreter),

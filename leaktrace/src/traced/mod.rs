@@ -9,6 +9,7 @@ pub mod interpreters;
 mod pause;
 mod pauser;
 pub mod process;
+pub mod python;
 pub mod set;
 pub mod slots;
 mod unwinding;

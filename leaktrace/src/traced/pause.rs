@@ -2,43 +2,49 @@
 //!
 //! Must not know why.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use leaktrace_common::call::Op;
 
 use super::{
     pauser::{Pauser, Placed, Wanted},
-    process::Traced,
     set::TracedSet,
 };
 use crate::{
-    probe::{attach::AttachError, elf::Function, process as proc},
+    probe::{
+        attach::{AttachError, Links},
+        elf::Function,
+        gear::Gear,
+        process as proc,
+    },
     report::model::State,
     symbol::objects::ObjectId,
 };
 
 impl TracedSet {
-    /// Probes an object in a process with links for each function, so that each can be paused. All of them or, on an error, none.
-    pub(super) fn probe_singly(
+    /// Probes functions of an object in a process, with links for each function where each can be paused, else for
+    /// all of them. All or, on an error, none. The links that are to be dropped first come first.
+    pub(super) fn links_of(
         &self,
-        traced: &mut Traced,
+        pid: u32,
         object: ObjectId,
-        path: &Path,
         functions: &[Function],
-    ) -> Result<(), AttachError> {
+    ) -> Result<Vec<(Option<u16>, Links)>, AttachError> {
+        let path = self.catalog.usable_path(object).unwrap_or_default();
+        if self.pauser.is_none() {
+            return Ok(vec![(None, self.attacher.attach(&path, pid, functions)?)]);
+        }
         let mut links = Vec::new();
         for function in in_order(functions) {
             let slot = function.cookie.slot();
             if !self.out.contains(&slot) {
                 let function = std::slice::from_ref(function);
-                links.push((slot, self.attacher.attach(path, traced.pid, function)?));
+                links.push((Some(slot), self.attacher.attach(&path, pid, function)?));
             }
         }
-        // Dropped in this order: the reverse of that in which they came.
-        for (slot, links) in links.into_iter().rev() {
-            traced.keep(object, Some(slot), links);
-        }
-        Ok(())
+        // The reverse of the order in which they came.
+        links.reverse();
+        Ok(links)
     }
 
     /// From here on each function has links of its own, so that it can be paused.
@@ -54,7 +60,7 @@ impl TracedSet {
         let mut wanted = Vec::new();
         for traced in self.processes.values_mut() {
             links.extend(traced.take_functions(&gone));
-            for object in traced.placed() {
+            for (object, gear) in traced.placed() {
                 let Some(scan) = self.catalog.scan(object) else {
                     continue;
                 };
@@ -64,7 +70,7 @@ impl TracedSet {
                     self.out.contains(&slot) && !out.contains(&slot) && !traced.has(object, slot)
                 };
                 wanted.extend(
-                    in_order(&scan.functions)
+                    in_order(scan.of(gear).0)
                         .into_iter()
                         .filter(missing)
                         .map(|function| Wanted {
@@ -95,14 +101,16 @@ impl TracedSet {
             match one.links {
                 Ok(links) => {
                     let wanted = !self.out.contains(&one.slot);
+                    let slot = self.catalog.slots.get(one.slot);
+                    let gear = slot.map_or(Gear::Heap, |slot| Gear::of(slot.space));
                     let process = self.processes.get_mut(&one.pid).filter(|traced| {
                         wanted
                             && traced.state == State::Running
-                            && traced.is_probed(one.object)
+                            && traced.placed().any(|placed| placed == (one.object, gear))
                             && !traced.has(one.object, one.slot)
                     });
                     match process {
-                        Some(traced) => traced.keep(one.object, Some(one.slot), links),
+                        Some(traced) => traced.keep(one.object, gear, Some(one.slot), links),
                         None => surplus.push(links),
                     }
                     if wanted {

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use super::interpreters::Known;
+use super::{interpreters::Known, python::Python};
 use crate::{
-    probe::attach::Links,
+    probe::{attach::Links, gear::Gear},
     report::model::{Exit, State},
     symbol::{
         mappings::{Mapping, Mappings},
@@ -50,6 +50,8 @@ pub struct Traced {
     /// Those whose probes are in place, or paused.
     placed: BTreeSet<ObjectId>,
     linker_watched: bool,
+    /// What is known of a Python interpreter in it.
+    pub python: Python,
     /// What holds the probes in place, until they are released.
     links: Vec<Held>,
 }
@@ -60,6 +62,8 @@ struct Held {
     object: ObjectId,
     /// The one function that they probe; none where they probe all of them.
     slot: Option<u16>,
+    /// What for.
+    gear: Gear,
     links: Links,
 }
 
@@ -85,6 +89,7 @@ impl Traced {
             probed: BTreeSet::new(),
             placed: BTreeSet::new(),
             linker_watched: false,
+            python: Python::default(),
             links: Vec::new(),
         }
     }
@@ -185,6 +190,7 @@ impl Traced {
         self.comm.clone_from(&comm);
         self.exe = None;
         self.refused = false;
+        self.python.replace_image();
         let image = Image {
             comm,
             mappings: Mappings::new(),
@@ -203,9 +209,10 @@ impl Traced {
         self.placed.contains(&object)
     }
 
-    /// The objects that are probed in it, if only now and then.
-    pub fn placed(&self) -> impl Iterator<Item = ObjectId> {
-        self.placed.iter().copied()
+    /// The objects that are probed in it, if only now and then, and what for.
+    pub fn placed(&self) -> impl Iterator<Item = (ObjectId, Gear)> {
+        let heap = self.placed.iter().map(|&object| (object, Gear::Heap));
+        heap.chain(self.python.placed())
     }
 
     /// An object is probed from now on.
@@ -221,13 +228,26 @@ impl Traced {
 
     /// Keeps the probe of its dynamic linker.
     pub fn watch_linker(&mut self, object: ObjectId, links: Links) {
-        self.keep(object, None, links);
+        self.keep(object, Gear::Heap, None, links);
         self.linker_watched = true;
     }
 
-    /// Keeps the probes of an object: of the function of a slot, or of all its functions.
-    pub fn keep(&mut self, object: ObjectId, slot: Option<u16>, links: Links) {
-        self.links.push(Held { object, slot, links });
+    /// Keeps probes of an object: of the function of a slot, or of all its functions of a gear.
+    pub fn keep(&mut self, object: ObjectId, gear: Gear, slot: Option<u16>, links: Links) {
+        self.links.push(Held {
+            object,
+            gear,
+            slot,
+            links,
+        });
+    }
+
+    /// Hands over what holds in place the probes that are of no use without an interpreter.
+    pub fn take_pythons(&mut self) -> impl Iterator<Item = Links> {
+        self.python.release();
+        self.links
+            .extract_if(.., |held| held.gear != Gear::Heap)
+            .map(|held| held.links)
     }
 
     /// Whether there are probes of a single function.
@@ -249,9 +269,16 @@ impl Traced {
         self.probed.iter().copied()
     }
 
+    /// The same by what for.
+    pub fn probed_for(&self) -> impl Iterator<Item = (ObjectId, Gear)> {
+        let heap = self.probed.iter().map(|&object| (object, Gear::Heap));
+        heap.chain(self.python.probed())
+    }
+
     /// Hands over what holds its probes in place.
     pub fn take_links(&mut self) -> impl Iterator<Item = Links> {
         self.placed.clear();
+        self.python.release();
         self.linker_watched = false;
         std::mem::take(&mut self.links).into_iter().map(|held| held.links)
     }
@@ -259,6 +286,7 @@ impl Traced {
     /// Takes all probes out. What was probed stays known, for the report.
     pub fn release(&mut self) {
         self.placed.clear();
+        self.python.release();
         self.linker_watched = false;
         self.links.clear();
     }

@@ -6,7 +6,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::PathBuf,
-    rc::Rc,
     sync::Arc,
 };
 
@@ -20,11 +19,13 @@ use crate::{
     },
     probe::{
         attach::{self, AttachError, Attacher, Links},
-        elf::ElfError,
+        elf::{ElfError, Scan},
+        gear::Gear,
         listing,
         process::{self as proc, Mapping, ProcessError},
         refuse::{self, Refusal},
     },
+    python::codes::Codes,
     report::model::State,
     symbol::{mappings, objects::ObjectId},
     unwind::{Unwinder, slots::NO_SLOT},
@@ -93,10 +94,13 @@ pub struct TracedSet {
     pub(super) unwinder: Option<Unwinder>,
     /// Present where Python is followed.
     pub(super) interpreters: Option<Box<dyn Interpreters>>,
+    /// The code objects that they run.
+    pub codes: Codes,
     /// Their files.
     pub catalog: Catalog,
     pub(super) kernel: KernelVersion,
     pub(super) follow_forks: bool,
+    pub(super) python_pools: bool,
     pub(super) processes: BTreeMap<u32, Traced>,
     /// See [`Unseen`].
     pub unseen: Unseen,
@@ -125,13 +129,20 @@ impl TracedSet {
             out: BTreeSet::new(),
             unwinder,
             interpreters: None,
+            codes: Codes::default(),
             catalog,
             kernel,
             follow_forks,
+            python_pools: false,
             processes: BTreeMap::new(),
             unseen: Unseen::default(),
             warnings: warnings.into_iter().collect(),
         }
+    }
+
+    /// From here on pools of Python are probed too.
+    pub const fn probe_pools(&mut self) {
+        self.python_pools = true;
     }
 
     /// Takes a running process in: checks it, probes what it maps.
@@ -256,17 +267,14 @@ impl TracedSet {
             return Ok(false);
         };
         self.watch_linker(traced, object, &scan);
+        let for_python = self.probe_for_python(traced, object, &scan)?;
         if scan.functions.is_empty() || traced.is_probed(object) {
-            return Ok(false);
+            return Ok(for_python);
         }
-        let path = self.catalog.usable_path(object).unwrap_or_default();
-        if self.pauser.is_some() {
-            self.probe_singly(traced, object, &path, &scan.functions)?;
-        } else {
-            let links = self.attacher.attach(&path, traced.pid, &scan.functions)?;
-            traced.keep(object, None, links);
+        for (slot, links) in self.links_of(traced.pid, object, &scan.functions)? {
+            traced.keep(object, Gear::Heap, slot, links);
         }
-        self.log(traced.pid, object, &scan);
+        self.log(traced.pid, object, &scan, Gear::Heap);
         traced.place(object);
         Ok(true)
     }
@@ -276,9 +284,10 @@ impl TracedSet {
         self.attacher.programs()
     }
 
-    fn log(&self, pid: u32, object: ObjectId, scan: &Rc<crate::probe::elf::Scan>) {
+    pub(super) fn log(&self, pid: u32, object: ObjectId, scan: &Scan, gear: Gear) {
+        let (functions, skipped) = scan.of(gear);
         let name = self.catalog.name(object);
-        for function in &scan.functions {
+        for function in functions {
             tracing::info!(
                 "pid {pid}: {name} {} at {:#x}: {}",
                 function.symbol,
@@ -286,7 +295,7 @@ impl TracedSet {
                 listing::placement(function)
             );
         }
-        for skipped in &scan.skipped {
+        for skipped in skipped {
             tracing::info!(
                 "pid {pid}: {name} {} not probed: {}",
                 skipped.function,

@@ -1,7 +1,7 @@
 //! The numbers under which the kernel side counts the hits of each probed function. Pure.
 
 use leaktrace_common::{
-    call::{CallId, Op},
+    call::{CallId, Op, Space},
     record::HIT_SLOTS,
 };
 
@@ -33,6 +33,8 @@ pub struct Slot {
     pub call: CallId,
     /// What it does to blocks.
     pub op: Op,
+    /// Of which memory they are.
+    pub space: Space,
     /// The instruction that is probed for its entry.
     pub entry: SiteKind,
     /// At its return, where that is probed.
@@ -59,6 +61,7 @@ impl Slots {
             function: function.symbol.clone(),
             call: function.call,
             op: function.shape.op,
+            space: function.shape.space,
             entry: function.site.kind,
             exit: match function.returns {
                 Returns::None => None,
@@ -81,7 +84,7 @@ impl Slots {
 
 #[cfg(test)]
 mod tests {
-    use leaktrace_common::call::{Arg, ResultIn, Shape, Space};
+    use leaktrace_common::call::{Arg, ResultIn, Shape};
 
     use super::*;
     use crate::probe::site::{Site, Why};

@@ -9,7 +9,7 @@ use leaktrace_common::key::{Process, SiteKey};
 use leaktrace_common::record::Site;
 
 use super::site::{SiteState, Sites};
-use super::snapshot::{Entry, Rest, add_lifetimes};
+use super::snapshot::{Entry, Rest, add_lifetimes, is_within_another};
 use super::{Image, ImageTotals, LiveBlock, SiteRef, Tracker};
 use crate::report::model::State;
 
@@ -82,10 +82,12 @@ impl Frozen {
         };
         let mut kept = Vec::new();
         for (key, mut site) in sites.map {
-            totals.live_bytes += site.sums.live_bytes();
-            totals.live_blocks += site.sums.live_blocks();
+            if !is_within_another(&key.process) {
+                totals.live_bytes += site.sums.live_bytes();
+                totals.live_blocks += site.sums.live_blocks();
+            }
             if site.sums.live_blocks() == 0 {
-                self.rest.add(&site);
+                self.rest.add(key.process, &site);
             } else {
                 site.survivors.ages.settle();
                 kept.push((key, site));
@@ -124,7 +126,7 @@ impl Frozen {
             image.sites.retain(|(key, site)| {
                 let kept = (Reverse(size(site)), index, *key) <= last_kept;
                 if !kept {
-                    rest.add(site);
+                    rest.add(key.process, site);
                 }
                 kept
             });
@@ -136,8 +138,8 @@ impl Frozen {
 
 impl Rest {
     /// Adds a site that will not be kept by itself.
-    fn add(&mut self, site: &SiteState) {
-        self.sums.add(&site.sums);
+    fn add(&mut self, process: Process, site: &SiteState) {
+        self.sums.add(process.space, &site.sums);
         add_lifetimes(&mut self.lifetimes, site.lifetimes());
         self.live_sites += u64::from(site.sums.live_blocks() > 0);
     }

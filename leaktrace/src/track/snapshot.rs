@@ -6,6 +6,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
+use leaktrace_common::call::Space;
 use leaktrace_common::key::Process;
 use leaktrace_common::math::Weight;
 use leaktrace_common::record::LIFETIME_BUCKETS;
@@ -13,7 +14,7 @@ use leaktrace_common::record::LIFETIME_BUCKETS;
 use super::ages::Ages;
 use super::estimate::{Outstanding, Unseen};
 use super::site::{Kept, SiteState};
-use super::sums::Sums;
+use super::sums::{Spaces, Sums};
 use super::{Image, Settings, SiteRef, Sort};
 use crate::report::model::{Age, Omitted, Sampled, State, Totals};
 
@@ -115,7 +116,7 @@ impl Before {
 /// Sites of which only sums are kept.
 #[derive(Clone, Debug)]
 pub(super) struct Rest {
-    pub(super) sums: Sums,
+    pub(super) sums: Spaces,
     pub(super) lifetimes: Lifetimes,
     /// How many of them have outstanding blocks.
     pub(super) live_sites: u64,
@@ -124,7 +125,7 @@ pub(super) struct Rest {
 impl Default for Rest {
     fn default() -> Self {
         Self {
-            sums: Sums::default(),
+            sums: Spaces::default(),
             lifetimes: [0; LIFETIME_BUCKETS],
             live_sites: 0,
         }
@@ -274,7 +275,7 @@ pub(super) fn list<'a, K: Hash + Eq>(
     let mut groups: Vec<Group<'a>> = Vec::new();
     for entry in entries {
         let site = entry.data;
-        sums.add(&site.sums);
+        sums.add(entry.site.key.process.space, &site.sums);
         add_lifetimes(&mut lifetimes, site.lifetimes());
         if site.survivors.held.blocks == 0 {
             live_sites += u64::from(site.sums.live_blocks() > 0);
@@ -295,12 +296,13 @@ pub(super) fn list<'a, K: Hash + Eq>(
         .into_iter()
         .map(|group| group.into_snapshot(settings, interval_ns))
         .collect();
+    let all = sums.all();
     let shown = |of: fn(&SiteSnapshot) -> u64| sites.iter().map(of).fold(0, u64::saturating_add);
     Listed {
         omitted: Omitted {
             sites: live_sites - sites.len() as u64,
-            blocks: sums.live_blocks().saturating_sub(shown(|site| site.blocks)),
-            bytes: sums.live_bytes().saturating_sub(shown(|site| site.bytes)),
+            blocks: all.live_blocks().saturating_sub(shown(|site| site.blocks)),
+            bytes: all.live_bytes().saturating_sub(shown(|site| site.bytes)),
         },
         sites,
         totals: totals_of(&sums, settings),
@@ -308,8 +310,10 @@ pub(super) fn list<'a, K: Hash + Eq>(
     }
 }
 
-fn totals_of(sums: &Sums, settings: &Settings) -> Totals {
+fn totals_of(spaces: &Spaces, settings: &Settings) -> Totals {
+    let sums = spaces.beside_each_other();
     Totals {
+        by_space: spaces.held(),
         live_bytes: sums.live_bytes(),
         live_blocks: sums.live_blocks(),
         sampled: settings
@@ -331,6 +335,11 @@ pub(super) fn set_rates(totals: &mut Totals, before: &Totals, interval_ns: u64) 
     totals.live_bytes_per_s = rate(totals.live_bytes, before.live_bytes);
 }
 
+/// Whether the blocks of a site lie in blocks of others.
+pub(super) fn is_within_another(process: &Process) -> bool {
+    Space::of(process.space).is_some_and(Space::is_within_another)
+}
+
 /// The sums of each running image, and the images that have ended.
 pub(super) fn images<'a>(
     running: impl Iterator<Item = Entry<'a>>,
@@ -339,12 +348,16 @@ pub(super) fn images<'a>(
     let mut all: BTreeMap<Image, ImageTotals> = ended.map(|totals| (totals.image, totals)).collect();
     for entry in running {
         let image = entry.site.image;
+        let is_within = is_within_another(&entry.site.key.process);
         let totals = all.entry(image).or_insert(ImageTotals {
             image,
             state: entry.state,
             live_bytes: 0,
             live_blocks: 0,
         });
+        if is_within {
+            continue;
+        }
         totals.live_bytes = totals.live_bytes.saturating_add(entry.data.sums.live_bytes());
         totals.live_blocks = totals.live_blocks.saturating_add(entry.data.sums.live_blocks());
     }

@@ -2,10 +2,12 @@
 //!
 //! Must not know time, filters or single blocks.
 
+use leaktrace_common::call::Space;
 use leaktrace_common::math::BLOCKS_FRACTION_BITS;
 use leaktrace_common::record::{Estimate, Site};
 
 use super::estimate::{Outstanding, Rounding};
+use crate::report::model::{BySpace, Held};
 
 /// Counts of a site that do not contradict each other: never more frees than allocations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,6 +68,54 @@ impl Sums {
     /// Their bytes.
     pub(super) const fn live_bytes(&self) -> u64 {
         self.live.bytes
+    }
+}
+
+/// Counts of each kind of memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Spaces([Sums; Space::ALL.len()]);
+
+impl Spaces {
+    /// Adds a site's, whose space goes by this number.
+    pub(super) fn add(&mut self, number: u8, sums: &Sums) {
+        let space = Space::of(number).unwrap_or(Space::Heap);
+        self.0[space as usize].add(sums);
+    }
+
+    /// The sum of all, be they blocks within blocks or not.
+    pub(super) fn all(&self) -> Sums {
+        self.sum(|_| true)
+    }
+
+    /// The sum of those that lie beside each other: memory that the process holds.
+    pub(super) fn beside_each_other(&self) -> Sums {
+        self.sum(|space| !space.is_within_another())
+    }
+
+    fn sum(&self, counts: impl Fn(Space) -> bool) -> Sums {
+        let mut sum = Sums::default();
+        for space in Space::ALL.into_iter().filter(|space| counts(*space)) {
+            sum.add(&self.0[space as usize]);
+        }
+        sum
+    }
+
+    /// What is outstanding of each.
+    pub(super) const fn held(&self) -> BySpace {
+        BySpace {
+            heap: self.held_of(Space::Heap),
+            custom: self.held_of(Space::Custom),
+            python_arena: self.held_of(Space::PythonArena),
+            python_pool: self.held_of(Space::PythonPool),
+        }
+    }
+
+    const fn held_of(&self, space: Space) -> Held {
+        let sums = &self.0[space as usize];
+        Held {
+            live_bytes: sums.live_bytes(),
+            live_blocks: sums.live_blocks(),
+        }
     }
 }
 

@@ -32,7 +32,7 @@ enum Row {
 /// runtime frames, which the json format has.
 pub(super) fn write(
     out: &mut dyn Write,
-    frames: &[Frame],
+    frames: &[&Frame],
     width: Option<usize>,
     style: Style,
 ) -> io::Result<()> {
@@ -64,7 +64,7 @@ pub(super) fn write(
         };
         let name = &names[index];
         let used = columns(name).max(longest) + 2;
-        let place = location(&frames[index]);
+        let place = location(frames[index]);
         let place = room.map_or_else(
             || place.clone(),
             |room| tail(&place, room.saturating_sub(used).max(12)),
@@ -92,7 +92,7 @@ pub(super) fn write(
 }
 
 /// Which lines a stack has.
-fn rows(frames: &[Frame], terminal: bool) -> Vec<Row> {
+fn rows(frames: &[&Frame], terminal: bool) -> Vec<Row> {
     let mut rows = Vec::new();
     let mut index = 0;
     while index < frames.len() {
@@ -131,12 +131,11 @@ fn frame_name(frame: &Frame, room: Option<usize>) -> String {
 
 /// File and line, else the object.
 fn location(frame: &Frame) -> String {
-    let place = match (&frame.file, frame.line, &frame.object, &frame.symbol) {
-        (Some(file), Some(line), _, _) => format!("{}:{line}", clean(file)),
-        (Some(file), None, _, _) => clean(file).into_owned(),
-        (None, _, Some(object), Some(_)) => clean(frames::base_name(object)).into_owned(),
+    let place = match (frames::place(frame), &frame.object, &frame.symbol) {
+        (Some(place), _, _) => clean(&place).into_owned(),
+        (None, Some(object), Some(_)) => clean(frames::base_name(object)).into_owned(),
         // Without a symbol the name says the object already.
-        (None, _, _, None) | (None, _, None, _) => String::new(),
+        (None, _, None) | (None, None, _) => String::new(),
     };
     match (frame.inlined, place.is_empty()) {
         (true, true) => "(inlined)".to_owned(),
@@ -167,18 +166,22 @@ mod tests {
         symbols.iter().map(frame).collect()
     }
 
+    fn frames(stack: &[Frame]) -> Vec<&Frame> {
+        stack.iter().collect()
+    }
+
     #[test]
     fn runs_of_runtime_frames_are_one_line() {
-        let frames = stack(&["alloc::vec::push", "mine", "std::a", "std::b", "core::c", "main"]);
+        let stack = stack(&["alloc::vec::push", "mine", "std::a", "std::b", "core::c", "main"]);
         let expected = [Row::Frame(0), Row::Frame(1), Row::Runtime(3), Row::Frame(5)];
-        assert_eq!(rows(&frames, false), expected);
+        assert_eq!(rows(&frames(&stack), false), expected);
     }
 
     #[test]
     fn a_deep_stack_is_cut_on_a_terminal_only() {
-        let frames = stack(&["f"; 60]);
-        assert_eq!(rows(&frames, false).len(), 60);
-        let cut = rows(&frames, true);
+        let stack = stack(&["f"; 60]);
+        assert_eq!(rows(&frames(&stack), false).len(), 60);
+        let cut = rows(&frames(&stack), true);
         assert_eq!(cut.len(), HEAD + 1 + TAIL);
         assert_eq!(cut[HEAD], Row::TooDeep(60 - HEAD - TAIL));
     }

@@ -4,8 +4,13 @@ use super::*;
 use crate::report::sample;
 
 fn rendered(report: &Report, color: bool, width: Option<usize>) -> String {
+    let native = false;
+    shown(report, Text { color, width, native })
+}
+
+fn shown(report: &Report, format: Text) -> String {
     let mut out = Vec::new();
-    Text { color, width }.render(report, &mut out).unwrap();
+    format.render(report, &mut out).unwrap();
     String::from_utf8(out).unwrap()
 }
 
@@ -15,6 +20,8 @@ fn show() {
     println!("{}", rendered(&sample::report(), true, Some(80)));
     println!("{}", rendered(&sample::empty(), false, None));
     println!("{}", rendered(&sample::sampled(), false, None));
+    println!("{}", rendered(&sample::python(), false, None));
+    println!("{}", rendered(&sample::python(), true, Some(80)));
 }
 
 #[test]
@@ -78,4 +85,68 @@ fn the_cost_is_a_sentence_and_a_budget_says_what_it_took() {
         ),
         "{text}"
     );
+}
+
+#[test]
+fn a_python_site_is_its_line() {
+    let text = rendered(&sample::python(), false, None);
+    let site = "       python3.13/json/decoder.py:362 in raw_decode, called from /srv/app/cache.py:42 in Cache.load\n\
+                \x20      malloc in server (4242)\n\
+                \x20      list_append  libpython3.13.so.1.0\n\
+                \x20      raw_decode   python3.13/json/decoder.py:362\n\
+                \x20    > Cache.load   /srv/app/cache.py:42\n\
+                \x20      call_back    _native.so\n\
+                \x20      <lambda>     /srv/app/main;v2.py:3\n\n";
+    assert!(text.contains(site), "{text}");
+    for line in [
+        "\npython: 99.0 % of stacks carry their lines (10 in 1,000 allocations do not: 10 could not be read)\n",
+        "\npython: 3 frames of the interpreter not shown (--native)\n",
+    ] {
+        assert!(text.contains(line), "{line}in\n{text}");
+    }
+}
+
+#[test]
+fn the_interpreters_own_frames_are_shown_when_asked_for() {
+    let native = Text {
+        color: false,
+        width: None,
+        native: true,
+    };
+    let text = shown(&sample::python(), native);
+    for name in ["PyMem_RawMalloc", "slot_tp_call", "Py_RunMain"] {
+        assert!(text.contains(name), "{name} in\n{text}");
+    }
+    assert!(!text.contains("(--native)"), "{text}");
+}
+
+#[test]
+fn objects_are_listed_by_type() {
+    let mut report = sample::python();
+    let text = rendered(&report, false, None);
+    let table = "\
+Python objects by type: 120.2 MiB in 1,234,567 objects (14 censuses in 1.2 s, 3 reads torn)
+  objects    grown  per second     bytes      grown   per second  type
+  218,400  +18,400      +307/s  13.3 MiB   +1.1 MiB  +19.2 KiB/s  dict
+    1,300   +1,229       +20/s  81.2 KiB  +76.8 KiB   +1.3 KiB/s  sage.categories.Groupoid_with_category
+  and 813 more types (--top 2)
+";
+    assert!(text.contains(table), "{text}");
+    // Several processes: whose it is.
+    report.types.as_mut().unwrap().list[1].pid = 4243;
+    let text = rendered(&report, false, None);
+    assert!(text.contains("  dict (4242)\n"), "{text}");
+    report.types = None;
+    assert!(!rendered(&report, false, None).contains("by type"));
+}
+
+#[test]
+fn a_process_without_python_lines_says_why() {
+    let mut report = sample::python();
+    let python = report.target.processes[0].python.as_mut().unwrap();
+    python.stacks = false;
+    python.why = Some("Python 2.7 is not known".to_owned());
+    let text = rendered(&report, false, None);
+    let line = "\npython 3.13.1 of process 4242: stacks are without Python frames: Python 2.7 is not known\n";
+    assert!(text.contains(line), "{text}");
 }

@@ -1,0 +1,149 @@
+//! Cells and sentences of the text: numbers in words.
+
+use super::clean;
+use crate::report::{
+    model::{BySpace, Filters, Process, Report, Sampled, State, Survivor, Totals},
+    units::{count, counted, duration_ms, growth, percent, size, size_f64, size_range},
+};
+
+pub(super) fn numbers(rank: usize, survivor: &Survivor) -> [String; 8] {
+    [
+        rank.to_string(),
+        size(survivor.bytes),
+        count(survivor.blocks),
+        size_f64(survivor.mean_bytes),
+        growth(survivor.bytes_per_s),
+        duration_ms(survivor.age_ms.min),
+        duration_ms(survivor.age_ms.p50),
+        duration_ms(survivor.age_ms.max),
+    ]
+}
+
+/// The range of an estimate, and what it rests on.
+pub(super) fn rests_on(sampled: &Sampled) -> String {
+    format!(
+        "{}, from {}",
+        size_range(sampled.bytes_interval),
+        counted(sampled.samples, "sample")
+    )
+}
+
+/// What the number would be if the site did the same while its function was paused. Nothing follows from less
+/// than a thousandth of the time.
+pub(super) fn in_all(bytes: u64, seen_share: f64) -> Option<String> {
+    (seen_share >= 1e-3 && bytes > 0).then(|| {
+        format!(
+            "seen {} of the time: about {} if it does the same in the rest",
+            percent(seen_share),
+            size_f64(bytes as f64 / seen_share)
+        )
+    })
+}
+
+/// What a block's weight means.
+pub(super) fn stands_for(weight: f64) -> String {
+    format!(", stands for {weight:.1}")
+}
+
+/// Why there is no site to show.
+pub(super) fn nothing(report: &Report) -> String {
+    let Totals {
+        live_blocks,
+        live_bytes,
+        allocs,
+        ..
+    } = report.totals;
+    let filters = &report.tracing.filters;
+    match () {
+        () if report.tracing.sampling.is_some() && allocs == 0 => {
+            "no allocation was sampled since the attach".to_owned()
+        }
+        () if report.tracing.sampling.is_some() && live_blocks == 0 => {
+            "no sample is outstanding: every sampled block was freed".to_owned()
+        }
+        () if live_blocks == 0 && allocs == 0 => {
+            "nothing outstanding: no allocation was seen since the attach".to_owned()
+        }
+        () if live_blocks == 0 => {
+            "nothing outstanding: every block handed out since the attach was freed".to_owned()
+        }
+        () if filters.top == 0 => "no site is listed (--top 0)".to_owned(),
+        () if filters.older_than_ms > 0 => format!(
+            "nothing outstanding is older than {}: the {} in {} are younger",
+            duration_ms(filters.older_than_ms),
+            size(live_bytes),
+            counted(live_blocks, "block"),
+        ),
+        () => format!(
+            "no site holds the {} in {}",
+            size(live_bytes),
+            counted(live_blocks, "block")
+        ),
+    }
+}
+
+/// Resident memory, to hold the outstanding bytes against.
+pub(super) fn resident(report: &Report) -> String {
+    if let Some(bytes) = report.totals.rss_bytes {
+        return format!("RSS {}", size(bytes));
+    }
+    match report
+        .target
+        .processes
+        .iter()
+        .filter_map(|process| process.rss_bytes)
+        .sum()
+    {
+        0 => "RSS unknown".to_owned(),
+        last => format!("RSS {} when last seen", size(last)),
+    }
+}
+
+pub(super) fn filters(filters: &Filters) -> String {
+    let mut parts = Vec::new();
+    if filters.older_than_ms > 0 {
+        parts.push(format!("older than {}", duration_ms(filters.older_than_ms)));
+    }
+    if filters.min_size_bytes > 0 {
+        parts.push(format!("of at least {}", size(filters.min_size_bytes)));
+    }
+    if let Some(max) = filters.max_size_bytes {
+        parts.push(format!("of at most {}", size(max)));
+    }
+    parts.join(", ")
+}
+
+pub(super) fn process_name(comm: &str, pid: u32) -> String {
+    format!("{} ({pid})", clean(comm))
+}
+
+/// What became of the process.
+pub(super) fn ending(process: &Process) -> String {
+    let exit = process.exit.map(|exit| (exit.code, exit.signal));
+    match (process.state, exit) {
+        (State::Running, _) => String::new(),
+        (State::Replaced, _) => " until its exec".to_owned(),
+        (State::Exited, Some((_, Some(signal)))) => format!(" ended by signal {signal}"),
+        (State::Exited, Some((Some(code), None))) => format!(" exited with status {code}"),
+        (State::Exited, Some((None, None)) | None) => " exited".to_owned(),
+    }
+}
+
+/// What is outstanding of each kind of memory, where it is of more than one.
+pub(super) fn by_space(totals: &BySpace) -> Option<String> {
+    let kinds = [
+        ("heap", totals.heap),
+        ("custom", totals.custom),
+        ("python arenas", totals.python_arena),
+    ];
+    let mut parts: Vec<String> = kinds
+        .iter()
+        .filter(|(_, held)| held.live_blocks > 0)
+        .map(|(name, held)| format!("{name} {}", size(held.live_bytes)))
+        .collect();
+    let pools = totals.python_pool;
+    if pools.live_blocks > 0 {
+        parts.push(format!("in their pools {}", size(pools.live_bytes)));
+    }
+    (parts.len() > 1).then(|| parts.join(", "))
+}

@@ -1,0 +1,51 @@
+//! Survivors by Python type, as part of the report: what a census of the interpreters' objects has counted. Plain data.
+//!
+//! Must not know how a census is taken, nor the blocks and sites: these are objects, most of which share blocks.
+
+use serde::Serialize;
+
+/// Living Python objects by type, over all traced processes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Types {
+    /// Seconds that the rates refer to: between the last two censuses, or since the attach.
+    pub interval_s: f64,
+    /// Censuses taken since the attach.
+    pub censuses: u64,
+    /// Objects that the last one of each process has counted, those of types not listed included.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Objects and lists that were not the same when read twice, since the attach: they are not counted.
+    pub torn_reads: u64,
+    /// Seconds that all censuses took.
+    pub spent_s: f64,
+    /// Processes whose last census was not finished in its time: the numbers are those of what it had seen.
+    pub partial: u64,
+    /// The types, those that matter most first.
+    pub list: Vec<TypeSurvivors>,
+    /// Types that are not listed.
+    pub omitted: u64,
+}
+
+/// Living objects of a type in a process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct TypeSurvivors {
+    /// Process id.
+    pub pid: u32,
+    /// Name of the type.
+    pub name: String,
+    /// Its module; none where it is not known or is that of the builtins.
+    pub module: Option<String>,
+    /// Objects.
+    pub objects: u64,
+    /// Their bytes, without what they point to.
+    pub bytes: u64,
+    /// Objects more than in the first census; fewer where negative.
+    pub grown_objects: i64,
+    /// Bytes more than in the first census.
+    pub grown_bytes: i64,
+    /// Objects more per second, over the interval.
+    pub objects_per_s: f64,
+    /// Bytes more per second, over the interval.
+    pub bytes_per_s: f64,
+}
