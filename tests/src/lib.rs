@@ -15,12 +15,14 @@ pub mod hits;
 pub mod leaktrace;
 pub mod lines;
 pub mod memory;
+pub mod python_leak;
 pub mod python_truth;
 pub mod pythons;
 pub mod report;
 pub mod servers;
 pub mod skip;
 pub mod target;
+pub mod venv;
 pub mod wait;
 
 use crate::{leaktrace::Leaktrace, report::Report, report::Truth, target::Target};

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// What the fixtures are built with and the programs they are: compilers, linkers, allocators, servers.
-const PACKAGES: [&str; 27] = [
+const PACKAGES: [&str; 28] = [
     "binutils",
     "bpftrace",
     "gcc",
@@ -40,19 +40,21 @@ const PACKAGES: [&str; 27] = [
     "pypy3",
     "python3",
     "python3-numpy",
+    "python3-venv",
     "redis-server",
     "redis-tools",
 ];
 
-/// Suites that tell nothing new when probes are attached in another way: how stacks and Python's frames are walked
-/// on real programs, where names come from, what is written, and the suites' own tools. That stacks come whole under each mechanism is shown by
-/// `unwinding` and `hard_stacks`.
-const WITHOUT_MECHANISM: [&str; 7] = [
+/// Suites that tell nothing new when probes are attached in another way: how stacks and Python's frames are walked on
+/// real programs, what leaks in such, where names come from, what is written, and the suites' own tools. That stacks
+/// come whole under each mechanism is shown by `unwinding` and `hard_stacks`.
+const WITHOUT_MECHANISM: [&str; 8] = [
     "complete",
     "harness",
     "oracle",
     "output",
     "python_behaviour",
+    "python_leaks",
     "python_stacks",
     "symbols",
 ];

@@ -39,6 +39,9 @@ enum Bench {
     Programs,
     /// What a frame of a stack costs, beside frame pointers and a copied stack; and how long the start takes
     Unwind,
+    /// What Python's frames cost at each hit; and what tracing costs programs of small objects, beside memray and
+    /// tracemalloc
+    Python(overhead::PythonArgs),
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -48,6 +51,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Bench::Guard => overhead::guard(),
         Bench::Programs => overhead::programs(),
         Bench::Unwind => overhead::unwind(),
+        Bench::Python(args) => overhead::python(args),
     }
 }
 

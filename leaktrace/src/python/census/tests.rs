@@ -7,13 +7,13 @@ use super::layout::flags;
 use super::*;
 use crate::probe::process;
 use crate::python::{
-    living::{self, Installed, Running},
+    installed::{self, Installed, Running},
     memory::{MemoryError, Process, fake::Fake},
     version::Version,
 };
 
 fn installed() -> Vec<Installed> {
-    let installed = living::installed();
+    let installed = installed::installed();
     if installed.is_empty() {
         eprintln!("SKIPPED: no Python below PYENV_ROOT, ~/.pyenv or /usr/bin");
     }
@@ -144,7 +144,7 @@ fn offsets(minor: u8) -> Offsets {
 /// Words at addresses.
 fn put(memory: &Fake, address: u64, words: &[u64]) {
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-    memory.change(address, &bytes);
+    memory.put(address, &bytes);
 }
 
 const RUNTIME: u64 = 0x10_0000;
@@ -174,7 +174,7 @@ fn put_type(memory: &Fake, address: u64) {
         address + 168,
         &[flags::READY | flags::TYPE | flags::HAVE_GC],
     );
-    memory.change(address + 512, b"type\0");
+    memory.put(address + 512, b"type\0");
 }
 
 fn take_fake(memory: &Fake, offsets: &Offsets) -> Counts {

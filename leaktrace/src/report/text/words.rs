@@ -147,22 +147,3 @@ pub(super) fn ending(process: &Process) -> String {
         (State::Exited, Some((None, None)) | None) => " exited".to_owned(),
     }
 }
-
-/// What is outstanding of each kind of memory, where it is of more than one.
-pub(super) fn by_space(totals: &BySpace) -> Option<String> {
-    let kinds = [
-        ("heap", totals.heap),
-        ("custom", totals.custom),
-        ("python arenas", totals.python_arena),
-    ];
-    let mut parts: Vec<String> = kinds
-        .iter()
-        .filter(|(_, held)| held.live_blocks > 0)
-        .map(|(name, held)| format!("{name} {}", size(held.live_bytes)))
-        .collect();
-    let pools = totals.python_pool;
-    if pools.live_blocks > 0 {
-        parts.push(format!("in their pools {}", size(pools.live_bytes)));
-    }
-    (parts.len() > 1).then(|| parts.join(", "))
-}

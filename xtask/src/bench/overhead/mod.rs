@@ -1,4 +1,4 @@
-//! `cargo xtask bench overhead`, `guard`, `programs` and `unwind`: what tracing costs the traced program,
+//! `cargo xtask bench overhead`, `guard`, `programs`, `unwind` and `python`: what tracing costs the traced program,
 //! beside empty probes at the same places and beside other tracers, all in one run.
 //!
 //! `workload` runs the programs, `tracer` what is attached to them, `rounds` puts the two together,
@@ -7,6 +7,7 @@
 
 mod machine;
 mod programs;
+mod python;
 mod rounds;
 mod setup;
 mod stats;
@@ -20,6 +21,7 @@ use std::{fs, time::Duration};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::json;
 
+pub(super) use self::python::Args as PythonArgs;
 use self::{
     machine::Machine,
     rounds::{Extent, Measured},
@@ -266,6 +268,18 @@ pub(super) fn unwind() -> Result<()> {
     let tracers = Tracers::build(&directory)?;
     walk::measure(&directory, &tracers)?;
     walk::starts(&directory, &tracers)
+}
+
+/// What Python's frames cost, and what tracing costs programs of small objects, beside Python's own tracers.
+pub(super) fn python(args: &PythonArgs) -> Result<()> {
+    need_root("python")?;
+    let directory = directory()?;
+    workload::build(&directory)?;
+    let tracers = Tracers::without_floor(&directory)?;
+    if let Err(error) = tracer::install_memray(&directory) {
+        println!("memray is not installed, its rows say so: {error:#}");
+    }
+    python::measure(args, &directory, &tracers)
 }
 
 /// A short run that fails when a ratio is far beyond what it should be.

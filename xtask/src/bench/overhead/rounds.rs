@@ -127,6 +127,13 @@ fn one(
 ) -> Result<Sample> {
     match setup {
         Setup::Untraced => Ok(both(target, extent)?.1),
+        setup if setup.memray().is_some() || setup.tracemalloc().is_some() => {
+            let mut own = workload.start(directory, &tracers.interpreter(setup)?)?;
+            let (_, sample) = both(&mut own, extent)?;
+            own.finish()?;
+            tracers.check_interpreter(setup)?;
+            Ok(sample)
+        }
         Setup::Heaptrack => {
             let mut own = workload.start(directory, &tracers.heaptrack()?)?;
             let (warm, sample) = both(&mut own, extent)?;
@@ -137,7 +144,9 @@ fn one(
         _ => {
             let attached = tracers.attach(setup, target)?;
             let (warm, sample) = both(target, extent)?;
-            attached.detach(warm.units + sample.units)?;
+            // A loop over small objects need not allocate from the C library.
+            let allocating = !matches!(workload, Workload::PythonObjects(_));
+            attached.detach(if allocating { warm.units + sample.units } else { 0 })?;
             ensure!(is_alive(target), "the target ended as the tracer did");
             Ok(sample)
         }

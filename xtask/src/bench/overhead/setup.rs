@@ -23,6 +23,19 @@ pub(super) enum Setup {
     FramePointers,
     /// Programs that copy 4 KiB of the stack at entry, and do nothing else.
     CopyStack,
+    /// leaktrace without Python's frames and objects.
+    NoPython,
+    /// leaktrace with a report, and so a census of Python's objects, each second.
+    Census,
+    Memray,
+    /// memray with Python's own allocators, as it sees small objects.
+    MemrayObjects,
+    /// The same with native frames: all that it can.
+    MemrayNative,
+    /// tracemalloc with one frame a block, as it comes.
+    Tracemalloc,
+    /// tracemalloc with 25 frames a block.
+    Tracemalloc25,
 }
 
 impl Setup {
@@ -56,6 +69,13 @@ impl Setup {
             Self::Tables => "tables",
             Self::FramePointers => "frame-pointers",
             Self::CopyStack => "copy",
+            Self::NoPython => "no-python",
+            Self::Census => "census",
+            Self::Memray => "memray",
+            Self::MemrayObjects => "memray-objects",
+            Self::MemrayNative => "memray-native",
+            Self::Tracemalloc => "tracemalloc",
+            Self::Tracemalloc25 => "tracemalloc-25",
         }
     }
 
@@ -75,18 +95,53 @@ impl Setup {
             Self::Tables => "unwind tables",
             Self::FramePointers => "frame pointers",
             Self::CopyStack => "4 KiB of stack copied, not walked",
+            Self::NoPython => "leaktrace --no-python",
+            Self::Census => "leaktrace --interval 1s",
+            Self::Memray => "memray",
+            Self::MemrayObjects => "memray --trace-python-allocators",
+            Self::MemrayNative => "memray --trace-python-allocators --native",
+            Self::Tracemalloc => "tracemalloc, 1 frame",
+            Self::Tracemalloc25 => "tracemalloc, 25 frames",
         }
     }
 
     /// What leaktrace is told; `None` for other tracers.
     pub(super) const fn options(self) -> Option<&'static [&'static str]> {
         match self {
-            Self::Full => Some(&[]),
+            Self::Full | Self::Census => Some(&[]),
+            Self::NoPython => Some(&["--no-python"]),
             Self::Sampled64 => Some(&["--sample-bytes", "64KiB"]),
             Self::Sampled512 => Some(&["--sample-bytes", "512KiB"]),
             Self::Filtered => Some(&["--min-size", "1GiB"]),
             Self::Tables => Some(&["--attach", "multi"]),
             Self::FramePointers => Some(&["--attach", "multi", "--unwind", "frame-pointers"]),
+            _ => None,
+        }
+    }
+
+    /// How often leaktrace reports.
+    pub(super) const fn interval(self) -> &'static str {
+        match self {
+            Self::Census => "1s",
+            _ => "0",
+        }
+    }
+
+    /// What memray is told; `None` for other tracers.
+    pub(super) const fn memray(self) -> Option<&'static [&'static str]> {
+        match self {
+            Self::Memray => Some(&[]),
+            Self::MemrayObjects => Some(&["--trace-python-allocators"]),
+            Self::MemrayNative => Some(&["--trace-python-allocators", "--native"]),
+            _ => None,
+        }
+    }
+
+    /// Frames that tracemalloc keeps of a block; `None` for other tracers.
+    pub(super) const fn tracemalloc(self) -> Option<u32> {
+        match self {
+            Self::Tracemalloc => Some(1),
+            Self::Tracemalloc25 => Some(25),
             _ => None,
         }
     }

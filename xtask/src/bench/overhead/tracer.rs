@@ -22,9 +22,40 @@ use super::{
     workload::Target,
 };
 use crate::{
-    process::{cargo, find_program, run as run_command, workspace},
+    process::{cargo, find_program, output, run as run_command, workspace},
     test::{release_binary, target_dir},
 };
+
+/// The environment with memray, in the bench's folder.
+const MEMRAY: &str = "memray-venv";
+
+/// Installs memray from `PyPI`, unless it is there.
+pub(super) fn install_memray(directory: &Path) -> Result<()> {
+    let environment = directory.join(MEMRAY);
+    let program = environment.join("bin/python");
+    if output(Command::new(&program).args(["-m", "memray", "--version"])).is_ok() {
+        return Ok(());
+    }
+    let debian = Path::new("/usr/bin/python3");
+    let python = if debian.is_file() {
+        debian
+    } else {
+        Path::new("python3")
+    };
+    run_command(
+        Command::new(python)
+            .args(["-m", "venv", "--clear"])
+            .arg(&environment),
+    )?;
+    run_command(Command::new(&program).args(["-m", "pip", "install", "--quiet", "memray"]))
+}
+
+/// The last of the reports in a file: one a line when there are several.
+fn last_document(text: &[u8]) -> Result<Value> {
+    let documents = serde_json::Deserializer::from_slice(text).into_iter::<Value>();
+    let last = documents.last().context("there is no report")?;
+    last.context("the report is not JSON")
+}
 
 /// How heaptrack may compress what it records, and what unpacks that.
 const COMPRESSED: [(&str, &str); 2] = [("zst", "zstd"), ("gz", "gzip")];
@@ -38,7 +69,6 @@ pub(super) struct Tracers {
 
 impl Tracers {
     pub(super) fn build(directory: &Path) -> Result<Self> {
-        let leaktrace = release_binary()?;
         run_command(cargo().args([
             "build",
             "--locked",
@@ -48,8 +78,13 @@ impl Tracers {
             "--example",
             "floor",
         ]))?;
+        Self::without_floor(directory)
+    }
+
+    /// For setups none of which is a floor.
+    pub(super) fn without_floor(directory: &Path) -> Result<Self> {
         Ok(Self {
-            leaktrace,
+            leaktrace: release_binary()?,
             floor: target_dir().join("release/examples/floor"),
             directory: directory.to_owned(),
         })
@@ -64,7 +99,7 @@ impl Tracers {
     pub(super) fn last_report(&self) -> Result<Value> {
         let path = self.report();
         let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_slice(&text).context("the report is not JSON")
+        last_document(&text)
     }
 
     fn report(&self) -> PathBuf {
@@ -125,6 +160,53 @@ impl Tracers {
         );
     }
 
+    /// The interpreter with the options that have a Python program traced by one of Python's own tracers, from its start.
+    pub(super) fn interpreter(&self, setup: Setup) -> Result<Vec<String>> {
+        if let Some(frames) = setup.tracemalloc() {
+            let program = find_program("python3").context("not installed: `apt-get install python3`")?;
+            let debian = Path::new("/usr/bin/python3");
+            let program = if debian.is_file() { debian } else { &program };
+            return Ok(vec![
+                program.display().to_string(),
+                "-X".to_owned(),
+                format!("tracemalloc={frames}"),
+            ]);
+        }
+        let options = setup
+            .memray()
+            .with_context(|| format!("{} starts no program", setup.name()))?;
+        let program = self.directory.join(MEMRAY).join("bin/python");
+        ensure!(
+            program.exists(),
+            "not installed: `pip install memray` into {} failed",
+            self.directory.join(MEMRAY).display()
+        );
+        let record = self.record();
+        if record.exists() {
+            fs::remove_file(&record).with_context(|| format!("cannot remove {}", record.display()))?;
+        }
+        let words = [program.display().to_string()]
+            .into_iter()
+            .chain(["-m", "memray", "run", "--quiet"].map(str::to_owned))
+            .chain(options.iter().map(ToString::to_string))
+            .chain(["--output".to_owned(), record.display().to_string()]);
+        Ok(words.collect())
+    }
+
+    /// Fails unless one of Python's own tracers has recorded something.
+    pub(super) fn check_interpreter(&self, setup: Setup) -> Result<()> {
+        if setup.memray().is_some() {
+            let record = self.record();
+            let recorded = fs::metadata(&record).is_ok_and(|file| file.len() > 0);
+            ensure!(recorded, "recorded nothing: {}", record.display());
+        }
+        Ok(())
+    }
+
+    fn record(&self) -> PathBuf {
+        self.directory.join("memray.bin")
+    }
+
     /// Traces the target as `setup` says; returns when every probe is in place.
     pub(super) fn attach(&self, setup: Setup, target: &Target) -> Result<Attached> {
         let report = self.report();
@@ -160,7 +242,8 @@ impl Tracers {
         if let Some(options) = setup.options() {
             let mut command = Command::new(&self.leaktrace);
             command
-                .args(["--pid", &pid, "--interval", "0", "--format", "json", "--output"])
+                .args(["--pid", &pid, "--interval", setup.interval()])
+                .args(["--format", "json", "--output"])
                 .arg(report)
                 .args(options);
             return Ok((command, "leaktrace: tracing"));
@@ -210,14 +293,12 @@ impl Attached {
             | Setup::Sampled512
             | Setup::Filtered
             | Setup::Tables
-            | Setup::FramePointers => {
+            | Setup::FramePointers
+            | Setup::NoPython
+            | Setup::Census => {
                 let text = fs::read(&self.report)
                     .with_context(|| format!("cannot read {}", self.report.display()))?;
-                verify(
-                    self.setup,
-                    &serde_json::from_slice(&text).context("the report is not JSON")?,
-                    units,
-                )
+                verify(self.setup, &last_document(&text)?, units)
             }
             Setup::Bpftrace => {
                 ensure!(

@@ -34,6 +34,12 @@ pub(super) enum Workload {
         frames: u32,
         framed: bool,
     },
+    /// Pairs below so many Python frames.
+    PythonDeep {
+        frames: u32,
+    },
+    /// A Python program that makes and drops small objects.
+    PythonObjects(&'static str),
 }
 
 impl fmt::Display for Workload {
@@ -49,6 +55,8 @@ impl fmt::Display for Workload {
             Self::Json => f.write_str("CPython (PYTHONMALLOC=malloc), a document to JSON and back"),
             Self::Sqlite => f.write_str("sqlite3, a table filled, indexed, changed, summed up"),
             Self::Deep { frames, .. } => write!(f, "malloc/free pairs below {frames} frames"),
+            Self::PythonDeep { frames } => write!(f, "malloc/free pairs below {frames} Python frames"),
+            Self::PythonObjects(what) => write!(f, "CPython, small objects: {what}"),
         }
     }
 }
@@ -62,15 +70,17 @@ impl Workload {
             Self::Json => "json",
             Self::Sqlite => "sqlite",
             Self::Deep { .. } => "deep",
+            Self::PythonDeep { .. } => "python-deep",
+            Self::PythonObjects(what) => what,
         }
     }
 
     /// What is counted; what a table gives the cost of one in, and the nanoseconds of that.
     pub(super) const fn unit(self) -> (&'static str, &'static str, f64) {
         match self {
-            Self::Pairs { .. } | Self::Deep { .. } => ("pair", "ns", 1.0),
+            Self::Pairs { .. } | Self::Deep { .. } | Self::PythonDeep { .. } => ("pair", "ns", 1.0),
             Self::Redis => ("request", "ns", 1.0),
-            Self::Json => ("loop", "µs", 1e3),
+            Self::Json | Self::PythonObjects(_) => ("loop", "µs", 1e3),
             Self::Sqlite => ("pass", "µs", 1e3),
         }
     }
@@ -89,7 +99,7 @@ impl Workload {
             Self::Deep { framed: false, .. } => return Ok(directory.join("recursion")),
             Self::Redis => "redis-server",
             Self::Sqlite => "sqlite3",
-            Self::Json => {
+            Self::Json | Self::PythonDeep { .. } | Self::PythonObjects(_) => {
                 // The distribution's own; one in PATH may be a script that picks another.
                 let debian = PathBuf::from("/usr/bin/python3");
                 if debian.is_file() {
@@ -102,14 +112,15 @@ impl Workload {
             .with_context(|| format!("{name} is not installed; install the package of that name"))
     }
 
-    /// Starts it, idle, after the words of `under`.
+    /// Starts it, idle, after the words of `under`: a tracer that starts programs, or for Python's own tracers the
+    /// interpreter with its options.
     pub(super) fn start(self, directory: &Path, under: &[String]) -> Result<Target> {
         let program = self.program(directory)?;
         let allocator = Allocator::copy(&program, directory)?;
-        let mut words = under
-            .iter()
-            .map(Into::into)
-            .chain([program.clone().into_os_string()]);
+        let is_interpreter =
+            matches!(self, Self::PythonDeep { .. } | Self::PythonObjects(_)) && !under.is_empty();
+        let program_word = (!is_interpreter).then(|| program.clone().into_os_string());
+        let mut words = under.iter().map(Into::into).chain(program_word);
         let mut command = Command::new(words.next().context("no program")?);
         command
             .args(words)
@@ -126,6 +137,13 @@ impl Workload {
         match self {
             Self::Pairs { threads } => command.arg(threads.to_string()),
             Self::Deep { frames, .. } => command.arg(frames.to_string()),
+            Self::PythonDeep { frames } => command
+                .arg(workspace().join("xtask/bench/python_depth.py"))
+                .arg(frames.to_string())
+                .arg(directory.join(PYTHON_LIBRARY)),
+            Self::PythonObjects(what) => command
+                .arg(workspace().join("xtask/bench/python_objects.py"))
+                .arg(what),
             Self::Json => command
                 .arg(workspace().join("xtask/bench/json_loop.py"))
                 .env("PYTHONMALLOC", "malloc"),
@@ -159,7 +177,7 @@ impl Workload {
             .take()
             .map(|stdout| BufReader::new(stdout).lines());
         target.wait_until_ready()?;
-        if !under.is_empty() {
+        if !under.is_empty() && !is_interpreter {
             let name = program
                 .file_name()
                 .unwrap_or_default()
@@ -173,8 +191,17 @@ impl Workload {
     }
 }
 
+/// What the Python workloads call.
+const PYTHON_LIBRARY: &str = "python_depth.so";
+
 /// Builds the workloads that are the bench's own.
 pub(super) fn build(directory: &Path) -> Result<()> {
+    run_command(
+        Command::new("cc")
+            .args(["-O2", "-g", "-Wall", "-fno-builtin", "-shared", "-fPIC", "-o"])
+            .arg(directory.join(PYTHON_LIBRARY))
+            .arg(workspace().join("xtask/bench/python_depth.c")),
+    )?;
     for (name, source, frame_pointers) in [
         ("pairs", "pairs.c", "-fno-omit-frame-pointer"),
         ("recursion", "recursion.c", "-fomit-frame-pointer"),
@@ -291,18 +318,13 @@ impl Target {
                 Ok(self.socket.exists() && self.redis(&["ping"]).is_ok_and(|answer| answer == "PONG\n"))
             }),
             Workload::Sqlite => self.until("ready", ".print ready\n"),
-            Workload::Pairs { .. } | Workload::Deep { .. } | Workload::Json => self.until("ready", ""),
+            _ => self.until("ready", ""),
         }
     }
 
     /// Has it work for about so long; whole units, at least one.
     pub(super) fn batch(&mut self, time: Duration) -> Result<Sample> {
         match self.workload {
-            Workload::Pairs { .. } | Workload::Deep { .. } | Workload::Json => {
-                self.say(&format!("{}\n", time.as_millis()))?;
-                let line = self.next_line()?;
-                Sample::parse(&line).with_context(|| format!("the target said `{line}`, which is no result"))
-            }
             Workload::Sqlite => {
                 let pass = fs::read_to_string(workspace().join("xtask/bench/pass.sql"))
                     .context("cannot read xtask/bench/pass.sql")?;
@@ -312,6 +334,11 @@ impl Target {
             Workload::Redis => {
                 self.redis(&["flushall", "sync"])?;
                 self.repeat(time, Self::requests)
+            }
+            _ => {
+                self.say(&format!("{}\n", time.as_millis()))?;
+                let line = self.next_line()?;
+                Sample::parse(&line).with_context(|| format!("the target said `{line}`, which is no result"))
             }
         }
     }
