@@ -1,5 +1,5 @@
 //! What CPython says of itself from 3.13 on: `struct _Py_DebugOffsets` at the start of `_PyRuntime`, in the file as in
-//! memory (Include/internal/pycore_runtime.h in 3.13, pycore_debug_offsets.h in 3.14). It is not the same in the two.
+//! memory (`Include/internal/pycore_runtime.h` in 3.13, `pycore_debug_offsets.h` in 3.14). It is not the same in the two.
 //! Must not know files or processes.
 
 use super::version::Version;

@@ -109,7 +109,7 @@ pub struct ThreadOffsets {
     pub next: u16,
     /// Pointer to its interpreter state.
     pub interpreter: u16,
-    /// Its thread id: what pthread_self returns.
+    /// Its thread id: what `pthread_self` returns.
     pub id: u16,
     /// Pointer to the innermost frame, or to the structure that has it.
     pub frame: u16,
@@ -323,7 +323,7 @@ impl Offsets {
         self
     }
 
-    /// Bytes of an arena of the object allocator (ARENA_BITS in Objects/obmalloc.c, later pycore_obmalloc.h); 0 where
+    /// Bytes of an arena of the object allocator (`ARENA_BITS` in Objects/obmalloc.c, later `pycore_obmalloc.h`); 0 where
     /// it has none.
     pub const fn arena_bytes(&self) -> u64 {
         match self.version.minor {
@@ -333,7 +333,7 @@ impl Offsets {
         }
     }
 
-    /// Bytes of a pool (POOL_BITS there).
+    /// Bytes of a pool (`POOL_BITS` there).
     pub const fn pool_bytes(&self) -> u64 {
         match self.version.minor {
             ..10 => 4 << 10,

@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn in_data_it_must_be_the_only_one() {
         let found = |data: &[u8]| Version::of_strings(data, None);
-        assert_eq!(found(b"x\03.10.13\0%s\x003.10.13\0"), Some(version(10, 13)));
+        assert_eq!(found(b"x\x003.10.13\0%s\x003.10.13\0"), Some(version(10, 13)));
         assert_eq!(found(b"\x003.13.0rc2\0"), Some(version(13, 0)));
         assert_eq!(found(b"\x003.11.2+\0"), Some(version(11, 2)));
         assert_eq!(found(b"a3.10.13\x003.10\x003.10.1.1\x003..10\x003.10.x\0"), None);

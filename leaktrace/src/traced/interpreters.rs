@@ -326,26 +326,25 @@ impl TracedSet {
         let Some(known) = traced.interpreter() else { return };
         let (pid, title) = (traced.pid, known.title());
         let path = self.catalog.name(known.object);
-        match known.why_native() {
-            Some(why) => tracing::info!("pid {pid}: {title} in {path}: native stacks only: {why}"),
-            None => {
-                let lines = if known.lines() {
-                    "with lines"
-                } else {
-                    "without lines"
-                };
-                let arenas = match known.arena_bytes() >> 10 {
-                    0 => "no arenas".to_owned(),
-                    kibibytes => format!("arenas of {kibibytes} KiB"),
-                };
-                let parts = known
-                    .runtime
-                    .as_ref()
-                    .map_or(0, |runtime| runtime.evaluator.len());
-                tracing::info!(
-                    "pid {pid}: {title} in {path}: Python frames {lines}, {arenas}, evaluated in {parts} stretches of code"
-                );
-            }
+        if let Some(why) = known.why_native() {
+            tracing::info!("pid {pid}: {title} in {path}: native stacks only: {why}");
+        } else {
+            let lines = if known.lines() {
+                "with lines"
+            } else {
+                "without lines"
+            };
+            let arenas = match known.arena_bytes() >> 10 {
+                0 => "no arenas".to_owned(),
+                kibibytes => format!("arenas of {kibibytes} KiB"),
+            };
+            let parts = known
+                .runtime
+                .as_ref()
+                .map_or(0, |runtime| runtime.evaluator.len());
+            tracing::info!(
+                "pid {pid}: {title} in {path}: Python frames {lines}, {arenas}, evaluated in {parts} stretches of code"
+            );
         }
     }
 }

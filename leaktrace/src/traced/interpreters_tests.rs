@@ -14,6 +14,7 @@ fn known(proof: Proof) -> Known {
         bias: 0,
         runtime: None,
         proof,
+        reads_code: false,
         keys: None,
         key: None,
         refusals: 0,

@@ -236,8 +236,8 @@ impl Traced {
     pub fn keep(&mut self, object: ObjectId, gear: Gear, slot: Option<u16>, links: Links) {
         self.links.push(Held {
             object,
-            gear,
             slot,
+            gear,
             links,
         });
     }
