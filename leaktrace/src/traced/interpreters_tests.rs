@@ -18,7 +18,6 @@ fn known(proof: Proof) -> Known {
         keys: None,
         key: None,
         refusals: 0,
-        reads_code: false,
         again_ns: 0,
         wait_ns: 0,
     }
