@@ -388,7 +388,8 @@ impl Walks<'_> {
         let Some(stack) = self.stacks.known(id) else {
             return Ok(());
         };
-        let outcome = stack.python.outcome(self.interpreters, tgid, image);
+        let (python, native) = (&stack.python, &stack.frames);
+        let outcome = python.outcome(self.interpreters, tgid, image, native);
         if let Some(outcome) = outcome {
             self.outcomes.insert(id, outcome);
         }
