@@ -233,7 +233,8 @@ impl Collector {
             });
             let (kept, cut) = clean(id, &stack.frames, mappings_of(site, traced, ended));
             *stacks_cut += u64::from(cut);
-            stack.frames[..kept].to_vec()
+            // The same native frames have many Python ones: they are one place only where both are.
+            (stack.frames[..kept].to_vec(), stack.python.frames.to_vec())
         });
         failed.map_or(Ok(snapshot), Err)
     }
