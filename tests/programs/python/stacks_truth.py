@@ -63,10 +63,12 @@ def here(more=0, passing=0, checked=True):
 
 
 def note_names(bytes_, case, frames):
-    """Notes a stack of (file, line, function), for what is not seen from here."""
+    """Notes a stack of (file, line, function), for what is not seen from here. The code of a text that is run is
+    freed at its end."""
     stack = []
     for file, line, function in frames:
-        stack.append(_codes.setdefault((file, function), (len(_codes), (file, function, False)))[0])
+        entry = (file, function, function == "<module>")
+        stack.append(_codes.setdefault((file, function), (len(_codes), entry))[0])
         stack.append(line)
     _stacks.append((bytes_, case, stack))
 
