@@ -834,7 +834,7 @@ def threads_of_c():
     libc.pthread_create.argtypes = [ctypes.c_void_p] * 4
     libc.pthread_create(ctypes.byref(thread), None, without, wanted)
     libc.pthread_join(thread, None)
-    note_names(wanted, "threads_of_c, without Python", [])
+    note_names(wanted, "threads_of_c, without Python", [], of_object=False)
 
 
 # --- other interpreters of the process
