@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use super::{collect::Collector, keep::Keeper, stacks::Stacks};
 use crate::{
-    config::{Config, Sort, Target, Unwind},
+    config::{Config, Share, Sort, Target, Unwind, defaults},
     doctor,
     error::{Error, system},
     kernel::{
@@ -76,7 +76,7 @@ pub(super) struct Running {
 ///
 /// # Errors
 /// [`Error`].
-pub(super) fn start(config: &Config) -> Result<Running, Error> {
+pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
     let caps = Caps::probe();
     let kind = doctor::choose(&caps, config.attach).map_err(Error::Unable)?;
     let unwind = doctor::choose_unwind(&caps, config.unwind).map_err(Error::Unable)?;
@@ -91,13 +91,17 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
     // Before the kernel side is loaded: how much room it needs for them is said then.
     let mut files = Files::new(library::default_cache_dir());
     let loaded = files.wake();
+    let first = match &held {
+        Some((_, objects)) => of_paths(&mut catalog, objects),
+        None => of_targets(&mut catalog, caps.version, &config.target),
+    };
+    if held.is_none() {
+        bound_python(config, &mut catalog, &first);
+    }
     if unwind == Unwind::Tables {
-        let first = match &held {
-            Some((_, objects)) => of_paths(&mut catalog, objects),
-            None => of_targets(&mut catalog, caps.version, &config.target),
-        };
         files.prepare(&catalog.objects, first);
     }
+    let config = &*config;
     let constants = kernel_config::Config {
         min_size_bytes: config.filters.min_size_bytes,
         max_size_bytes: config.filters.max_size_bytes,
@@ -163,7 +167,7 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
     let meter = Meter::new(costs, hits, kind == AttachKind::Session, running.iter().copied());
     let keeper = config.max_overhead.map(|share| {
         traced.allow_pauses();
-        Keeper::new(share.to_f64(), config.sample_bytes)
+        Keeper::new(share.to_f64(), config.sample_bytes, config.bounds_python)
     });
     if let Target::Pids(pids) = &config.target {
         for &pid in pids {
@@ -238,6 +242,18 @@ fn of_targets(catalog: &mut Catalog, kernel: KernelVersion, target: &Target) -> 
         }
     }
     objects
+}
+
+/// Running Python processes are held to a bound unless something else was asked for.
+fn bound_python(config: &mut Config, catalog: &mut Catalog, objects: &[ObjectId]) {
+    let bounds = config.bounds_python && config.python;
+    config.bounds_python = bounds
+        && objects
+            .iter()
+            .any(|&object| catalog.python(object).interpreter.is_some());
+    if config.bounds_python {
+        config.max_overhead = Some(Share::of_percent(defaults::PYTHON_OVERHEAD_PERCENT));
+    }
 }
 
 /// The same for the files of a command.
