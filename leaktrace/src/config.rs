@@ -55,6 +55,7 @@ pub enum Bound {
 }
 
 /// One run of the tracer.
+#[expect(clippy::struct_excessive_bools, reason = "independent choices")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// What to trace.

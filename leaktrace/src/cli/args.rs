@@ -60,6 +60,10 @@ pub(super) struct Cli {
 }
 
 /// What to trace.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent switches of the command line"
+)]
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Target")]
 #[group(skip)]
