@@ -98,6 +98,8 @@ pub struct Config {
     pub unwind: Option<Unwind>,
     /// Follow Python: its lines in stacks, and its objects.
     pub python: bool,
+    /// Count all objects of Python, those too that its collector does not know, and list all types.
+    pub census: bool,
     /// Bound on the kernel's memory for the rows of unwind tables, in bytes.
     pub max_unwind_bytes: u64,
     /// Walk each stack once more by framehop, and compare.
@@ -284,6 +286,9 @@ pub enum ConfigError {
     /// `--python-pools` with `--no-python`.
     #[error("--python-pools needs what --no-python turns off: leave one of them out")]
     PoolsWithoutPython,
+    /// `--census` with `--no-python`.
+    #[error("--census needs what --no-python turns off: leave one of them out")]
+    CensusWithoutPython,
     /// `-d 0`.
     #[error(
         "--duration 0 traces nothing: give a time such as 30s, or leave the option out to trace until Ctrl-C"
@@ -337,6 +342,7 @@ impl Config {
             probe_at: ProbeAt::Site,
             unwind: None,
             python: true,
+            census: false,
             max_unwind_bytes: defaults::MAX_UNWIND_BYTES,
             verify_stacks: false,
             verbose: 0,
@@ -370,6 +376,9 @@ impl Config {
         }
         if self.python_pools && !self.python {
             return Err(ConfigError::PoolsWithoutPython);
+        }
+        if self.census && !self.python {
+            return Err(ConfigError::CensusWithoutPython);
         }
         if min > max {
             return Err(ConfigError::SizesCrossed { min, max });

@@ -92,7 +92,7 @@ pub(super) struct TargetArgs {
     /// Do not look into Python interpreters.
     ///
     /// CPython 3.8 to 3.14 is otherwise recognised wherever it runs, embedded too, and its stacks show the lines of
-    /// Python that led to an allocation. The interpreter is not changed for that.
+    /// Python that led to an allocation; its objects are counted by type. The interpreter is not changed for that.
     #[arg(long)]
     pub(super) no_python: bool,
 
@@ -232,6 +232,15 @@ pub(super) struct ReportArgs {
     /// Also list the blocks of each site, the 1000 oldest: address, size and age.
     #[arg(long)]
     pub(super) show_blocks: bool,
+
+    /// Count all objects of Python, and list all types.
+    ///
+    /// Reports have the types of which there are more than at the attach, and count the objects that Python's garbage
+    /// collector knows: containers and objects of classes. With this option they also count strings, numbers and
+    /// whatever else lies in the pools of small objects, which takes longer. Objects are read from outside: no probe,
+    /// no pause, some 2 % of a CPU at most. Example: leaktrace -p 4242 --census
+    #[arg(long)]
+    pub(super) census: bool,
 
     /// Also show the frames of the Python interpreter itself.
     ///

@@ -208,6 +208,7 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
         attach: bounds.attach,
         unwind: bounds.unwind,
         python: !target.no_python,
+        census: report.census,
         max_unwind_bytes: bounds.max_unwind.0,
         probe_at: bounds.probe_at,
         verify_stacks: bounds.verify_stacks,

@@ -118,7 +118,9 @@ impl Interpreters for OfTargets<'_> {
         let why_native = interpreter.why_native();
         let why = why_native.map(str::to_owned).or_else(|| {
             (!interpreter.lines()).then(|| {
-                "this build has no global lock: where its functions are cannot be told, only which they are".to_owned()
+                "this build has no global lock: where its functions are cannot be told, only which they are, and it keeps \
+                 no lists of its objects to count"
+                    .to_owned()
             })
         });
         Some(Python {
@@ -133,6 +135,7 @@ impl Interpreters for OfTargets<'_> {
             lines: interpreter.lines(),
             arenas: objects.as_ref().is_some_and(|objects| objects.arenas),
             pools: objects.as_ref().is_some_and(|objects| objects.pools),
+            census: interpreter.lines(),
             why,
         })
     }

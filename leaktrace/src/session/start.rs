@@ -269,14 +269,18 @@ fn settings(config: &Config) -> Settings {
     Settings {
         older_than_ns: config.filters.older_than.as_nanos() as u64,
         top: config.top,
-        sort: match config.sort {
-            Sort::Bytes => track::Sort::Bytes,
-            Sort::Blocks => track::Sort::Blocks,
-            Sort::Growth => track::Sort::Growth,
-            Sort::Age => track::Sort::Age,
-        },
+        sort: sort(config.sort),
         blocks_per_site: config.show_blocks.then_some(track::BLOCKS_PER_SITE),
         largest_mean_bytes: config.samples().then_some(config.sample_bytes),
+    }
+}
+
+pub(super) const fn sort(sort: Sort) -> track::Sort {
+    match sort {
+        Sort::Bytes => track::Sort::Bytes,
+        Sort::Blocks => track::Sort::Blocks,
+        Sort::Growth => track::Sort::Growth,
+        Sort::Age => track::Sort::Age,
     }
 }
 
