@@ -330,7 +330,7 @@ impl Config {
             filters: Filters::default(),
             sample_bytes: defaults::SAMPLE_BYTES,
             max_overhead: None,
-            bounds_python: false,
+            bounds_python: true,
             top: defaults::TOP,
             sort: defaults::SORT,
             show_blocks: false,

@@ -35,7 +35,7 @@ impl Parts for Table {
 /// The part that all frames of [`stack`] are in.
 const PART: u64 = 77;
 
-/// Names a frame by its address; `0x100` has no line, `0x200` is gone, `0x300` is not known yet, `0x500` is the interpreter's own.
+/// Names a frame by its address; `0x100` has no line, `0x200` is gone, `0x300` is not known yet, `0x700` is the interpreter's own.
 struct Fake;
 
 impl Interpreters for Fake {
@@ -61,7 +61,7 @@ impl Interpreters for Fake {
             0x100 => None,
             0x200 => return Known::Gone,
             0x300 => return Known::NotYet,
-            0x500 => return Known::Trampoline,
+            0x700 => return Known::Trampoline,
             _ => Some(frame.position),
         };
         Known::Named(Named {
@@ -129,7 +129,7 @@ fn a_stack_carries_its_lines_when_all_frames_do() {
     let outcome = |codes: &[u64]| stack(codes).outcome(&Fake, 1, 0, &[]);
     // A mark has no line.
     assert_eq!(
-        outcome(&[0x400, 0x500, PythonFrame::ENTRY]),
+        outcome(&[0x400, 0x700, PythonFrame::ENTRY]),
         Some(Outcome::WithLines)
     );
     assert_eq!(outcome(&[0x400, 0x100]), Some(Outcome::NamesOnly));
