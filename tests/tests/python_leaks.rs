@@ -52,7 +52,8 @@ fn leak(leak: &Leak, python: &Path) -> (Report, Value) {
     let mut target = leak.start(python, "leak", LEAK_SECONDS);
     target.ready();
     let run = Leaktrace::attach(&[target.pid()])
-        .args(&["--sort", "growth"])
+        // Dictionaries of numbers and text alone are not in the lists of the collector.
+        .args(&["--sort", "growth", "--census"])
         .start();
     target.go();
     let numbers = done(&mut target);

@@ -5,6 +5,7 @@
 /// Modules/gcmodule.c (Python/gc.c from 3.13) and Python/ceval.c of 3.8 to 3.14.
 const STARTS: &[&str] = &[
     "_PyEval",
+    "_Py_HandlePending",
     "PyEval_",
     "_TAIL_CALL_",
     "PyObject_",

@@ -130,7 +130,7 @@ impl Stacks {
             early(
                 "too_deep",
                 self.too_deep,
-                "at the bound of 247 frames",
+                "at the bound of 246 frames",
                 "their outer frames are missing, the inner ones are right",
             ),
             early(

@@ -350,10 +350,6 @@ fn told_apart<'a>(
         }
         _ => {}
     }
-    // Where each instruction is a function of its own, the loop calls the first of them.
-    if place == Place::Evaluator && symbol.is_some_and(|symbol| symbol.starts_with("_TAIL_CALL_")) {
-        place = Place::EvaluatorPart;
-    }
     Native { place, symbol }
 }
 

@@ -61,6 +61,13 @@ pub struct Settings {
     pub largest_mean_bytes: Option<u64>,
 }
 
+impl Settings {
+    /// The mean gap that numbers are estimates for; `None` where all allocations were recorded up to now.
+    fn estimates_from(&self) -> Option<u64> {
+        self.largest_mean_bytes.filter(|&mean_bytes| mean_bytes > 0)
+    }
+}
+
 /// Blocks listed with a site if blocks are listed.
 pub const BLOCKS_PER_SITE: usize = 1000;
 

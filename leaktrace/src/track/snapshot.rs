@@ -211,7 +211,7 @@ impl<'a> Group<'a> {
             bytes: self.held.bytes,
             blocks: self.held.blocks,
             sampled: settings
-                .largest_mean_bytes
+                .estimates_from()
                 .map(|mean_bytes| self.held.sampled(mean_bytes, Unseen::LikeSeen)),
             bytes_per_s: per_second(self.growth as f64, interval_ns),
             allocs: sums.allocs,
@@ -317,7 +317,7 @@ fn totals_of(spaces: &Spaces, settings: &Settings) -> Totals {
         live_bytes: sums.live_bytes(),
         live_blocks: sums.live_blocks(),
         sampled: settings
-            .largest_mean_bytes
+            .estimates_from()
             .map(|mean_bytes| sums.live.sampled(mean_bytes, Unseen::Any)),
         alloc_bytes: sums.alloc_bytes,
         allocs: sums.allocs,
