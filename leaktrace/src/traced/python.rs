@@ -17,7 +17,7 @@ use crate::{
 /// What is known of the interpreter of a process, and of those who map its arenas.
 #[derive(Debug, Default)]
 pub struct Python {
-    /// The object that has the interpreter.
+    /// The object that has the interpreter, if that has arenas.
     interpreter: Option<ObjectId>,
     /// Objects of this image that have functions to probe, and what for.
     wanted: BTreeSet<(ObjectId, Gear)>,
@@ -28,7 +28,7 @@ pub struct Python {
 }
 
 impl Python {
-    /// The object that has the interpreter, if there is one.
+    /// The object that has the interpreter, if there is one that has arenas.
     pub const fn interpreter(&self) -> Option<ObjectId> {
         self.interpreter
     }
@@ -69,7 +69,7 @@ pub struct Objects {
 }
 
 impl TracedSet {
-    /// How the objects of a process are seen; `None` without an interpreter.
+    /// How the objects of a process are seen; `None` without an interpreter that has arenas.
     pub fn objects_of(&self, traced: &Traced) -> Option<Objects> {
         let interpreter = traced.python.interpreter?;
         let scan = self.catalog.scan(interpreter)?;
@@ -113,14 +113,16 @@ impl TracedSet {
         if self.interpreters.is_none() {
             return Ok(false);
         }
-        if scan.has_interpreter {
+        // Those without the global lock have another object allocator, and of unknown ones nothing is known of theirs.
+        let has_arenas = scan.python.arena_bytes() > 0;
+        if has_arenas {
             traced.python.interpreter.get_or_insert(object);
         }
         let maps_arenas = !scan.of(Gear::Arenas).0.is_empty();
         if maps_arenas {
             traced.python.wanted.insert((object, Gear::Arenas));
         }
-        if scan.has_interpreter && self.python_pools {
+        if has_arenas && self.python_pools {
             traced.python.wanted.insert((object, Gear::Pools));
         }
         if traced.python.interpreter.is_none() {
@@ -137,7 +139,8 @@ impl TracedSet {
         for (object, gear) in &missing {
             self.place_for_python(traced, *object, *gear)?;
         }
-        if !missing.is_empty()
+        // An interpreter in a library is mapped before the C library, by which its arenas are seen.
+        if missing.iter().any(|(_, gear)| *gear == Gear::Arenas)
             && let Some(objects) = self.objects_of(traced)
         {
             let name = self.catalog.name(objects.interpreter);
