@@ -207,6 +207,10 @@ impl<'a> Session<'a> {
                     // Stacks that are to be walked on wait in a queue of bounded length.
                     self.follow(&ended)?;
                     self.measure()?;
+                    let Running {
+                        traced, collector, ..
+                    } = &mut self.running;
+                    collector.look_at_pools(traced, false)?;
                 }
                 Wake::Deadline => return self.last_report(&ended, watched).await,
                 Wake::Changes => {

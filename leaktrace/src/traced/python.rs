@@ -10,7 +10,9 @@ use crate::{
         attach::{AttachError, Links},
         elf::Scan,
         gear::Gear,
+        process as proc,
     },
+    report::model::State,
     symbol::objects::ObjectId,
 };
 
@@ -73,7 +75,11 @@ impl TracedSet {
     pub fn objects_of(&self, traced: &Traced) -> Option<Objects> {
         let interpreter = traced.python.interpreter?;
         let scan = self.catalog.scan(interpreter)?;
-        let is_placed = |gear| traced.python.placed().any(|(_, placed)| placed == gear);
+        let is = |(_, of): (_, Gear), gear| of == gear;
+        let is_placed = |gear| match traced.state {
+            State::Running => traced.python.placed().any(|placed| is(placed, gear)),
+            State::Exited | State::Replaced => traced.python.probed().any(|probed| is(probed, gear)),
+        };
         let arenas = is_placed(Gear::Arenas);
         let pools = is_placed(Gear::Pools) && !scan.of(Gear::Pools).0.is_empty();
         let gears = match (arenas, pools) {
@@ -160,8 +166,20 @@ impl TracedSet {
             }
         }
         self.log(traced.pid, object, &scan, gear);
+        if gear == Gear::Arenas {
+            note_older_memory(traced);
+        }
         traced.python.placed.insert((object, gear));
         traced.python.probed.insert((object, gear));
         Ok(())
     }
+}
+
+/// From now on no arena of a process comes unseen: what memory it has by now is noted. It is to be called when the last
+/// of two has happened, that its probes are in place and that the kernel side knows the interpreter.
+pub(super) fn note_older_memory(traced: &mut Traced) {
+    // A process that has ended has none.
+    let mappings = proc::mappings(traced.pid).unwrap_or_default();
+    let own = mappings.iter().filter(|mapping| mapping.inode == 0);
+    traced.set_older_memory(own.map(|mapping| mapping.start..mapping.end).collect());
 }
