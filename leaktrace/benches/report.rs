@@ -193,6 +193,7 @@ fn survivor(site: &SiteSnapshot) -> Survivor {
         state: site.state,
         call: "malloc".to_owned(),
         space: "heap".to_owned(),
+        object_bytes: None,
         bytes: site.bytes,
         blocks: site.blocks,
         sampled: site.sampled,

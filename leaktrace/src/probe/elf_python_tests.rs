@@ -15,7 +15,7 @@ fn what_maps_arenas_is_apart_from_the_heap() {
     assert!(arenas.contains(&"mmap") && arenas.contains(&"munmap"));
     assert!(scan.functions.iter().all(|f| !f.symbol.contains("map")));
     assert_eq!(scan.blind_spots_of(Gear::Arenas).count(), 0);
-    assert!(!scan.has_interpreter && scan.pools == Group::default());
+    assert!(scan.python.interpreter.is_none() && scan.pools == Group::default());
     let mmap = scan.arenas.functions.iter().find(|f| f.symbol == "mmap").unwrap();
     assert_eq!(mmap.returns, Returns::Probe);
     assert!(!mmap.cookie.hands_over());
@@ -47,7 +47,7 @@ fn pools_are_found_without_symbols() {
     let Some(scan) = object(&taker("a", "nop"), true) else {
         return;
     };
-    assert!(scan.has_interpreter && scan.functions.is_empty());
+    assert!(scan.python.runtime().is_some() && scan.functions.is_empty());
     let [function] = scan.pools.functions.as_slice() else {
         panic!("{:?}", scan.pools)
     };

@@ -3,6 +3,7 @@
 use super::tests::{address_of_offset, build, named, system, tool};
 use super::*;
 use crate::probe::site::SiteKind;
+use leaktrace_common::call::Op;
 
 const LIBRARIES: &[(&str, &str)] = &[
     ("libc.so.6", "libc6"),

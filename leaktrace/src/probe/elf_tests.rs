@@ -1,6 +1,7 @@
 //! The scan against real objects of the system and against small ones that the C compiler of the system
 //! makes; `objdump` is the judge of what is a `ret`. What is not installed is named on stderr.
 
+use super::super::allocators;
 use super::*;
 use std::process::Command;
 

@@ -9,6 +9,7 @@ mod candidate;
 pub mod closure;
 pub mod custom;
 pub mod elf;
+mod finder;
 pub mod gear;
 mod handover;
 pub(crate) mod image;

@@ -113,6 +113,7 @@ fn judge<'d, R: ReadRef<'d>>(image: &Image<'d, R>, function: Extent) -> Option<b
 }
 
 /// What a function does to headers of pools.
+#[expect(clippy::struct_excessive_bools, reason = "independent traits of a function")]
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
     /// Writes of the class, of the class of none, and of the two offsets.
@@ -128,7 +129,7 @@ struct Seen {
 }
 
 impl Seen {
-    const fn takes_pools(&self) -> bool {
+    const fn takes_pools(self) -> bool {
         self.class
             && self.dummy
             && self.next_offset

@@ -149,7 +149,7 @@ mod tests {
             arenas: Group::default(),
             pools: Group::default(),
             inlines_objects: false,
-            has_interpreter: false,
+            python: crate::python::runtime::Facts::default(),
             is_go: false,
             interpreter: None,
             soname: None,

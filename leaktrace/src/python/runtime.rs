@@ -1,8 +1,10 @@
 //! Whether a file has a Python interpreter in it, which one, and where in it everything is. Must not know processes.
 
-use std::{fs::File, ops::Range, path::Path, sync::Arc};
+#[cfg(test)]
+use std::fs::File;
+use std::{ops::Range, path::Path, sync::Arc};
 
-use object::{ReadCache, ReadRef};
+use object::ReadRef;
 
 use super::{
     debug::{DEBUG_BYTES, DebugOffsets},
@@ -26,6 +28,22 @@ pub struct Facts {
     pub interpreter: Option<Interpreter>,
     /// How its C library keeps what threads have under their keys, if it is one.
     pub keys: Option<KeySlots>,
+}
+
+impl Facts {
+    /// The CPython in it.
+    pub const fn runtime(&self) -> Option<&Arc<Runtime>> {
+        match &self.interpreter {
+            Some(Interpreter::CPython(runtime)) => Some(runtime),
+            Some(Interpreter::Other(_)) | None => None,
+        }
+    }
+
+    /// Bytes of an arena of its object allocator; 0 where it has none, or nothing is known of it.
+    pub fn arena_bytes(&self) -> u64 {
+        let offsets = self.runtime().and_then(|runtime| runtime.offsets);
+        offsets.map_or(0, |offsets| offsets.arena_bytes())
+    }
 }
 
 /// An interpreter.
@@ -86,24 +104,24 @@ impl Runtime {
     }
 }
 
-/// Looks at an open file; reads only what it needs. `path` is what its processes call it.
-///
-/// # Errors
-/// What is wrong with a file that is no sound 64-bit ELF file.
-pub fn of_file(file: File, path: &Path) -> object::Result<Facts> {
-    let cache = ReadCache::new(file);
+/// Looks at an open file.
+#[cfg(test)]
+pub(super) fn of_file(file: File, path: &Path) -> object::Result<Facts> {
+    let cache = object::ReadCache::new(file);
     of_image(&Image::open(&cache)?, path)
 }
 
 /// The same of a file's bytes.
-///
-/// # Errors
-/// As [`of_file`].
-pub fn of_bytes(data: &[u8], path: &Path) -> object::Result<Facts> {
+#[cfg(test)]
+fn of_bytes(data: &[u8], path: &Path) -> object::Result<Facts> {
     of_image(&Image::open(data)?, path)
 }
 
-fn of_image<'d, R: ReadRef<'d>>(image: &Image<'d, R>, path: &Path) -> object::Result<Facts> {
+/// Looks at a file; reads only what it needs. `path` is what its processes call it.
+///
+/// # Errors
+/// What is wrong with the file.
+pub(crate) fn of_image<'d, R: ReadRef<'d>>(image: &Image<'d, R>, path: &Path) -> object::Result<Facts> {
     let names = Names {
         soname: image.soname(),
         file: path

@@ -251,6 +251,10 @@ pub struct Survivor {
     pub call: String,
     /// Which memory.
     pub space: String,
+    /// Of pools of Python: bytes of an object in most of them. Absent of other memory, and of pools that were gone before
+    /// they were looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub object_bytes: Option<u32>,
     /// Outstanding bytes that pass the filters.
     pub bytes: u64,
     /// Outstanding blocks that pass the filters.

@@ -69,6 +69,7 @@ fn survivors() -> Vec<Survivor> {
         state: State::Running,
         call: text("malloc"),
         space: text("heap"),
+        object_bytes: None,
         bytes: 1_258_291,
         blocks: 1_234,
         sampled: None,

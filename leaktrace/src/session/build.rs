@@ -210,6 +210,7 @@ fn survivor(from: &Sources<'_>, site: &SiteSnapshot) -> Survivor {
         space: Space::of(site.site.key.process.space)
             .map_or("unknown", Space::name)
             .to_owned(),
+        object_bytes: from.collector.object_bytes(&site.site),
         bytes: site.bytes,
         blocks: site.blocks,
         sampled: site.sampled,

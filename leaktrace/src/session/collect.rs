@@ -175,6 +175,22 @@ impl Collector {
         self.stacks.dropped()
     }
 
+    /// Looks which pools of Python have ended: now, or only if it is time to.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub(super) fn look_at_pools(&mut self, traced: &TracedSet, now: bool) -> Result<(), TableError> {
+        let begin_ns = now_ns();
+        if let Some(pools) = &mut self.pools
+            && (now || pools.is_due(begin_ns))
+        {
+            let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+            pools.look(&live, traced, begin_ns)?;
+            pools.looked(begin_ns, now_ns());
+        }
+        Ok(())
+    }
+
     /// Reads everything and sums it up.
     ///
     /// # Errors
@@ -182,10 +198,7 @@ impl Collector {
     pub(super) fn snapshot(&mut self, traced: &TracedSet) -> Result<Snapshot, TableError> {
         self.tracker.begin(now_ns());
         self.catch_up();
-        if let Some(pools) = &mut self.pools {
-            let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-            pools.look(&live, traced, now_ns())?;
-        }
+        self.look_at_pools(traced, true)?;
         let pools = self.pools.as_ref();
         self.handed_out.clone_from(&self.handed_out_ended);
         self.ends.clone_from(&self.ends_ended);
@@ -252,6 +265,10 @@ impl Collector {
     ) -> Result<(), TableError> {
         self.finish_stacks(traced)?;
         self.catch_up();
+        if let (Some(pools), Some(process)) = (&mut self.pools, traced.get(pid)) {
+            let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+            pools.end(&live, process, image, now_ns())?;
+        }
         let pools = self.pools.as_ref();
         let mut freezing = self.tracker.freeze(pid, image, state, now_ns());
         let interpreters = of_targets(traced);
@@ -327,6 +344,11 @@ impl Collector {
     pub(super) fn is_whole(&self, site: &SiteRef) -> bool {
         let id = site.key.stack_id;
         id != 0 && (end_of(id) == end::COMPLETE || self.stacks.is_finished(id))
+    }
+
+    /// Bytes of an object in most of the pools of a site, as far as they have been looked at.
+    pub(super) fn object_bytes(&self, site: &SiteRef) -> Option<u32> {
+        self.pools.as_ref()?.object_bytes(&site.key)
     }
 
     /// Name of the process that a site belongs or belonged to.

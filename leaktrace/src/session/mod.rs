@@ -259,6 +259,7 @@ impl<'a> Session<'a> {
                     // Stacks that are to be walked on wait in a queue of bounded length.
                     self.follow(&ended)?;
                     self.measure()?;
+                    self.look_at_pools()?;
                 }
                 Wake::Deadline => return self.last_report(&ended, watched).await,
                 Wake::Changes => {
@@ -307,6 +308,14 @@ impl<'a> Session<'a> {
     fn look_again(&self) -> Option<Instant> {
         let due_ns = self.running.traced.look_again_ns()?;
         Some(Instant::now() + Duration::from_nanos(due_ns.saturating_sub(now_ns())))
+    }
+
+    /// Looks for pools of Python that are not in use any more.
+    fn look_at_pools(&mut self) -> Result<(), Error> {
+        let Running {
+            traced, collector, ..
+        } = &mut self.running;
+        Ok(collector.look_at_pools(traced, false)?)
     }
 
     /// Looks at what tracing costs, and does what follows from it.

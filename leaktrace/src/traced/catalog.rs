@@ -52,8 +52,6 @@ pub struct Catalog {
     pub objects: Objects,
     /// None for what is no sound ELF file.
     scans: HashMap<ObjectId, Option<Rc<Scan>>>,
-    /// What files have to do with Python; nothing for those that are no sound ELF files.
-    python: HashMap<ObjectId, Rc<runtime::Facts>>,
     /// What a mapping's file is; `None` for one that could not be taken in.
     known: HashMap<FileKey, Option<ObjectId>>,
     /// Roots of file systems other than ours, by device and inode.
@@ -210,23 +208,10 @@ impl Catalog {
         }
     }
 
-    /// What an object has to do with Python, looked at once.
-    pub fn python(&mut self, id: ObjectId) -> Rc<runtime::Facts> {
-        if let Some(facts) = self.python.get(&id) {
-            return Rc::clone(facts);
-        }
-        let facts = self.objects.get(id).and_then(|object| {
-            let file = object.file.try_clone().ok()?;
-            runtime::of_file(file, &object.path_in_process)
-                .inspect_err(|error| {
-                    let path = object.path_in_process.display();
-                    tracing::debug!("{path} is not looked at for Python: {error}");
-                })
-                .ok()
-        });
-        let facts = Rc::new(facts.unwrap_or_default());
-        self.python.insert(id, Rc::clone(&facts));
-        facts
+    /// What an object has to do with Python.
+    pub fn python(&mut self, id: ObjectId) -> runtime::Facts {
+        let scan = self.scanned(id);
+        scan.map_or_else(runtime::Facts::default, |scan| scan.python.clone())
     }
 
     /// What was found in an object, if it has been looked at.

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{process::Traced, set::TracedSet};
+use super::{process::Traced, python::note_older_memory, set::TracedSet};
 use crate::{
     kernel::{clock::now_ns, python::Interpreters},
     python::{
@@ -303,10 +303,8 @@ impl TracedSet {
             return;
         };
         let told = known.look(pid, image);
-        if told.is_some()
-            && !known.reads_code
-            && let Some(offsets) = known.offsets()
-        {
+        let is_first = told.is_some() && !known.reads_code;
+        if is_first && let Some(offsets) = known.offsets() {
             // Before the kernel side knows of it, so that the first of its frames find it.
             let interpreted = Interpreted {
                 offsets: *offsets,
@@ -319,6 +317,9 @@ impl TracedSet {
             match told {
                 Some(interpreter) => interpreters.publish(slot, &interpreter),
                 None => interpreters.clear(slot),
+            }
+            if is_first {
+                note_older_memory(traced);
             }
         }
     }

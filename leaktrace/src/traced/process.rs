@@ -1,6 +1,6 @@
 //! One traced process: who it is, what was mapped in each of its images, which probes it carries.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, ops::Range, path::PathBuf};
 
 use super::{interpreters::Known, python::Python};
 use crate::{
@@ -18,6 +18,8 @@ struct Image {
     comm: String,
     mappings: Mappings,
     interpreter: Option<Known>,
+    /// Where it had memory before its arenas were seen.
+    older_memory: Vec<Range<u64>>,
 }
 
 /// A traced process.
@@ -83,6 +85,7 @@ impl Traced {
                 comm,
                 mappings: Mappings::new(),
                 interpreter: None,
+                older_memory: Vec::new(),
             }],
             known_from_ns: 0,
             counted_from_ns: 0,
@@ -113,6 +116,18 @@ impl Traced {
     pub fn interpreter_of(&self, image: u16) -> Option<&Known> {
         let image = self.images.get(usize::from(image));
         image.unwrap_or_else(|| self.current()).interpreter.as_ref()
+    }
+
+    /// Where an image had memory of its own when Python's arenas began to be seen in it; images as in
+    /// [`Self::of_image`].
+    pub fn older_memory(&self, image: u16) -> &[Range<u64>] {
+        let image = self.images.get(usize::from(image));
+        &image.unwrap_or_else(|| self.current()).older_memory
+    }
+
+    /// Notes that of the image that runs now.
+    pub(super) fn set_older_memory(&mut self, memory: Vec<Range<u64>>) {
+        self.current_mut().older_memory = memory;
     }
 
     /// That of the image that runs now.
@@ -195,6 +210,7 @@ impl Traced {
             comm,
             mappings: Mappings::new(),
             interpreter: None,
+            older_memory: Vec::new(),
         };
         if time_ns < self.counted_from_ns {
             *self.current_mut() = image;

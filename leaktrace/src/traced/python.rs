@@ -10,14 +10,16 @@ use crate::{
         attach::{AttachError, Links},
         elf::Scan,
         gear::Gear,
+        process as proc,
     },
+    report::model::State,
     symbol::objects::ObjectId,
 };
 
 /// What is known of the interpreter of a process, and of those who map its arenas.
 #[derive(Debug, Default)]
 pub struct Python {
-    /// The object that has the interpreter.
+    /// The object that has the interpreter, if that has arenas.
     interpreter: Option<ObjectId>,
     /// Objects of this image that have functions to probe, and what for.
     wanted: BTreeSet<(ObjectId, Gear)>,
@@ -28,7 +30,7 @@ pub struct Python {
 }
 
 impl Python {
-    /// The object that has the interpreter, if there is one.
+    /// The object that has the interpreter, if there is one that has arenas.
     pub const fn interpreter(&self) -> Option<ObjectId> {
         self.interpreter
     }
@@ -69,12 +71,15 @@ pub struct Objects {
 }
 
 impl TracedSet {
-    /// How the objects of a process are seen; `None` without an interpreter.
+    /// How the objects of a process are seen; `None` without an interpreter that has arenas.
     pub fn objects_of(&self, traced: &Traced) -> Option<Objects> {
         let interpreter = traced.python.interpreter?;
         let scan = self.catalog.scan(interpreter)?;
-        // What has ended was seen in the same way.
-        let is_placed = |gear| traced.python.probed().any(|(_, probed)| probed == gear);
+        let is = |(_, of): (_, Gear), gear| of == gear;
+        let is_placed = |gear| match traced.state {
+            State::Running => traced.python.placed().any(|placed| is(placed, gear)),
+            State::Exited | State::Replaced => traced.python.probed().any(|probed| is(probed, gear)),
+        };
         let arenas = is_placed(Gear::Arenas);
         let pools = is_placed(Gear::Pools) && !scan.of(Gear::Pools).0.is_empty();
         let gears = match (arenas, pools) {
@@ -114,14 +119,16 @@ impl TracedSet {
         if self.interpreters.is_none() {
             return Ok(false);
         }
-        if scan.has_interpreter {
+        // Those without the global lock have another object allocator, and of unknown ones nothing is known of theirs.
+        let has_arenas = scan.python.arena_bytes() > 0;
+        if has_arenas {
             traced.python.interpreter.get_or_insert(object);
         }
         let maps_arenas = !scan.of(Gear::Arenas).0.is_empty();
         if maps_arenas {
             traced.python.wanted.insert((object, Gear::Arenas));
         }
-        if scan.has_interpreter && self.python_pools {
+        if has_arenas && self.python_pools {
             traced.python.wanted.insert((object, Gear::Pools));
         }
         if traced.python.interpreter.is_none() {
@@ -138,7 +145,8 @@ impl TracedSet {
         for (object, gear) in &missing {
             self.place_for_python(traced, *object, *gear)?;
         }
-        if !missing.is_empty()
+        // An interpreter in a library is mapped before the C library, by which its arenas are seen.
+        if missing.iter().any(|(_, gear)| *gear == Gear::Arenas)
             && let Some(objects) = self.objects_of(traced)
         {
             let name = self.catalog.name(objects.interpreter);
@@ -158,8 +166,20 @@ impl TracedSet {
             }
         }
         self.log(traced.pid, object, &scan, gear);
+        if gear == Gear::Arenas {
+            note_older_memory(traced);
+        }
         traced.python.placed.insert((object, gear));
         traced.python.probed.insert((object, gear));
         Ok(())
     }
+}
+
+/// From now on no arena of a process comes unseen: what memory it has by now is noted. It is to be called when the last
+/// of two has happened, that its probes are in place and that the kernel side knows the interpreter.
+pub(super) fn note_older_memory(traced: &mut Traced) {
+    // A process that has ended has none.
+    let mappings = proc::mappings(traced.pid).unwrap_or_default();
+    let own = mappings.iter().filter(|mapping| mapping.inode == 0);
+    traced.set_older_memory(own.map(|mapping| mapping.start..mapping.end).collect());
 }
