@@ -10,7 +10,7 @@ use clap_complete::Shell;
 
 use super::parse::{self, Size, Time};
 use crate::{
-    config::{AttachKind, ProbeAt, Share, Sort, Unwind, defaults},
+    config::{AttachKind, Bound, ProbeAt, Sort, Unwind, defaults},
     report::Format,
 };
 
@@ -60,6 +60,10 @@ pub(super) struct Cli {
 }
 
 /// What to trace.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent switches of the command line"
+)]
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Target")]
 #[group(skip)]
@@ -182,9 +186,18 @@ pub(super) struct SamplingArgs {
     /// leaktrace measures its cost all the time. Above the bound it first records fewer allocations, as if by a
     /// larger --sample-bytes, and then stops probing the functions that are called most for a while at a
     /// time. The report says what was paused, and what cannot be known because of it. Every report
-    /// states the cost, also without this option. A percentage from 0.1% to 100%. Example: --max-overhead 2%
-    #[arg(long, value_name = "PERCENT", value_parser = parse::overhead, allow_hyphen_values = true)]
-    pub(super) max_overhead: Option<Share>,
+    /// states the cost, also without this option. A percentage from 0.1% to 100%, or off. Example: --max-overhead 2%
+    ///
+    /// The default is off, but for running Python processes (-p), where it is 5% unless --sample-bytes is given: their
+    /// programs call malloc millions of times a second at times. As long as tracing costs less, all is recorded.
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        value_parser = parse::overhead,
+        allow_hyphen_values = true,
+        overrides_with = "max_overhead"
+    )]
+    pub(super) max_overhead: Option<Bound>,
 }
 
 /// When to report, and what.

@@ -220,6 +220,7 @@ pub(super) fn budgeted() -> Report {
     overhead.functions[0].seen_share = 0.12;
     overhead.functions[0].paused = true;
     overhead.budget = Some(Budget {
+        by_default: false,
         share: 0.03,
         mean_bytes: 512 << 10,
         paused: 1,

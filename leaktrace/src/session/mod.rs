@@ -56,8 +56,9 @@ pub fn run(config: &Config, fate: ChildFate) -> Result<ExitCode, Error> {
     start::runtime()?.block_on(async {
         // First of all: a signal that comes while the probes are put in place ends the run in good order.
         let mut signals = Signals::watch().map_err(system("cannot watch signals"))?;
-        let running = start::start(config)?;
-        let mut session = Session::new(config, running, output)?;
+        let mut config = config.clone();
+        let running = start::start(&mut config)?;
+        let mut session = Session::new(&config, running, output)?;
         session.first_census().await;
         session.announce();
         let outcome = session.trace(&mut signals).await;

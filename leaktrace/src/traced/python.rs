@@ -73,7 +73,8 @@ impl TracedSet {
     pub fn objects_of(&self, traced: &Traced) -> Option<Objects> {
         let interpreter = traced.python.interpreter?;
         let scan = self.catalog.scan(interpreter)?;
-        let is_placed = |gear| traced.python.placed().any(|(_, placed)| placed == gear);
+        // What has ended was seen in the same way.
+        let is_placed = |gear| traced.python.probed().any(|(_, probed)| probed == gear);
         let arenas = is_placed(Gear::Arenas);
         let pools = is_placed(Gear::Pools) && !scan.of(Gear::Pools).0.is_empty();
         let gears = match (arenas, pools) {
@@ -92,7 +93,7 @@ impl TracedSet {
             )
         };
         if let Some(skipped) = scan.of(Gear::Pools).1.first().filter(|_| self.python_pools) {
-            how.push_str(&format!("; pools are not probed: {}", skipped.reason));
+            how = format!("{how}; pools are not probed: {}", skipped.reason);
         }
         Some(Objects {
             interpreter,
