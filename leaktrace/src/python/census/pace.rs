@@ -5,8 +5,9 @@ use std::time::Duration;
 /// Share of one CPU that the censuses of a process may take.
 const SHARE: f64 = 0.02;
 
-/// Time for a census, as long as it is enough.
-const TIME: Duration = Duration::from_millis(250);
+/// Time for a census, as long as it is enough: for some ten million objects. The first says what growth counts from, and
+/// one that is not finished has been for nothing.
+const TIME: Duration = Duration::from_secs(2);
 
 /// Time for a census at most: a process that needs more has none.
 const TIME_MAX: Duration = Duration::from_secs(4);

@@ -162,7 +162,7 @@ fn what_was_counted_is_said_with_its_age_and_what_could_not_be() {
     types.why = Some("process 4242: the census was not finished in its time".to_owned());
     let text = rendered(&report, false, None);
     let table = "\
-Survivors by Python type: 120.2 MiB in 1,234,567 objects (14 censuses in 1.2 s, 3 reads torn, the last 12 s ago)
+Survivors by Python type: 120.2 MiB in 1,234,567 objects (14 censuses in 1.2 s, 3 reads torn, the last 12.0 s ago)
   not counted anew: process 4242: the census was not finished in its time
   of no type are there more than at the first census
 ";
