@@ -19,7 +19,7 @@ pub struct Interpreter {
     /// [`Interpreter::of_image`] of the image that the rest is true for; 0 for none.
     pub state: u64,
     /// Address of the key of the thread state (`autoTSSkey`, a `Py_tss_t`: two 32-bit words, whether it is set and the
-    /// key of pthread_getspecific).
+    /// key of `pthread_getspecific`).
     pub key: u64,
     /// Address of the pointer to the thread state that holds the lock, of which there is one up to Python 3.11
     /// (`gilstate.tstate_current`); 0 for none. It is the thread's own if its thread id is.

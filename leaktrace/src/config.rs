@@ -31,6 +31,8 @@ pub mod defaults {
     pub const OLDER_THAN: Duration = Duration::ZERO;
     /// Mean gap between samples: none, every allocation is recorded.
     pub const SAMPLE_BYTES: u64 = 0;
+    /// What tracing may cost running Python processes of their CPU time, in percent.
+    pub const PYTHON_OVERHEAD_PERCENT: f64 = 5.0;
     /// Number of sites listed.
     pub const TOP: usize = 10;
     /// Order of the sites.
@@ -43,7 +45,17 @@ pub mod defaults {
     pub const MAX_UNWIND_BYTES: u64 = 64 << 20;
 }
 
+/// What tracing may cost the targets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// Whatever it does.
+    Off,
+    /// A share of their CPU time.
+    Share(Share),
+}
+
 /// One run of the tracer.
+#[expect(clippy::struct_excessive_bools, reason = "independent choices")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// What to trace.
@@ -62,6 +74,8 @@ pub struct Config {
     pub sample_bytes: u64,
     /// What tracing may cost the targets of their CPU time; `None` is no bound.
     pub max_overhead: Option<Share>,
+    /// Hold it to [`defaults::PYTHON_OVERHEAD_PERCENT`] where a running process has a Python interpreter.
+    pub bounds_python: bool,
     /// Number of sites listed; 0 lists none.
     pub top: usize,
     /// Their order.
@@ -84,6 +98,8 @@ pub struct Config {
     pub unwind: Option<Unwind>,
     /// Follow Python: its lines in stacks, and its objects.
     pub python: bool,
+    /// Count all objects of Python, those too that its collector does not know, and list all types.
+    pub census: bool,
     /// Bound on the kernel's memory for the rows of unwind tables, in bytes.
     pub max_unwind_bytes: u64,
     /// Walk each stack once more by framehop, and compare.
@@ -270,6 +286,9 @@ pub enum ConfigError {
     /// `--python-pools` with `--no-python`.
     #[error("--python-pools needs what --no-python turns off: leave one of them out")]
     PoolsWithoutPython,
+    /// `--census` with `--no-python`.
+    #[error("--census needs what --no-python turns off: leave one of them out")]
+    CensusWithoutPython,
     /// `-d 0`.
     #[error(
         "--duration 0 traces nothing: give a time such as 30s, or leave the option out to trace until Ctrl-C"
@@ -311,6 +330,7 @@ impl Config {
             filters: Filters::default(),
             sample_bytes: defaults::SAMPLE_BYTES,
             max_overhead: None,
+            bounds_python: true,
             top: defaults::TOP,
             sort: defaults::SORT,
             show_blocks: false,
@@ -322,6 +342,7 @@ impl Config {
             probe_at: ProbeAt::Site,
             unwind: None,
             python: true,
+            census: false,
             max_unwind_bytes: defaults::MAX_UNWIND_BYTES,
             verify_stacks: false,
             verbose: 0,
@@ -355,6 +376,9 @@ impl Config {
         }
         if self.python_pools && !self.python {
             return Err(ConfigError::PoolsWithoutPython);
+        }
+        if self.census && !self.python {
+            return Err(ConfigError::CensusWithoutPython);
         }
         if min > max {
             return Err(ConfigError::SizesCrossed { min, max });

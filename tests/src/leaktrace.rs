@@ -90,7 +90,10 @@ impl Leaktrace {
     /// Attaches to processes; one JSON report at the end with every site. Later options win.
     pub fn attach(pids: &[u32]) -> Self {
         let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
-        Self::bare(&["-p", &pids.join(","), "--format", "json"]).args(&["-i", "0", "--top", "1000000"])
+        Self::bare(&["-p", &pids.join(","), "--format", "json"])
+            .args(&["-i", "0", "--top", "1000000"])
+            // What is compared with the truth is to be whole, whatever it costs.
+            .args(&["--max-overhead", "off"])
     }
 
     /// Starts a command and traces it; one JSON report at the end, written to a file, because stdout is

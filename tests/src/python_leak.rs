@@ -189,8 +189,8 @@ pub fn types(report: &Report) -> Vec<&Value> {
 }
 
 /// What grows in a row of reports taken at equal intervals, with the bytes it grew by: sites, told apart by their
-/// innermost Python line or else by their stack, and types. Something grows if each of the last [`INTERVALS`] saw more
-/// bytes of it, and all of them together more than [`GRAIN_BYTES`]. What merely fills up, as a bounded cache does, does so
+/// innermost Python line or else by their stack, and types. Something grows if each of the last `INTERVALS` saw more
+/// bytes of it, and all of them together more than `GRAIN_BYTES`. What merely fills up, as a bounded cache does, does so
 /// once; what breathes does not rise at each of the steps; and less than an arena tells nothing.
 pub fn growing(reports: &[Report]) -> Vec<(String, u64)> {
     assert!(

@@ -328,7 +328,8 @@ pub fn embedded() -> Result<Python, Missing> {
     )
 }
 
-fn pyenv() -> Vec<Result<Python, Missing>> {
+/// Those of pyenv that are not too old to be of interest.
+pub fn pyenv() -> Vec<Result<Python, Missing>> {
     let home = || Some(Path::new(&env::var_os("HOME")?).join(".pyenv"));
     let root = env::var_os("PYENV_ROOT").map(PathBuf::from).or_else(home);
     let versions = root.and_then(|root| fs::read_dir(root.join("versions")).ok());

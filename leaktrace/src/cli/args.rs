@@ -10,7 +10,7 @@ use clap_complete::Shell;
 
 use super::parse::{self, Size, Time};
 use crate::{
-    config::{AttachKind, ProbeAt, Share, Sort, Unwind, defaults},
+    config::{AttachKind, Bound, ProbeAt, Sort, Unwind, defaults},
     report::Format,
 };
 
@@ -60,6 +60,10 @@ pub(super) struct Cli {
 }
 
 /// What to trace.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent switches of the command line"
+)]
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Target")]
 #[group(skip)]
@@ -88,7 +92,7 @@ pub(super) struct TargetArgs {
     /// Do not look into Python interpreters.
     ///
     /// CPython 3.8 to 3.14 is otherwise recognised wherever it runs, embedded too, and its stacks show the lines of
-    /// Python that led to an allocation. The interpreter is not changed for that.
+    /// Python that led to an allocation; its objects are counted by type. The interpreter is not changed for that.
     #[arg(long)]
     pub(super) no_python: bool,
 
@@ -182,9 +186,18 @@ pub(super) struct SamplingArgs {
     /// leaktrace measures its cost all the time. Above the bound it first records fewer allocations, as if by a
     /// larger --sample-bytes, and then stops probing the functions that are called most for a while at a
     /// time. The report says what was paused, and what cannot be known because of it. Every report
-    /// states the cost, also without this option. A percentage from 0.1% to 100%. Example: --max-overhead 2%
-    #[arg(long, value_name = "PERCENT", value_parser = parse::overhead, allow_hyphen_values = true)]
-    pub(super) max_overhead: Option<Share>,
+    /// states the cost, also without this option. A percentage from 0.1% to 100%, or off. Example: --max-overhead 2%
+    ///
+    /// The default is off, but for running Python processes (-p), where it is 5% unless --sample-bytes is given: their
+    /// programs call malloc millions of times a second at times. As long as tracing costs less, all is recorded.
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        value_parser = parse::overhead,
+        allow_hyphen_values = true,
+        overrides_with = "max_overhead"
+    )]
+    pub(super) max_overhead: Option<Bound>,
 }
 
 /// When to report, and what.
@@ -219,6 +232,15 @@ pub(super) struct ReportArgs {
     /// Also list the blocks of each site, the 1000 oldest: address, size and age.
     #[arg(long)]
     pub(super) show_blocks: bool,
+
+    /// Count all objects of Python, and list all types.
+    ///
+    /// Reports have the types of which there are more than at the attach, and count the objects that Python's garbage
+    /// collector knows: containers and objects of classes. With this option they also count strings, numbers and
+    /// whatever else lies in the pools of small objects, which takes longer. Objects are read from outside: no probe,
+    /// no pause, some 2 % of a CPU at most. Example: leaktrace -p 4242 --census
+    #[arg(long)]
+    pub(super) census: bool,
 
     /// Also show the frames of the Python interpreter itself.
     ///

@@ -14,7 +14,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, parser::ValueSource};
 pub use clap_complete::Shell;
 
 use self::args::{Cli, Command, DemoArgs, OutputArgs};
-use crate::config::{self, AttachKind, Config, Filters, Output, Target, custom_pair};
+use crate::config::{self, AttachKind, Bound, Config, Filters, Output, Target, custom_pair};
 
 /// Exit status of a run that could not be.
 pub const EXIT_UNUSABLE: u8 = 2;
@@ -190,7 +190,11 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
             max_size_bytes: filter.max_size.map_or(u64::MAX, |size| size.0),
         },
         sample_bytes: sampling.sample_bytes.0,
-        max_overhead: sampling.max_overhead,
+        max_overhead: match sampling.max_overhead {
+            Some(Bound::Share(share)) => Some(share),
+            Some(Bound::Off) | None => None,
+        },
+        bounds_python: sampling.max_overhead.is_none() && sampling.sample_bytes.0 == 0,
         top: report.top,
         sort: report.sort,
         show_blocks: report.show_blocks,
@@ -204,6 +208,7 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
         attach: bounds.attach,
         unwind: bounds.unwind,
         python: !target.no_python,
+        census: report.census,
         max_unwind_bytes: bounds.max_unwind.0,
         probe_at: bounds.probe_at,
         verify_stacks: bounds.verify_stacks,

@@ -6,7 +6,7 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use bytesize::ByteSize;
 
-use crate::config::Share;
+use crate::config::{Bound, Share};
 
 /// A value that cannot be read; the message ends with what to type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,7 +33,7 @@ pub enum ValueError {
     #[error("not a bound: write a whole number from 1 to 4294967295, such as 10000000")]
     Bound,
     /// Not a share that tracing can be held to.
-    #[error("not a bound that can be held: write a percentage from 0.1% to 100%, such as 2%")]
+    #[error("not a bound that can be held: write a percentage from 0.1% to 100%, such as 2%, or off")]
     Overhead,
     /// Process id 0.
     #[error("0 is no process that can be traced: write the id of one (see 'pidof NAME')")]
@@ -144,8 +144,11 @@ pub fn bound(text: &str) -> Result<u32, ValueError> {
 ///
 /// # Errors
 /// When it is not one.
-pub fn overhead(text: &str) -> Result<Share, ValueError> {
+pub fn overhead(text: &str) -> Result<Bound, ValueError> {
     let text = text.trim();
+    if text == "off" {
+        return Ok(Bound::Off);
+    }
     let number = text.strip_suffix('%').unwrap_or(text).trim_end();
     // `f64` would also take "inf", "nan" and "1e-1".
     let is_decimal = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
@@ -156,7 +159,7 @@ pub fn overhead(text: &str) -> Result<Share, ValueError> {
         .ok_or(ValueError::Overhead)?;
     let share = Share::of_percent(percent);
     if (Share::LEAST_OVERHEAD..=Share::ALL).contains(&share) {
-        Ok(share)
+        Ok(Bound::Share(share))
     } else {
         Err(ValueError::Overhead)
     }
@@ -194,6 +197,7 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
         }
+        assert_eq!(overhead(" off "), Ok(Bound::Off));
         for text in [
             "",
             "KiB",
@@ -280,9 +284,13 @@ mod tests {
             ("0.1%", 0.001),
             ("100%", 1.0),
         ] {
-            let got = overhead(text).unwrap().to_f64();
+            let Bound::Share(got) = overhead(text).unwrap() else {
+                panic!("{text} is a share");
+            };
+            let got = got.to_f64();
             assert!((got - share).abs() < 1e-9, "{text}: {got}");
         }
+        assert_eq!(overhead("off"), Ok(Bound::Off));
         for text in [
             "",
             "%",

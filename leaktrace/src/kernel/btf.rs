@@ -36,7 +36,7 @@ pub fn return_probes() -> Result<ReturnProbes, BtfError> {
 }
 
 /// Where the running kernel keeps a thread's thread pointer: offset of `thread.fsbase` in its `task_struct`
-/// (arch/x86/kernel/process_64.c, `do_arch_prctl_64` and `copy_thread`: it is up to date for a running thread too, but
+/// (`arch/x86/kernel/process_64.c`, `do_arch_prctl_64` and `copy_thread`: it is up to date for a running thread too, but
 /// for one that sets the register by an instruction of its own, which no libc does).
 ///
 /// # Errors

@@ -71,7 +71,7 @@ pub(super) fn reads_alike(all: &[Candidate], from: &Candidate, taker: &Taker) ->
 }
 
 /// A name that another object defines and that is probed there: the plain C functions only.
-pub(super) fn imported_taker(shape: &Shape, name: &[u8]) -> Option<Taker> {
+pub(super) fn imported_taker(shape: Shape, name: &[u8]) -> Option<Taker> {
     let (_, row) = allocators::find_indexed(name)?;
     let alike = (row.shape.op == Op::Free) == (shape.op == Op::Free) && row.shape.layer() == shape.layer();
     (alike && row.taken == Taken::Always && !row.may_throw).then(|| Taker {

@@ -195,7 +195,7 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
             let imports = |name: &[u8]| match std::str::from_utf8(name).ok().and_then(|name| names.get(name))
             {
                 Some(address) => others(*address),
-                None => imported_taker(&candidate.shape, name),
+                None => imported_taker(candidate.shape, name),
             };
             let handover = Handover {
                 by_address: &others,

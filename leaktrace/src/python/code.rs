@@ -56,6 +56,12 @@ impl Code {
         self.lines.line(position)
     }
 
+    /// Whether it is none of a program's: what stands between a call of a class and its `__init__` from 3.12 on
+    /// (`_Py_InitCleanup` in Python/specialize.c) has no first line, and its name for a file.
+    pub fn is_trampoline(&self) -> bool {
+        self.first_line == 0 && self.file == self.name
+    }
+
     /// Bytes it takes, about.
     pub(super) fn len_bytes(&self) -> usize {
         size_of::<Self>() + self.name.len() + self.file.len() + self.lines.len_bytes()

@@ -23,6 +23,9 @@ use super::codes::Codes;
 /// How soon the thread sees that it is to stop.
 const WAKE_MS: u16 = 100;
 
+/// The thread's nice value.
+const NICE: i32 = -10;
+
 /// Most parts that are resolved together: the first of many should not wait for the last.
 const BATCH: usize = 256;
 
@@ -68,7 +71,10 @@ impl Resolver {
             .name("python code".to_owned())
             .spawn({
                 let (source, codes, stop) = (Arc::clone(&source), codes.clone(), Arc::clone(&stop));
-                move || run(&source, &codes, &wake, &stop)
+                move || {
+                    hurry();
+                    run(&source, &codes, &wake, &stop);
+                }
             })?;
         Ok(Self {
             source,
@@ -92,6 +98,14 @@ impl Drop for Resolver {
         {
             tracing::error!("the thread that reads Python code objects has failed");
         }
+    }
+}
+
+/// This thread does little, and what it reads may be gone a millisecond later.
+fn hurry() {
+    // None means the calling thread (setpriority(2): on Linux the value is a thread's).
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::debug!("Python code objects are read at the usual priority: {error}");
     }
 }
 

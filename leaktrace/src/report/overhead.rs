@@ -78,6 +78,9 @@ pub struct FunctionCost {
 pub struct Budget {
     /// `--max-overhead`, as a share.
     pub share: f64,
+    /// Nobody asked for it: it is the default for running Python processes.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub by_default: bool,
     /// Mean gap between samples now; 0 while every allocation is recorded.
     pub mean_bytes: u64,
     /// Functions paused now.
@@ -108,8 +111,13 @@ impl Overhead {
         let Some(budget) = &self.budget else { return Ok(()) };
         writeln!(
             out,
-            "  held to      {}{}",
+            "  held to      {}{}{}",
             percent(budget.share),
+            if budget.by_default {
+                ", the default for Python (--max-overhead off)"
+            } else {
+                ""
+            },
             self.measures(budget)
         )?;
         if budget.unseen_allocs > 0 {

@@ -11,7 +11,7 @@ use super::{
 /// The Python interpreter of a process image.
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "four independent facts, a field each in the format"
+    reason = "five independent facts, a field each in the format"
 )]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Python {
@@ -29,6 +29,8 @@ pub struct Python {
     pub arenas: bool,
     /// Whether the pools in them are seen.
     pub pools: bool,
+    /// Whether its objects can be counted by type.
+    pub census: bool,
     /// Why something of this is not so, and the way out where there is one.
     pub why: Option<String>,
 }

@@ -221,6 +221,7 @@ pub(super) fn budgeted() -> Report {
     overhead.functions[0].seen_share = 0.12;
     overhead.functions[0].paused = true;
     overhead.budget = Some(Budget {
+        by_default: false,
         share: 0.03,
         mean_bytes: 512 << 10,
         paused: 1,
@@ -398,6 +399,7 @@ pub(super) fn python() -> Report {
         lines: true,
         arenas: true,
         pools: false,
+        census: true,
         why: None,
     });
     let stacks = PythonStacks {
@@ -414,8 +416,10 @@ pub(super) fn python() -> Report {
 fn types() -> Types {
     let row = |name: &str, module: Option<&str>, objects: u64, grown_objects: i64| TypeSurvivors {
         pid: 4242,
+        state: State::Running,
         name: text(name),
         module: module.map(text),
+        age_s: 0.2,
         objects,
         bytes: objects * 64,
         grown_objects,
@@ -431,6 +435,8 @@ fn types() -> Types {
         torn_reads: 3,
         spent_s: 1.2,
         partial: 0,
+        why: None,
+        whole: false,
         list: vec![
             row("dict", None, 218_400, 18_400),
             row("Groupoid_with_category", Some("sage.categories"), 1_300, 1_229),

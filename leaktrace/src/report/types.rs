@@ -4,12 +4,14 @@
 
 use serde::Serialize;
 
+use super::model::State;
+
 /// Living Python objects by type, over all traced processes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Types {
-    /// Seconds that the rates refer to: between the last two censuses, or since the attach.
+    /// Seconds that the rates refer to, between censuses: since the last before the report before, or since the first.
     pub interval_s: f64,
-    /// Censuses taken since the attach.
+    /// Censuses finished since the attach.
     pub censuses: u64,
     /// Objects that the last one of each process has counted, those of types not listed included.
     pub objects: u64,
@@ -19,8 +21,12 @@ pub struct Types {
     pub torn_reads: u64,
     /// Seconds that all censuses took.
     pub spent_s: f64,
-    /// Processes whose last census was not finished in its time: the numbers are those of what it had seen.
+    /// Processes whose last census was not finished: their numbers are those of the one before, or none.
     pub partial: u64,
+    /// Which of them, and why; none if there are none.
+    pub why: Option<String>,
+    /// Whether objects that the collector does not know count too, and all types are listed (`--census`).
+    pub whole: bool,
     /// The types, those that matter most first.
     pub list: Vec<TypeSurvivors>,
     /// Types that are not listed.
@@ -28,14 +34,18 @@ pub struct Types {
 }
 
 /// Living objects of a type in a process.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TypeSurvivors {
     /// Process id.
     pub pid: u32,
+    /// Whether it still runs; one that has exited keeps what its last census has counted.
+    pub state: State,
     /// Name of the type.
     pub name: String,
     /// Its module; none where it is not known or is that of the builtins.
     pub module: Option<String>,
+    /// Seconds since the census that has counted them.
+    pub age_s: f64,
     /// Objects.
     pub objects: u64,
     /// Their bytes, without what they point to.

@@ -246,7 +246,8 @@ impl Collector {
             });
             let (kept, cut) = clean(id, &stack.frames, mappings_of(site, traced, ended));
             *stacks_cut += u64::from(cut);
-            stack.frames[..kept].to_vec()
+            // The same native frames have many Python ones: they are one place only where both are.
+            (stack.frames[..kept].to_vec(), stack.python.frames.to_vec())
         });
         failed.map_or(Ok(snapshot), Err)
     }
@@ -410,7 +411,8 @@ impl Walks<'_> {
         let Some(stack) = self.stacks.known(id) else {
             return Ok(());
         };
-        let outcome = stack.python.outcome(self.interpreters, tgid, image);
+        let (python, native) = (&stack.python, &stack.frames);
+        let outcome = python.outcome(self.interpreters, tgid, image, native);
         if let Some(outcome) = outcome {
             self.outcomes.insert(id, outcome);
         }

@@ -37,11 +37,13 @@ pub(super) struct Keeper {
     unseen: (f64, f64),
     settled: bool,
     last_ns: u64,
+    /// Nobody asked for the bound.
+    by_default: bool,
 }
 
 impl Keeper {
     /// `budget` is a share of the targets' CPU time, `mean_bytes` the mean gap between samples that was asked for.
-    pub(super) fn new(budget: f64, mean_bytes: u64) -> Self {
+    pub(super) fn new(budget: f64, mean_bytes: u64, by_default: bool) -> Self {
         let controller = Controller::new(budget, mean_bytes, true);
         Self {
             budget,
@@ -54,6 +56,7 @@ impl Keeper {
             unseen: (0.0, 0.0),
             settled: true,
             last_ns: now_ns(),
+            by_default,
         }
     }
 
@@ -140,6 +143,7 @@ impl Keeper {
         let unseen_share = |(slot, _): (u16, &Slot)| 1.0 - self.coverage.run.share(slot);
         Budget {
             share: self.budget,
+            by_default: self.by_default,
             mean_bytes: self.desired.mean_bytes,
             paused: self.desired.out.len(),
             unseen_allocs: self.unseen.0.round() as u64,

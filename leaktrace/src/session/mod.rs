@@ -2,6 +2,7 @@
 //! others.
 
 mod build;
+mod census;
 mod child;
 mod collect;
 mod costs;
@@ -28,6 +29,7 @@ use tokio::{
 pub use self::child::ChildFate;
 use self::{
     build::{Builder, Sources},
+    census::{Censuses, Occasion, Taken},
     child::{Signals, reap},
     pace::Pace,
     start::Running,
@@ -54,8 +56,10 @@ pub fn run(config: &Config, fate: ChildFate) -> Result<ExitCode, Error> {
     start::runtime()?.block_on(async {
         // First of all: a signal that comes while the probes are put in place ends the run in good order.
         let mut signals = Signals::watch().map_err(system("cannot watch signals"))?;
-        let running = start::start(config)?;
-        let mut session = Session::new(config, running, output);
+        let mut config = config.clone();
+        let running = start::start(&mut config)?;
+        let mut session = Session::new(&config, running, output)?;
+        session.first_census().await;
         session.announce();
         let outcome = session.trace(&mut signals).await;
         // The probes go first, whatever happened: no target pays for an error of ours.
@@ -83,6 +87,8 @@ struct Session<'a> {
     watched: HashSet<u32>,
     /// When the cost is looked at next.
     next_reading: Instant,
+    /// Counts the objects of Python; none where that is not followed.
+    censuses: Option<Censuses>,
     /// A report whose names are being looked up.
     unnamed: Option<Unnamed>,
     /// How soon what the rings have is looked at.
@@ -93,6 +99,8 @@ struct Session<'a> {
 struct Unnamed {
     report: Report,
     sites: Vec<SiteSnapshot>,
+    /// How long it waits for a census at most.
+    counted_until: Instant,
 }
 
 /// Why the loop woke.
@@ -107,20 +115,55 @@ enum Wake {
     Loaded,
     LookAgain,
     Ended(u32),
+    Counted(Taken),
+    Late,
 }
 
 impl<'a> Session<'a> {
-    fn new(config: &'a Config, running: Running, output: Output) -> Self {
+    fn new(config: &'a Config, running: Running, output: Output) -> Result<Self, Error> {
         let builder = Builder::new(now_ns(), running.kernel_release.clone());
-        Self {
+        let censuses = config.python.then(|| Censuses::start(config.census));
+        Ok(Self {
             config,
             running,
             builder,
             output,
             watched: HashSet::new(),
             next_reading: Instant::now() + READ_SOON,
+            censuses: censuses
+                .transpose()
+                .map_err(system("cannot start the thread that counts Python objects"))?,
             unnamed: None,
             pace: Arc::default(),
+        })
+    }
+
+    /// What is there already is counted before it is said that anything is traced: growth is from then on.
+    async fn first_census(&mut self) {
+        self.count(Occasion::Meanwhile);
+        let limit = Instant::now() + FIRST_CENSUS_WAIT;
+        while self.is_counting() {
+            tokio::select! {
+                taken = next_census(&mut self.censuses) => self.note_census(taken),
+                () = sleep_until(limit) => return,
+            }
+        }
+    }
+
+    /// Has Python objects counted, where it is time for that.
+    fn count(&mut self, occasion: Occasion) {
+        if let Some(censuses) = &mut self.censuses {
+            censuses.ask(&self.running.traced, occasion);
+        }
+    }
+
+    fn is_counting(&self) -> bool {
+        self.censuses.as_ref().is_some_and(Censuses::is_busy)
+    }
+
+    fn note_census(&mut self, taken: Taken) {
+        if let Some(censuses) = &mut self.censuses {
+            censuses.note(taken, &self.running.traced);
         }
     }
 
@@ -184,6 +227,7 @@ impl<'a> Session<'a> {
             // Signals and the end of the run wait for nothing. Ends of processes come before reports, because a
             // report may take longer than the interval, and then one is always due.
             let look_again = self.look_again();
+            let late = self.waits_for_census();
             let wake = tokio::select! {
                 biased;
                 signal = watched.next() => Wake::Stop(signal),
@@ -193,6 +237,8 @@ impl<'a> Session<'a> {
                 () = self.running.loaded.notified() => Wake::Loaded,
                 () = until(look_again) => Wake::LookAgain,
                 () = sleep_until(self.next_reading) => Wake::Measure,
+                taken = next_census(&mut self.censuses) => Wake::Counted(taken),
+                () = until(late) => Wake::Late,
                 () = self.builder.answered(), if self.unnamed.is_some() => Wake::Named,
                 () = next(&mut ticks), if self.unnamed.is_none() => Wake::Interval,
                 Some(()) = changes.recv() => Wake::Changes,
@@ -202,7 +248,13 @@ impl<'a> Session<'a> {
                     self.report(&ended, false)?;
                     self.write_if_named()?;
                 }
-                Wake::Named => self.write_if_named()?,
+                Wake::Named | Wake::Late => self.write_if_named()?,
+                Wake::Counted(taken) => {
+                    // Whether the process is still the one that was counted.
+                    self.follow(&ended)?;
+                    self.note_census(taken);
+                    self.write_if_named()?;
+                }
                 Wake::Measure => {
                     // Stacks that are to be walked on wait in a queue of bounded length.
                     self.follow(&ended)?;
@@ -312,13 +364,21 @@ impl<'a> Session<'a> {
                     self.running
                         .collector
                         .freeze(&self.running.traced, pid, image, State::Replaced)?;
+                    self.end_census(pid, image, State::Replaced);
                 }
             }
         }
+        self.count(Occasion::Meanwhile);
         let Running {
             traced, collector, ..
         } = &mut self.running;
         Ok(collector.finish_stacks(traced)?)
+    }
+
+    fn end_census(&mut self, pid: u32, image: u16, state: State) {
+        if let Some(censuses) = &mut self.censuses {
+            censuses.end(pid, image, state);
+        }
     }
 
     /// Has the end of a process reported, also if it has come already.
@@ -374,6 +434,7 @@ impl<'a> Session<'a> {
             collector.freeze(traced, pid, image, State::Exited)?;
         }
         collector.tables().remove_process(pid)?;
+        self.end_census(pid, known, State::Exited);
         Ok(())
     }
 
@@ -382,6 +443,13 @@ impl<'a> Session<'a> {
         // A report is of what has happened, not of what has been looked at.
         self.follow(ended)?;
         self.measure()?;
+        // While the names are looked up.
+        let (occasion, wait) = if last {
+            (Occasion::LastReport, LAST_CENSUS_WAIT)
+        } else {
+            (Occasion::Report, CENSUS_WAIT)
+        };
+        self.count(occasion);
         let Running {
             traced,
             collector,
@@ -412,16 +480,23 @@ impl<'a> Session<'a> {
         self.unnamed = Some(Unnamed {
             report,
             sites: snapshot.sites,
+            counted_until: Instant::now() + wait,
         });
         Ok(())
     }
 
-    /// Writes the report that is waiting for names, if it has them.
+    /// Writes the report that is waiting for names, if it has them and what is counted for it.
     fn write_if_named(&mut self) -> Result<(), Error> {
-        if self.builder.has_names() {
+        if self.builder.has_names() && self.waits_for_census().is_none() {
             self.write()?;
         }
         Ok(())
+    }
+
+    /// Until when the report that is waiting, which has its names, does so for a census; none if for none.
+    fn waits_for_census(&self) -> Option<Instant> {
+        let limit = self.unnamed.as_ref()?.counted_until;
+        (self.is_counting() && self.builder.has_names() && Instant::now() < limit).then_some(limit)
     }
 
     /// Writes the report that is waiting, with the names that it has.
@@ -434,10 +509,13 @@ impl<'a> Session<'a> {
         } = &self.running;
         self.builder
             .name(&mut unnamed.report, traced, collector, &unnamed.sites);
+        if let Some(censuses) = &mut self.censuses {
+            unnamed.report.types = censuses.report(start::sort(self.config.sort), self.config.top);
+        }
         Ok(self.output.report(&unnamed.report)?)
     }
 
-    /// The last report waits a while for debug files that are being fetched; a signal ends that.
+    /// The last report waits a while for debug files that are being fetched and for the last census; a signal ends that.
     async fn last_report(
         &mut self,
         ended: &UnboundedSender<u32>,
@@ -458,14 +536,17 @@ impl<'a> Session<'a> {
                 self.builder.ask(traced, collector, &unnamed.sites);
             }
             let has_names = self.builder.has_names();
-            if has_names && (self.builder.fetching() == 0 || Instant::now() >= limit) {
+            let late = self.waits_for_census();
+            if has_names && late.is_none() && (self.builder.fetching() == 0 || Instant::now() >= limit) {
                 break;
             }
             tokio::select! {
                 biased;
                 _ = signals.next() => break,
                 () = self.builder.answered() => {}
-                () = sleep_until(limit), if has_names => {}
+                taken = next_census(&mut self.censuses) => self.note_census(taken),
+                () = until(late) => {}
+                () = sleep_until(limit), if has_names && late.is_none() => {}
             }
         }
         self.write()
@@ -488,6 +569,11 @@ const READ_LATER: Duration = Duration::from_secs(1);
 /// How long the last report waits for debug files from servers.
 const FETCH_WAIT: Duration = Duration::from_secs(10);
 
+/// How long the beginning, a report and the last report wait for censuses that have begun for them.
+const FIRST_CENSUS_WAIT: Duration = Duration::from_millis(500);
+const CENSUS_WAIT: Duration = Duration::from_millis(300);
+const LAST_CENSUS_WAIT: Duration = Duration::from_secs(2);
+
 /// Reports when a ring has something.
 fn watch_ring(descriptor: OwnedFd, changed: UnboundedSender<()>, pace: Arc<Pace>) -> Result<(), Error> {
     let ring = async_fd(descriptor)?;
@@ -506,6 +592,13 @@ fn watch_ring(descriptor: OwnedFd, changed: UnboundedSender<()>, pace: Arc<Pace>
 async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_census(censuses: &mut Option<Censuses>) -> Taken {
+    match censuses {
+        Some(censuses) => censuses.next().await,
         None => std::future::pending().await,
     }
 }

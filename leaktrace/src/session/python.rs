@@ -54,6 +54,8 @@ pub(super) trait Interpreters {
 pub(super) enum Known {
     /// Its function and where in it.
     Named(Named),
+    /// Code of the interpreter's own, between two frames of a program: tracebacks leave it out, too.
+    Trampoline,
     /// The code object was freed or replaced before it was read.
     Gone,
     /// It is still to be read.
@@ -116,7 +118,9 @@ impl Interpreters for OfTargets<'_> {
         let why_native = interpreter.why_native();
         let why = why_native.map(str::to_owned).or_else(|| {
             (!interpreter.lines()).then(|| {
-                "this build has no global lock: where its functions are cannot be told, only which they are".to_owned()
+                "this build has no global lock: where its functions are cannot be told, only which they are, and it keeps \
+                 no lists of its objects to count"
+                    .to_owned()
             })
         });
         Some(Python {
@@ -131,6 +135,7 @@ impl Interpreters for OfTargets<'_> {
             lines: interpreter.lines(),
             arenas: objects.as_ref().is_some_and(|objects| objects.arenas),
             pools: objects.as_ref().is_some_and(|objects| objects.pools),
+            census: interpreter.lines(),
             why,
         })
     }
@@ -161,6 +166,7 @@ impl Interpreters for OfTargets<'_> {
             codes.get_in_part(tgid, image, part, frame)
         });
         match read {
+            Some(Resolved::Code(code)) if code.is_trampoline() => Known::Trampoline,
             Some(Resolved::Code(code)) => Known::Named(Named {
                 name: Arc::clone(&code.name),
                 file: Arc::clone(&code.file),
@@ -229,14 +235,30 @@ impl PythonStack {
     }
 
     /// What became of it, for the sums; none while a name is still to be read.
-    pub(super) fn outcome(&self, of: &dyn Interpreters, tgid: u32, image: u16) -> Option<Outcome> {
+    ///
+    /// `native` are the addresses of the native frames: before the interpreter was found, only a stack with its loop on
+    /// it had Python frames.
+    pub(super) fn outcome(
+        &self,
+        of: &dyn Interpreters,
+        tgid: u32,
+        image: u16,
+        native: &[u64],
+    ) -> Option<Outcome> {
+        let evaluates = |address: &u64| {
+            matches!(
+                of.place(tgid, image, address.wrapping_sub(1)),
+                Place::Evaluator | Place::EvaluatorPart
+            )
+        };
         let ended = match self.end {
             python_end::COMPLETE => Outcome::WithLines,
             python_end::NO_FRAMES => Outcome::NoFrames,
             python_end::UNREADABLE => Outcome::Unreadable,
             python_end::TOO_DEEP => Outcome::Truncated,
             python_end::FULL => Outcome::Full,
-            _ => Outcome::TooEarly,
+            _ if native.iter().skip(1).any(evaluates) => Outcome::TooEarly,
+            _ => Outcome::NoFrames,
         };
         if ended != Outcome::WithLines {
             return Some(ended);
@@ -245,7 +267,7 @@ impl PythonStack {
         let frames = self.frames.iter().enumerate();
         for (index, frame) in frames.filter(|(_, frame)| frame.code_address() != 0) {
             match of.name(tgid, image, self.part_of(index), frame) {
-                Known::Named(Named { line: Some(_), .. }) => {}
+                Known::Named(Named { line: Some(_), .. }) | Known::Trampoline => {}
                 Known::Named(Named { line: None, .. }) => outcome = Outcome::NamesOnly,
                 Known::Gone => return Some(Outcome::Gone),
                 Known::NotYet => return None,
@@ -295,7 +317,9 @@ pub(super) fn merged(
             Merged::Python(index) => {
                 let frame = &python.frames[index];
                 let known = of.name(native.tgid, native.image, python.part_of(index), frame);
-                frames.push(python_frame(frame, known));
+                if known != Known::Trampoline {
+                    frames.push(python_frame(frame, known));
+                }
             }
             Merged::Native { index, plumbing } => {
                 let named = native.frames[index].iter().cloned();
@@ -348,7 +372,7 @@ fn python_frame(frame: &PythonFrame, known: Known) -> SymbolFrame {
     let address = frame.code_address();
     let named = match known {
         Known::Named(named) => Some(named),
-        Known::Gone | Known::NotYet => None,
+        Known::Trampoline | Known::Gone | Known::NotYet => None,
     };
     SymbolFrame {
         address,

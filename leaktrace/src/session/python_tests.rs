@@ -35,7 +35,7 @@ impl Parts for Table {
 /// The part that all frames of [`stack`] are in.
 const PART: u64 = 77;
 
-/// Names a frame by its address; `0x100` has no line, `0x200` is gone, `0x300` is not known yet.
+/// Names a frame by its address; `0x100` has no line, `0x200` is gone, `0x300` is not known yet, `0x700` is the interpreter's own.
 struct Fake;
 
 impl Interpreters for Fake {
@@ -61,6 +61,7 @@ impl Interpreters for Fake {
             0x100 => None,
             0x200 => return Known::Gone,
             0x300 => return Known::NotYet,
+            0x700 => return Known::Trampoline,
             _ => Some(frame.position),
         };
         Known::Named(Named {
@@ -125,9 +126,12 @@ fn without_an_inner_part_there_is_nothing_to_show() {
 
 #[test]
 fn a_stack_carries_its_lines_when_all_frames_do() {
-    let outcome = |codes: &[u64]| stack(codes).outcome(&Fake, 1, 0);
+    let outcome = |codes: &[u64]| stack(codes).outcome(&Fake, 1, 0, &[]);
     // A mark has no line.
-    assert_eq!(outcome(&[0x400, PythonFrame::ENTRY]), Some(Outcome::WithLines));
+    assert_eq!(
+        outcome(&[0x400, 0x700, PythonFrame::ENTRY]),
+        Some(Outcome::WithLines)
+    );
     assert_eq!(outcome(&[0x400, 0x100]), Some(Outcome::NamesOnly));
     assert_eq!(outcome(&[0x100, 0x200]), Some(Outcome::Gone));
     assert_eq!(outcome(&[0x400, 0x300]), None);
@@ -142,8 +146,15 @@ fn a_stack_carries_its_lines_when_all_frames_do() {
             end,
             ..stack(&[0x400])
         };
-        assert_eq!(stack.outcome(&Fake, 1, 0), Some(expected));
+        // The address of the loop is the evaluator's.
+        assert_eq!(stack.outcome(&Fake, 1, 0, &[1, 0x7_0050]), Some(expected));
     }
+    let early = PythonStack {
+        end: python_end::NO_INTERPRETER,
+        ..PythonStack::default()
+    };
+    // The interpreter was still starting, or the thread is none of its own.
+    assert_eq!(early.outcome(&Fake, 1, 0, &[1, 2]), Some(Outcome::NoFrames));
 }
 
 fn native(address: u64, object: &str, symbols: &[&str]) -> Vec<SymbolFrame> {

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use super::{collect::Collector, keep::Keeper, stacks::Stacks};
 use crate::{
-    config::{Config, Sort, Target, Unwind},
+    config::{Config, Share, Sort, Target, Unwind, defaults},
     doctor,
     error::{Error, system},
     kernel::{
@@ -76,7 +76,7 @@ pub(super) struct Running {
 ///
 /// # Errors
 /// [`Error`].
-pub(super) fn start(config: &Config) -> Result<Running, Error> {
+pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
     let caps = Caps::probe();
     let kind = doctor::choose(&caps, config.attach).map_err(Error::Unable)?;
     let unwind = doctor::choose_unwind(&caps, config.unwind).map_err(Error::Unable)?;
@@ -91,43 +91,27 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
     // Before the kernel side is loaded: how much room it needs for them is said then.
     let mut files = Files::new(library::default_cache_dir());
     let loaded = files.wake();
+    let first = match &held {
+        Some((_, objects)) => of_paths(&mut catalog, objects),
+        None => of_targets(&mut catalog, caps.version, &config.target),
+    };
+    if held.is_none() {
+        bound_python(config, &mut catalog, &first);
+    }
     if unwind == Unwind::Tables {
-        let first = match &held {
-            Some((_, objects)) => of_paths(&mut catalog, objects),
-            None => of_targets(&mut catalog, caps.version, &config.target),
-        };
         files.prepare(&catalog.objects, first);
     }
-    let constants = kernel_config::Config {
-        min_size_bytes: config.filters.min_size_bytes,
-        max_size_bytes: config.filters.max_size_bytes,
-        sampling: u64::from(config.samples()),
-        site_shard_mask: u64::from(kernel_maps::site_shards() - 1),
-        unwind: u64::from(unwind == Unwind::Tables),
-        verify: u64::from(config.verify_stacks),
-        // Where that is not known, stacks end at them.
-        return_probes: caps.return_probes.clone().unwrap_or_default(),
-        thread_pointer: caps
-            .thread_pointer
-            .as_ref()
-            .map_or(0, |&offset| u64::from(offset)),
-    };
+    let config = &*config;
     let room = Room {
         row_chunks: unwind::row_chunks(files.rows(), config.max_unwind_bytes),
         mappings: unwind::MAPPINGS,
     };
-    let (mut kernel, tier) = object::load(constants, kind, room)?;
+    let (mut kernel, tier) = object::load(constants(config, &caps, unwind), kind, room)?;
     let unwinder = match unwind {
         Unwind::Tables => Some(Unwinder::new(files, Box::new(UnwindArrays::new(&kernel)?))),
         Unwind::FramePointers => None,
     };
-    let interpreters = match config.python {
-        true => Some(Box::new(MappedInterpreters::new(&kernel)?)),
-        false => None,
-    };
-    let parts = PartTable::new(&kernel)?;
-    let new_parts = Parts::new(&mut kernel)?;
-    let codes = Codes::default();
+    let (interpreters, parts, new_parts) = python_maps(config, &mut kernel)?;
     let live = Arc::new(Mutex::new(LiveTable::new(&kernel, tier, config.max_live)?));
     let tables = Tables::new(&kernel)?;
     // Before anything is attached: a thread draws its first gap at its first allocation.
@@ -149,9 +133,10 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
     let log = kernel_log(&mut ebpf);
     let attacher = Attacher::new(programs, pmu);
     let mut traced = TracedSet::new(attacher, unwinder, catalog, caps.version, config.follow_forks);
-    if let Some(interpreters) = interpreters {
-        traced.follow_python(interpreters, codes.clone());
-    }
+    let resolver = match interpreters {
+        Some(interpreters) => Some(follow_python(&mut traced, interpreters, new_parts)?),
+        None => None,
+    };
     if config.python_pools {
         traced.probe_pools();
     }
@@ -163,20 +148,9 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
     let meter = Meter::new(costs, hits, kind == AttachKind::Session, running.iter().copied());
     let keeper = config.max_overhead.map(|share| {
         traced.allow_pauses();
-        Keeper::new(share.to_f64(), config.sample_bytes)
+        Keeper::new(share.to_f64(), config.sample_bytes, config.bounds_python)
     });
-    if let Target::Pids(pids) = &config.target {
-        for &pid in pids {
-            traced.attach(pid, &tables)?;
-        }
-    }
-    let child = match held {
-        Some((held, objects)) => {
-            traced.attach_held(held.pid, &objects, &tables)?;
-            Some(held.release()?)
-        }
-        None => None,
-    };
+    let child = attach(&mut traced, config, held, &tables)?;
     let mut collector = Collector::new(
         tables,
         live,
@@ -186,9 +160,8 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
     if config.python_pools {
         collector.follow_pools();
     }
-    if config.python {
-        let resolver = Resolver::start(Box::new(new_parts), codes);
-        collector.read_code(resolver.map_err(system("cannot start the thread that reads Python code"))?);
+    if let Some(resolver) = resolver {
+        collector.read_code(resolver);
     }
     Ok(Running {
         traced,
@@ -204,6 +177,69 @@ pub(super) fn start(config: &Config) -> Result<Running, Error> {
         log,
         _kernel: ebpf,
     })
+}
+
+/// What the kernel side is told once.
+fn constants(config: &Config, caps: &Caps, unwind: Unwind) -> kernel_config::Config {
+    kernel_config::Config {
+        min_size_bytes: config.filters.min_size_bytes,
+        max_size_bytes: config.filters.max_size_bytes,
+        sampling: u64::from(config.samples()),
+        site_shard_mask: u64::from(kernel_maps::site_shards() - 1),
+        unwind: u64::from(unwind == Unwind::Tables),
+        verify: u64::from(config.verify_stacks),
+        // Where that is not known, stacks end at them.
+        return_probes: caps.return_probes.clone().unwrap_or_default(),
+        thread_pointer: match caps.thread_pointer {
+            Ok(offset) if config.python => u64::from(offset),
+            _ => 0,
+        },
+    }
+}
+
+/// Where the kernel side takes what it is to know of interpreters, unless they are not to be followed, and where it keeps
+/// and tells of their frames.
+fn python_maps(
+    config: &Config,
+    kernel: &mut KernelSide,
+) -> Result<(Option<MappedInterpreters>, PartTable, Parts), LoadError> {
+    let interpreters = config.python.then(|| MappedInterpreters::new(kernel));
+    Ok((
+        interpreters.transpose()?,
+        PartTable::new(kernel)?,
+        Parts::new(kernel)?,
+    ))
+}
+
+/// Before anything is attached: code objects of the first frames are read, too.
+fn follow_python(
+    traced: &mut TracedSet,
+    interpreters: MappedInterpreters,
+    new_parts: Parts,
+) -> Result<Resolver, Error> {
+    let codes = Codes::default();
+    traced.follow_python(Box::new(interpreters), codes.clone());
+    Resolver::start(Box::new(new_parts), codes)
+        .map_err(system("cannot start the thread that reads Python code"))
+}
+
+/// Takes the targets in, and lets a command go.
+fn attach(
+    traced: &mut TracedSet,
+    config: &Config,
+    held: Option<(Held, Vec<PathBuf>)>,
+    tables: &Tables,
+) -> Result<Option<Child>, Error> {
+    if let Target::Pids(pids) = &config.target {
+        for &pid in pids {
+            traced.attach(pid, tables)?;
+        }
+    }
+    let Some((held, objects)) = held else {
+        return Ok(None);
+    };
+    traced.attach_held(held.pid, &objects, tables)?;
+    Ok(Some(held.release()?))
 }
 
 /// The command, held before its `exec`, and the files it will map first.
@@ -240,6 +276,18 @@ fn of_targets(catalog: &mut Catalog, kernel: KernelVersion, target: &Target) -> 
     objects
 }
 
+/// Running Python processes are held to a bound unless something else was asked for.
+fn bound_python(config: &mut Config, catalog: &mut Catalog, objects: &[ObjectId]) {
+    let bounds = config.bounds_python && config.python;
+    config.bounds_python = bounds
+        && objects
+            .iter()
+            .any(|&object| catalog.python(object).interpreter.is_some());
+    if config.bounds_python {
+        config.max_overhead = Some(Share::of_percent(defaults::PYTHON_OVERHEAD_PERCENT));
+    }
+}
+
 /// The same for the files of a command.
 fn of_paths(catalog: &mut Catalog, paths: &[PathBuf]) -> Vec<ObjectId> {
     let mut objects = Vec::new();
@@ -253,14 +301,18 @@ fn settings(config: &Config) -> Settings {
     Settings {
         older_than_ns: config.filters.older_than.as_nanos() as u64,
         top: config.top,
-        sort: match config.sort {
-            Sort::Bytes => track::Sort::Bytes,
-            Sort::Blocks => track::Sort::Blocks,
-            Sort::Growth => track::Sort::Growth,
-            Sort::Age => track::Sort::Age,
-        },
+        sort: sort(config.sort),
         blocks_per_site: config.show_blocks.then_some(track::BLOCKS_PER_SITE),
         largest_mean_bytes: config.samples().then_some(config.sample_bytes),
+    }
+}
+
+pub(super) const fn sort(sort: Sort) -> track::Sort {
+    match sort {
+        Sort::Bytes => track::Sort::Bytes,
+        Sort::Blocks => track::Sort::Blocks,
+        Sort::Growth => track::Sort::Growth,
+        Sort::Age => track::Sort::Age,
     }
 }
 

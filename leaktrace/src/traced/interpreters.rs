@@ -80,9 +80,11 @@ impl Known {
         self.offsets().is_some()
     }
 
-    /// Whether those have lines: without the global lock code that runs is not where its code object is.
+    /// Whether those have lines. Without the global lock, from 3.14 on, each thread runs a copy of the code, which is not
+    /// where the code object is (Include/cpython/code.h, `co_tlbc`).
     pub fn lines(&self) -> bool {
-        self.offsets().is_some_and(|offsets| !offsets.free_threaded)
+        self.offsets()
+            .is_some_and(|offsets| !offsets.free_threaded || offsets.version.minor < 14)
     }
 
     /// Bytes of its arenas; 0 where it has none.

@@ -247,6 +247,10 @@ impl TracedSet {
                 )?;
             }
             self.probe(&mut traced, object)?;
+            if self.interpreters.is_some() {
+                // Looked at now, it is known as soon as it is mapped.
+                self.catalog.python(object);
+            }
         }
         self.processes.insert(pid, traced);
         Ok(())

@@ -82,7 +82,7 @@ impl Frozen {
         };
         let mut kept = Vec::new();
         for (key, mut site) in sites.map {
-            if !is_within_another(&key.process) {
+            if !is_within_another(key.process) {
                 totals.live_bytes += site.sums.live_bytes();
                 totals.live_blocks += site.sums.live_blocks();
             }

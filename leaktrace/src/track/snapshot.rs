@@ -336,7 +336,7 @@ pub(super) fn set_rates(totals: &mut Totals, before: &Totals, interval_ns: u64) 
 }
 
 /// Whether the blocks of a site lie in blocks of others.
-pub(super) fn is_within_another(process: &Process) -> bool {
+pub(super) fn is_within_another(process: Process) -> bool {
     Space::of(process.space).is_some_and(Space::is_within_another)
 }
 
@@ -348,7 +348,7 @@ pub(super) fn images<'a>(
     let mut all: BTreeMap<Image, ImageTotals> = ended.map(|totals| (totals.image, totals)).collect();
     for entry in running {
         let image = entry.site.image;
-        let is_within = is_within_another(&entry.site.key.process);
+        let is_within = is_within_another(entry.site.key.process);
         let totals = all.entry(image).or_insert(ImageTotals {
             image,
             state: entry.state,

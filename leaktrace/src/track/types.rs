@@ -24,7 +24,7 @@ pub struct Held {
 struct History {
     /// In the image's first census.
     first: Held,
-    /// In the last but one.
+    /// In the last of the interval before.
     before: Held,
     /// In the last.
     now: Held,
@@ -37,9 +37,17 @@ struct History {
 struct ImageTypes<K> {
     types: HashMap<K, History>,
     censuses: u64,
+    before_ns: u64,
     now_ns: u64,
-    interval_ns: u64,
+    /// The next census is the first of its interval.
+    begins: bool,
     is_partial: bool,
+}
+
+impl<K> ImageTypes<K> {
+    const fn interval_ns(&self) -> u64 {
+        self.now_ns.saturating_sub(self.before_ns)
+    }
 }
 
 /// How types grow, by image.
@@ -51,7 +59,8 @@ pub struct TypeTracker<K> {
 /// The types of all images at their last census.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TypesSnapshot<K> {
-    /// The longest of the images' intervals, nanoseconds: between the last two censuses.
+    /// The longest of the images' intervals, nanoseconds: from the last census of the interval before, or from the first
+    /// of all, to the last.
     pub interval_ns: u64,
     /// Censuses that were finished.
     pub censuses: u64,
@@ -82,9 +91,9 @@ pub struct TypeSnapshot<K> {
     pub grown_objects: i64,
     /// Bytes more than in the first census.
     pub grown_bytes: i64,
-    /// Objects more per second, between the last two censuses.
+    /// Objects more per second, over the image's interval.
     pub objects_per_s: f64,
-    /// Bytes more per second, between the last two censuses.
+    /// Bytes more per second, over the image's interval.
     pub bytes_per_s: f64,
 }
 
@@ -102,13 +111,19 @@ impl<K: Clone + Eq + Hash + Ord> TypeTracker<K> {
         let of_image = self.images.entry(image).or_insert_with(|| ImageTypes {
             types: HashMap::new(),
             censuses: 0,
+            before_ns: now_ns,
             now_ns,
-            interval_ns: 0,
+            begins: false,
             is_partial: false,
         });
         for history in of_image.types.values_mut() {
-            history.before = history.now;
+            if of_image.begins {
+                history.before = history.now;
+            }
             history.now = Held::default();
+        }
+        if std::mem::take(&mut of_image.begins) {
+            of_image.before_ns = of_image.now_ns;
         }
         let is_first = of_image.censuses == 0;
         for (key, held) in counts {
@@ -126,10 +141,16 @@ impl<K: Clone + Eq + Hash + Ord> TypeTracker<K> {
                 .types
                 .retain(|_, history| history.now != Held::default() || history.first != Held::default());
         }
-        of_image.interval_ns = now_ns.saturating_sub(of_image.now_ns);
         of_image.now_ns = now_ns;
         of_image.censuses += 1;
         of_image.is_partial = false;
+    }
+
+    /// From here on rates count anew: from the last census of each image, as soon as there is another.
+    pub fn begin_interval(&mut self) {
+        for of_image in self.images.values_mut() {
+            of_image.begins = true;
+        }
     }
 
     /// A census of an image was not finished: what was known stays.
@@ -167,7 +188,7 @@ impl<K: Clone + Eq + Hash + Ord> TypeTracker<K> {
             omitted: 0,
         };
         for (image, of_image) in &self.images {
-            snapshot.interval_ns = snapshot.interval_ns.max(of_image.interval_ns);
+            snapshot.interval_ns = snapshot.interval_ns.max(of_image.interval_ns());
             snapshot.censuses += of_image.censuses;
             snapshot.partial += u64::from(of_image.is_partial);
             for (key, history) in &of_image.types {
@@ -176,7 +197,7 @@ impl<K: Clone + Eq + Hash + Ord> TypeTracker<K> {
                 if history.now.objects > 0 {
                     snapshot
                         .list
-                        .push(history.snapshot(*image, key.clone(), of_image.interval_ns));
+                        .push(history.snapshot(*image, key.clone(), of_image.interval_ns()));
                 }
             }
         }
@@ -246,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn growth_counts_from_the_first_census_and_rates_from_the_one_before() {
+    fn growth_counts_from_the_first_census_and_rates_from_the_interval_before() {
         let mut tracker = TypeTracker::default();
         assert_eq!(tracker.snapshot(Sort::Bytes, 9), None);
         tracker.add(
@@ -264,6 +285,14 @@ mod tests {
             image(1),
             15 * S,
             [("dict", held(200, 12_800)), ("list", held(10, 1800))],
+        );
+        let second = tracker.snapshot(Sort::Bytes, 9).unwrap();
+        assert_eq!((second.list[0].objects_per_s, second.interval_ns), (20.0, 5 * S));
+        tracker.begin_interval();
+        let reported = tracker.snapshot(Sort::Bytes, 9).unwrap();
+        assert_eq!(
+            reported, second,
+            "nothing is known of the interval that has begun"
         );
         tracker.add(
             image(1),
@@ -286,6 +315,25 @@ mod tests {
         assert_eq!(
             (third.held, third.interval_ns, third.censuses),
             (held(165, 11_480), 10 * S, 3)
+        );
+    }
+
+    #[test]
+    fn an_interval_of_several_censuses_is_one() {
+        let mut tracker = TypeTracker::default();
+        for (at_s, objects) in [(0, 100), (1, 110), (4, 180)] {
+            tracker.add(image(1), at_s * S, [("a", held(objects, objects))]);
+        }
+        let first = tracker.snapshot(Sort::Bytes, 9).unwrap();
+        assert_eq!((first.list[0].objects_per_s, first.interval_ns), (20.0, 4 * S));
+        tracker.begin_interval();
+        for (at_s, objects) in [(5, 170), (6, 200)] {
+            tracker.add(image(1), at_s * S, [("a", held(objects, objects))]);
+        }
+        let snapshot = tracker.snapshot(Sort::Bytes, 9).unwrap();
+        assert_eq!(
+            (snapshot.list[0].objects_per_s, snapshot.interval_ns),
+            (10.0, 2 * S)
         );
     }
 

@@ -15,6 +15,8 @@ import traceback
 _FIRST, _STEP = 70001, 16
 # What malloc is asked for besides the bytes of an object.
 BYTES = sys.getsizeof(b"") if sys.implementation.name == "cpython" else 0
+# Builds without the global lock take the memory of objects from an allocator of their own.
+_OBJECTS_BY_MALLOC = "t" not in getattr(sys, "abiflags", "")
 
 _libc = ctypes.CDLL(None)
 malloc = _libc.malloc
@@ -45,6 +47,8 @@ def keep(thing, noted=None):
 def here(more=0, passing=0, checked=True):
     """Notes the caller's stack, innermost first, for this thread's size and `more` bytes. Code objects that are noted
     are kept alive, except those of the innermost `passing` frames."""
+    if more and not _OBJECTS_BY_MALLOC:
+        return
     frame = sys._getframe(1)
     if checked:
         _check(frame)
@@ -62,11 +66,15 @@ def here(more=0, passing=0, checked=True):
     _stacks.append((_current.size + more, getattr(_current, "case", ""), stack))
 
 
-def note_names(bytes_, case, frames):
-    """Notes a stack of (file, line, function), for what is not seen from here."""
+def note_names(bytes_, case, frames, of_object=True):
+    """Notes a stack of (file, line, function), for what is not seen from here. The code of a text that is run is
+    freed at its end."""
+    if of_object and not _OBJECTS_BY_MALLOC:
+        return
     stack = []
     for file, line, function in frames:
-        stack.append(_codes.setdefault((file, function), (len(_codes), (file, function, False)))[0])
+        entry = (file, function, function == "<module>")
+        stack.append(_codes.setdefault((file, function), (len(_codes), entry))[0])
         stack.append(line)
     _stacks.append((bytes_, case, stack))
 

@@ -1,4 +1,6 @@
 # The leak that the virtual machine's check looks for in Python: 2000 arrays of 3000 bytes, every 100th of which stays.
+import posix
+
 kept = []
 
 
@@ -14,3 +16,5 @@ def run(count):
 
 
 run(2000)
+# An interpreter that ends in good order frees even these.
+posix._exit(0)

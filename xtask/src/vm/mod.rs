@@ -44,7 +44,7 @@ const PYTHON_ENCODINGS: [&str; 4] = ["__init__.py", "aliases.py", "ascii.py", "u
 /// The Python program: arrays of 3000 bytes, which are allocated with one byte more, and where.
 const PYTHON_BLOCKS: u64 = 20;
 const PYTHON_BYTES: u64 = 3001;
-const PYTHON_STACK: [(&str, u64); 3] = [("take", 6), ("run", 11), ("<module>", 16)];
+const PYTHON_STACK: [(&str, u64); 3] = [("take", 8), ("run", 13), ("<module>", 18)];
 
 /// Around the JSON on the serial line.
 const BEGIN: &str = "=== report";

@@ -125,19 +125,48 @@ fn objects_are_listed_by_type() {
     let mut report = sample::python();
     let text = rendered(&report, false, None);
     let table = "\
-Python objects by type: 120.2 MiB in 1,234,567 objects (14 censuses in 1.2 s, 3 reads torn)
-  objects    grown  per second     bytes      grown   per second  type
-  218,400  +18,400      +307/s  13.3 MiB   +1.1 MiB  +19.2 KiB/s  dict
-    1,300   +1,229       +20/s  81.2 KiB  +76.8 KiB   +1.3 KiB/s  sage.categories.Groupoid_with_category
-  and 813 more types (--top 2)
+Survivors by Python type: 120.2 MiB in 1,234,567 objects (14 censuses in 1.2 s, 3 reads torn)
+  type                                    since attach             per second                   now
+  dict                                         +18,400   +1.1 MiB      +307/s  +19.2 KiB/s  218,400  13.3 MiB
+  sage.categories.Groupoid_with_category        +1,229  +76.8 KiB       +20/s   +1.3 KiB/s    1,300  81.2 KiB
+  and 813 more types (--census)
 ";
     assert!(text.contains(table), "{text}");
     // Several processes: whose it is.
     report.types.as_mut().unwrap().list[1].pid = 4243;
     let text = rendered(&report, false, None);
-    assert!(text.contains("  dict (4242)\n"), "{text}");
+    assert!(text.contains("\n  dict (4242) "), "{text}");
     report.types = None;
-    assert!(!rendered(&report, false, None).contains("by type"));
+    assert!(!rendered(&report, false, None).contains("Python type"));
+}
+
+#[test]
+fn types_that_have_not_grown_are_listed_when_all_are_asked_for() {
+    let mut report = sample::python();
+    report.tracing.filters.top = 2;
+    let types = report.types.as_mut().unwrap();
+    types.whole = true;
+    types.omitted = 0;
+    let text = rendered(&report, false, None);
+    assert!(text.contains("\n  tuple  "), "{text}");
+    assert!(!text.contains("more type"), "{text}");
+}
+
+#[test]
+fn what_was_counted_is_said_with_its_age_and_what_could_not_be() {
+    let mut report = sample::python();
+    let types = report.types.as_mut().unwrap();
+    for row in &mut types.list {
+        (row.state, row.age_s, row.grown_objects, row.grown_bytes) = (State::Exited, 12.0, 0, -1);
+    }
+    types.why = Some("process 4242: the census was not finished in its time".to_owned());
+    let text = rendered(&report, false, None);
+    let table = "\
+Survivors by Python type: 120.2 MiB in 1,234,567 objects (14 censuses in 1.2 s, 3 reads torn, the last 12 s ago)
+  not counted anew: process 4242: the census was not finished in its time
+  of no type are there more than at the first census
+";
+    assert!(text.contains(table), "{text}");
 }
 
 #[test]

@@ -75,13 +75,8 @@ pub(super) fn measure(args: &Args, directory: &Path, tracers: &Tracers) -> Resul
         let mut all = Vec::new();
         for what in OBJECTS {
             let workload = Workload::PythonObjects(what);
-            all.push(rounds::measure(
-                workload,
-                &OBJECT_SETUPS,
-                extent,
-                tracers,
-                directory,
-            )?);
+            let measured = rounds::measure(workload, &OBJECT_SETUPS, extent, tracers, directory)?;
+            all.push((libc_calls(workload, directory, tracers), measured));
         }
         document.push_str(&head(&machine, extent));
         document.push_str(&objects_table(&all));
@@ -127,6 +122,19 @@ fn frames_seen(workload: Workload, directory: &Path, tracers: &Tracers) -> Resul
         .as_array()
         .context("a survivor has no frames")?;
     Ok(frames.iter().filter(|frame| frame["lang"] == "python").count())
+}
+
+/// Blocks that a loop takes from the C library: what the default traces of a program of small objects.
+fn libc_calls(workload: Workload, directory: &Path, tracers: &Tracers) -> Result<f64> {
+    let mut target = workload.start(directory, &[])?;
+    let attached = tracers.attach(Setup::NoPython, &target)?;
+    let units = target.batch(Duration::from_millis(300))?.units;
+    attached.detach(0)?;
+    let report = tracers.last_report()?;
+    let allocs = report["totals"]["allocs"]
+        .as_u64()
+        .context("the report has no totals.allocs")?;
+    Ok(allocs as f64 / units as f64)
 }
 
 /// A table of what pairs cost below so many frames, and what of that is the frames'.
@@ -177,9 +185,9 @@ fn difference(measured: &Measured, of: Setup, to: Setup) -> Option<Summary> {
 }
 
 /// A table of ratios to the untraced program, a row each tracer, a column each program.
-fn objects_table(all: &[Measured]) -> String {
+fn objects_table(all: &[(Result<f64>, Measured)]) -> String {
     let mut text = "| under |".to_owned();
-    for measured in all {
+    for (_, measured) in all {
         let _infallible = write!(text, " {} | spread |", measured.workload.name());
     }
     text.push_str("\n|---|");
@@ -187,7 +195,7 @@ fn objects_table(all: &[Measured]) -> String {
     text.push('\n');
     for setup in OBJECT_SETUPS {
         let _infallible = write!(text, "| {} |", setup.title());
-        for measured in all {
+        for (_, measured) in all {
             let ratio = measured.ratio(setup, Setup::Untraced);
             let _infallible = match (ratio, measured.row(setup)) {
                 (Some(ratio), _) => write!(
@@ -202,7 +210,18 @@ fn objects_table(all: &[Measured]) -> String {
         text.push('\n');
     }
     text.push('\n');
-    for measured in all {
+    for (calls, measured) in all {
+        let untraced = measured.row(Setup::Untraced).and_then(rounds::Row::cpu_ns);
+        let _infallible = match (calls, untraced) {
+            (Ok(calls), Some(ns)) => writeln!(
+                text,
+                "- {}: a loop takes {:.0} µs untraced and {calls:.1} blocks from the C library",
+                measured.workload,
+                ns.median / 1e3
+            ),
+            (Err(error), _) => writeln!(text, "- {}: {error:#}", measured.workload),
+            (Ok(_), None) => Ok(()),
+        };
         if let Some(ratio) = measured.ratio(Setup::Full, Setup::Untraced) {
             let kept = if ratio.median <= OBJECTS_MOST {
                 "kept"
@@ -279,7 +298,7 @@ mod tests {
             samples: vec![None],
             failure: Some("not installed".to_owned()),
         });
-        let text = objects_table(&[one]);
+        let text = objects_table(&[(Ok(2.5), one)]);
         assert!(text.contains("| leaktrace | 1.12 | 1.05 to 1.20 |"), "{text}");
         assert!(
             text.contains("| memray | not installed |") && text.contains("NOT KEPT"),
