@@ -12,7 +12,6 @@ use crate::{
         gear::Gear,
         process as proc,
     },
-    report::model::State,
     symbol::objects::ObjectId,
 };
 
@@ -75,11 +74,8 @@ impl TracedSet {
     pub fn objects_of(&self, traced: &Traced) -> Option<Objects> {
         let interpreter = traced.python.interpreter?;
         let scan = self.catalog.scan(interpreter)?;
-        let is = |(_, of): (_, Gear), gear| of == gear;
-        let is_placed = |gear| match traced.state {
-            State::Running => traced.python.placed().any(|placed| is(placed, gear)),
-            State::Exited | State::Replaced => traced.python.probed().any(|probed| is(probed, gear)),
-        };
+        // What has ended was seen in the same way.
+        let is_placed = |gear| traced.python.probed().any(|(_, probed)| probed == gear);
         let arenas = is_placed(Gear::Arenas);
         let pools = is_placed(Gear::Pools) && !scan.of(Gear::Pools).0.is_empty();
         let gears = match (arenas, pools) {
