@@ -149,7 +149,8 @@ fn stacks(caps: &Caps) -> Check {
 
 /// Where the kernel keeps the return addresses that return probes stand in for.
 fn kernel_btf(caps: &Caps) -> Check {
-    let missing = caps.return_probes.as_ref().err();
+    let thread_pointer = caps.thread_pointer.as_ref().err();
+    let missing = caps.return_probes.as_ref().err().or(thread_pointer);
     Check {
         name: "kernel BTF".to_owned(),
         status: if missing.is_none() {
@@ -158,7 +159,7 @@ fn kernel_btf(caps: &Caps) -> Check {
             Status::Limited
         },
         found: missing.map_or_else(
-            || "finds return addresses under return probes".to_owned(),
+            || "finds return addresses under return probes, and Python's frames".to_owned(),
             Clone::clone,
         ),
         fix: missing.map(|_| "a kernel with CONFIG_DEBUG_INFO_BTF has it; leaktrace does without".to_owned()),

@@ -48,12 +48,13 @@ const PACKAGES: [&str; 28] = [
 /// Suites that tell nothing new when probes are attached in another way: how stacks and Python's frames are walked on
 /// real programs, what leaks in such, where names come from, what is written, and the suites' own tools. That stacks
 /// come whole under each mechanism is shown by `unwinding` and `hard_stacks`.
-const WITHOUT_MECHANISM: [&str; 8] = [
+const WITHOUT_MECHANISM: [&str; 9] = [
     "complete",
     "harness",
     "oracle",
     "output",
     "python_behaviour",
+    "python_census",
     "python_leaks",
     "python_stacks",
     "symbols",

@@ -133,6 +133,9 @@ pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
     let log = kernel_log(&mut ebpf);
     let attacher = Attacher::new(programs, pmu);
     let mut traced = TracedSet::new(attacher, unwinder, catalog, caps.version, config.follow_forks);
+    traced.no_frames = caps.thread_pointer.as_ref().err().map(|error| {
+        format!("{error}; a kernel with CONFIG_DEBUG_INFO_BTF says where it keeps what Python's frames are found by")
+    });
     let resolver = match interpreters {
         Some(interpreters) => Some(follow_python(&mut traced, interpreters, new_parts)?),
         None => None,

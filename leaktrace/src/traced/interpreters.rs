@@ -293,6 +293,10 @@ impl TracedSet {
         if known.is_settled() {
             return;
         }
+        if let Some(why) = &self.no_frames {
+            known.proof = Proof::Native(why.clone());
+            return;
+        }
         known.keys = known.keys.or(keys);
         known.put_off(now_ns());
         let Some(slot) = slot else {

@@ -94,6 +94,8 @@ pub struct TracedSet {
     pub(super) unwinder: Option<Unwinder>,
     /// Present where Python is followed.
     pub(super) interpreters: Option<Box<dyn Interpreters>>,
+    /// Why none of them can be followed on this kernel.
+    pub no_frames: Option<String>,
     /// The code objects that they run.
     pub codes: Codes,
     /// Their files.
@@ -129,6 +131,7 @@ impl TracedSet {
             out: BTreeSet::new(),
             unwinder,
             interpreters: None,
+            no_frames: None,
             codes: Codes::default(),
             catalog,
             kernel,

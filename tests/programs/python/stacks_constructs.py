@@ -711,7 +711,10 @@ def renamed():
 @construct
 def replaced_in_a_loop():
     """Code objects at each other's addresses: each is freed before the next is made."""
-    passing = "malloc(size()), here(passing=2)"
+    # In 3.11 alone a text's own code object has neither its first line nor a number that tells it from the next text's:
+    # a known limit (docs/python.md), so it is kept there.
+    count = 1 if sys.version_info[:2] == (3, 11) else 2
+    passing = f"malloc(size()), here(passing={count})"
     for number in range(40):
         text = "\n" * number + f"def turn_{number}():\n {passing}\nturn_{number}()\n"
         exec(compile(text, f"turn {number}.py", "exec"), dict(NAMES))
