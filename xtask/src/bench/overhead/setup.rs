@@ -25,8 +25,8 @@ pub(super) enum Setup {
     CopyStack,
     /// leaktrace without Python's frames and objects.
     NoPython,
-    /// leaktrace with a report, and so a census of Python's objects, each second.
-    Census,
+    /// leaktrace with nothing but a target and a report each second: Python is held to a bound, its objects are counted.
+    Bounded,
     Memray,
     /// memray with Python's own allocators, as it sees small objects.
     MemrayObjects,
@@ -70,7 +70,7 @@ impl Setup {
             Self::FramePointers => "frame-pointers",
             Self::CopyStack => "copy",
             Self::NoPython => "no-python",
-            Self::Census => "census",
+            Self::Bounded => "bounded",
             Self::Memray => "memray",
             Self::MemrayObjects => "memray-objects",
             Self::MemrayNative => "memray-native",
@@ -96,7 +96,7 @@ impl Setup {
             Self::FramePointers => "frame pointers",
             Self::CopyStack => "4 KiB of stack copied, not walked",
             Self::NoPython => "leaktrace --no-python",
-            Self::Census => "leaktrace --interval 1s",
+            Self::Bounded => "leaktrace -p, as it is",
             Self::Memray => "memray",
             Self::MemrayObjects => "memray --trace-python-allocators",
             Self::MemrayNative => "memray --trace-python-allocators --native",
@@ -108,7 +108,9 @@ impl Setup {
     /// What leaktrace is told; `None` for other tracers.
     pub(super) const fn options(self) -> Option<&'static [&'static str]> {
         match self {
-            Self::Full | Self::Census => Some(&[]),
+            // Running Python processes are held to a bound by default.
+            Self::Full => Some(&["--max-overhead", "off"]),
+            Self::Bounded => Some(&[]),
             Self::NoPython => Some(&["--no-python"]),
             Self::Sampled64 => Some(&["--sample-bytes", "64KiB"]),
             Self::Sampled512 => Some(&["--sample-bytes", "512KiB"]),
@@ -122,7 +124,7 @@ impl Setup {
     /// How often leaktrace reports.
     pub(super) const fn interval(self) -> &'static str {
         match self {
-            Self::Census => "1s",
+            Self::Bounded => "1s",
             _ => "0",
         }
     }

@@ -295,7 +295,7 @@ impl Attached {
             | Setup::Tables
             | Setup::FramePointers
             | Setup::NoPython
-            | Setup::Census => {
+            | Setup::Bounded => {
                 let text = fs::read(&self.report)
                     .with_context(|| format!("cannot read {}", self.report.display()))?;
                 verify(self.setup, &last_document(&text)?, units)
