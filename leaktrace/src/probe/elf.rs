@@ -155,7 +155,7 @@ impl Scan {
 pub struct Function {
     /// Its symbol in this file; of several at one address the one that comes first in the table.
     pub symbol: String,
-    /// Number of the call; see [`allocators::call_name`].
+    /// Number of the call; see `allocators::call_name`.
     pub call: CallId,
     /// How its arguments and result are read.
     pub shape: Shape,

@@ -1,9 +1,9 @@
 //! Objects by type of a running CPython, from outside: what `collections.Counter(map(type, gc.get_objects()))` would
 //! say, without a probe, a pause or a line of code in the target.
 //!
-//! [`Census::take`] walks the collector's lists ([`lists`]) in a snapshot of the target's memory ([`snapshot`]), and if
-//! asked the pools of small objects ([`pools`]) for those that are in no list: strings, numbers, frozen objects. What an
-//! object takes is in [`sizes`], what its type is called in [`types`]. [`pace`] says how often that may be.
+//! [`Census::take`] walks the collector's lists (`lists`) in a snapshot of the target's memory (`snapshot`), and if
+//! asked the pools of small objects (`pools`) for those that are in no list: strings, numbers, frozen objects. What an
+//! object takes is in `sizes`, what its type is called in `types`. [`pace`] says how often that may be.
 //!
 //! Must not know of sites, reports or clocks of the session.
 
@@ -111,7 +111,7 @@ pub struct TypeCount {
     pub name: TypeName,
     /// Those that `gc.get_objects()` would name.
     pub tracked: u64,
-    /// Their bytes: see [`sizes`].
+    /// Their bytes: see `sizes`.
     pub tracked_bytes: u64,
     /// Others: frozen ones, and with the pools those that the collector does not know.
     pub others: u64,
