@@ -217,8 +217,6 @@ pub struct PythonWalk {
     pub frame: u64,
     /// Hash of the frames so far, and of the process.
     pub hash: u64,
-    /// Frames so far, marks included.
-    pub count: u64,
     /// How it ended: one of [`python_end`].
     pub end: u64,
     /// The pthread key of the thread state, plus 1; 0 as long as it is not known.

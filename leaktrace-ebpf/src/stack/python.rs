@@ -130,7 +130,6 @@ fn begin(python: &mut PythonThread, thread: &Thread, first: u64) {
     }
     walk.frame = first;
     walk.hash = Hash::new().add(process).0;
-    walk.count = 0;
     // What holds if the steps do not suffice.
     walk.end = u64::from(python_end::TOO_DEEP);
     // What was read before may have changed.
@@ -384,7 +383,6 @@ fn push(python: &mut PythonThread, frame: &PythonFrame) {
         *(&raw mut python.part.frames).cast::<PythonFrame>().add(index) = *frame;
     };
     python.part.len = index as u32 + 1;
-    python.walk.count += 1;
     let place = u64::from(frame.position) << 32 | u64::from(frame.guard);
     python.walk.hash = Hash(python.walk.hash).add(frame.code).add(place).0;
 }

@@ -132,22 +132,6 @@ impl PartTable {
     pub fn get(&self, key: u64) -> io::Result<Option<PythonPart>> {
         sys::map_lookup(self.0.as_fd(), &key)
     }
-
-    /// All Python frames of a stack, innermost first, and whether that is all of them: a part may be gone.
-    ///
-    /// # Errors
-    /// As [`Self::get`].
-    pub fn stack(&self, outermost: u64) -> io::Result<(Vec<PythonFrame>, bool)> {
-        collect(outermost, |key| self.get(key))
-    }
-
-    /// Forgets parts.
-    ///
-    /// # Errors
-    /// As [`Self::get`].
-    pub fn remove(&self, keys: &[u64]) -> io::Result<()> {
-        sys::map_delete_all(self.0.as_fd(), keys)
-    }
 }
 
 /// The frames of a part that have meaning.
@@ -156,77 +140,22 @@ pub fn frames(part: &PythonPart) -> &[PythonFrame] {
     &part.frames[..len]
 }
 
-/// Follows the parts from the outermost inwards.
-fn collect(
-    outermost: u64,
-    mut get: impl FnMut(u64) -> io::Result<Option<PythonPart>>,
-) -> io::Result<(Vec<PythonFrame>, bool)> {
-    let mut parts = Vec::new();
-    let mut key = outermost;
-    let mut is_whole = true;
-    // A damaged chain must not hold anybody up.
-    while key != 0 && parts.len() < PARTS_MAX {
-        let Some(part) = get(key)? else {
-            is_whole = false;
-            break;
-        };
-        key = part.inner;
-        parts.push(part);
-    }
-    let frames = parts.iter().rev().flat_map(frames).copied().collect();
-    Ok((frames, is_whole))
-}
-
-/// Parts of the longest stack.
-const PARTS_MAX: usize = (leaktrace_common::python::PYTHON_FRAMES_MAX as usize)
-    .div_ceil(leaktrace_common::python::PART_FRAMES)
-    + 1;
-
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use leaktrace_common::python::PART_FRAMES;
 
     use super::*;
 
-    fn part(inner: u64, codes: &[u64]) -> PythonPart {
-        let mut part = PythonPart {
-            inner,
-            len: codes.len() as u32,
+    #[test]
+    fn a_length_that_makes_no_sense_leads_no_further_than_the_part() {
+        let long = PythonPart {
+            inner: 0,
+            len: u32::MAX,
             pad: 0,
             frames: [PythonFrame::default(); PART_FRAMES],
         };
-        for (frame, code) in part.frames.iter_mut().zip(codes) {
-            frame.code = *code;
-        }
-        part
-    }
-
-    #[test]
-    fn parts_are_put_together_from_the_inside_out() {
-        let parts = HashMap::from([
-            (1, part(0, &[0x10, 0x20])),
-            (2, part(1, &[0x30])),
-            (3, part(9, &[0x40])),
-            (4, part(4, &[0x50])),
-        ]);
-        let codes = |key| {
-            let (frames, is_whole) = collect(key, |key| Ok(parts.get(&key).copied())).unwrap();
-            let codes: Vec<u64> = frames.iter().map(|frame| frame.code).collect();
-            (codes, is_whole)
-        };
-        assert_eq!(codes(2), (vec![0x10, 0x20, 0x30], true));
-        assert_eq!(codes(0), (Vec::new(), true));
-        // The part within is gone: what is left are the outer frames.
-        assert_eq!(codes(3), (vec![0x40], false));
-        // A chain that leads to itself ends.
-        assert_eq!(codes(4).0.len(), PARTS_MAX);
-        let long = PythonPart {
-            len: u32::MAX,
-            ..part(0, &[])
-        };
         assert_eq!(frames(&long).len(), PART_FRAMES);
+        assert_eq!(frames(&PythonPart { len: 3, ..long }).len(), 3);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     io::{PipeReader, PipeWriter, Read as _, Write as _, pipe},
     sync::mpsc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -87,7 +87,9 @@ fn frames_of_new_parts_are_named_by_the_thread_and_by_catching_up() {
     };
     send(&mut ring_bell, &records, part(10));
     let named = |part, frame| codes.get_in_part(living.pid(), 3, part, frame);
+    let deadline = Instant::now() + Duration::from_secs(30);
     while named(10, &inner[0]).is_none() {
+        assert!(Instant::now() < deadline, "the thread has read nothing");
         std::thread::sleep(Duration::from_millis(1));
     }
     send(&mut ring_bell, &records, part(12));

@@ -311,6 +311,10 @@ impl Collector {
             let (comm, mappings) = process.of_image(image);
             self.ended.insert(id, (comm.to_owned(), mappings.clone()));
         }
+        if outstanding == 0 {
+            // Nothing of it is shown any more: of children that live for milliseconds nothing is to stay.
+            traced.codes.forget(pid, image);
+        }
         failed.map_or(Ok(()), Err)
     }
 

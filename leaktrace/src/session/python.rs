@@ -210,9 +210,8 @@ impl PythonStack {
         let mut frames = Vec::new();
         let mut parts = Vec::with_capacity(chain.len());
         for (key, part) in chain.iter().rev() {
-            let len = (part.len as usize).min(part.frames.len());
             parts.push((frames.len(), *key));
-            frames.extend_from_slice(&part.frames[..len]);
+            frames.extend_from_slice(kernel::frames(part));
         }
         Ok(Self {
             frames: frames.into(),

@@ -77,8 +77,8 @@ impl Heads {
         })
     }
 
-    /// Where the lists of this interpreter are, in a version in which that may differ: every head is its neighbours' neighbour. A collection, or an object that
-    /// comes or goes, can make it look otherwise for a moment.
+    /// Where the lists of this interpreter are, in a version in which that may differ: every head is its neighbours'
+    /// neighbour. A collection, or an object that comes or goes, can make it look otherwise for a moment.
     pub(super) fn find(state: u64, layout: Layout, snapshot: &mut Snapshot<'_>) -> Option<Lists> {
         if layout.lists.candidates(layout.minor).count() == 1 {
             return Self::read(state, layout, snapshot).map(|_| layout.lists);
