@@ -42,16 +42,57 @@ pub enum Space {
     PythonArena = 2,
     /// Pools that CPython cuts from arenas, one for objects of one size: memory that is counted as arenas' already.
     PythonPool = 3,
+    /// Device memory.
+    Device = 4,
+    /// Memory that moves between the host and devices as it is used: an address range of which some is on a device.
+    Managed = 5,
+    /// Host memory of the driver's, pinned for devices.
+    Pinned = 6,
+    /// Memory of another space, pinned for devices.
+    Registered = 7,
+    /// Arrays for textures: device memory of at least this size.
+    Array = 8,
+    /// Device memory without an address of its own, which is mapped.
+    Vmm = 9,
+    /// The same of host memory.
+    VmmHost = 10,
+    /// Openings of other processes' memory: of no size.
+    Ipc = 11,
+    /// Addresses without memory.
+    Reservation = 12,
+    /// Tensors of `PyTorch`, in memory that it has from the driver.
+    Tensor = 13,
 }
 
 impl Space {
     /// All of them, by number.
-    pub const ALL: [Self; 4] = [Self::Heap, Self::Custom, Self::PythonArena, Self::PythonPool];
+    pub const ALL: [Self; 14] = [
+        Self::Heap,
+        Self::Custom,
+        Self::PythonArena,
+        Self::PythonPool,
+        Self::Device,
+        Self::Managed,
+        Self::Pinned,
+        Self::Registered,
+        Self::Array,
+        Self::Vmm,
+        Self::VmmHost,
+        Self::Ipc,
+        Self::Reservation,
+        Self::Tensor,
+    ];
 
-    /// Whether its blocks lie in blocks of another space, so that they must not be added to them. Custom blocks do not:
-    /// a call of the heap's allocator inside a custom one is a part of it, see [`Cookie::layer`].
-    pub const fn is_within_another(self) -> bool {
-        matches!(self, Self::PythonPool)
+    /// Whether its bytes are of the sum of what a process holds of the host's memory. Those of the GPU's calls are of no
+    /// sum: each kind is another memory. Pools are counted as arenas already. Custom blocks are of it: a call of the
+    /// heap's allocator inside a custom one is a part of it, see [`Cookie::layer`].
+    pub const fn is_of_sum(self) -> bool {
+        matches!(self, Self::Heap | Self::Custom | Self::PythonArena)
+    }
+
+    /// Whether it is of a GPU or for one.
+    pub const fn is_gpus(self) -> bool {
+        self as u8 >= Self::Device as u8
     }
 
     /// The name in reports.
@@ -61,6 +102,16 @@ impl Space {
             Self::Custom => "custom",
             Self::PythonArena => "python-arena",
             Self::PythonPool => "python-pool",
+            Self::Device => "device",
+            Self::Managed => "managed",
+            Self::Pinned => "pinned",
+            Self::Registered => "registered",
+            Self::Array => "array",
+            Self::Vmm => "vmm",
+            Self::VmmHost => "vmm-host",
+            Self::Ipc => "ipc",
+            Self::Reservation => "reservation",
+            Self::Tensor => "tensor",
         }
     }
 
@@ -351,6 +402,6 @@ mod tests {
         for (number, space) in (0..).zip(Space::ALL) {
             assert_eq!((space as u8, Space::of(number)), (number, Some(space)));
         }
-        assert_eq!(Space::of(4), None);
+        assert_eq!(Space::of(14), None);
     }
 }

@@ -80,6 +80,20 @@ counters! {
     PythonFull => "python_full", true;
     /// Python stacks that user space was not told of at once: a function that has ended its life meanwhile has no name.
     PythonUntold => "python_untold", false;
+    /// GPU memory given back that was not seen when it was made: before the attach, or by a call that is not followed.
+    GpuFreeUnknown => "gpu_free_unknown", false;
+    /// Tensors given back that were not seen when they were made.
+    TensorFreeUnknown => "tensor_free_unknown", false;
+    /// Calls of the GPU's driver that make memory which leaktrace does not follow: nodes of graphs, memory imported from other programs.
+    GpuUntracked => "gpu_untracked", false;
+    /// GPU memory, mappings or contexts not recorded because their table was full or there was no memory at hand.
+    GpuFull => "gpu_full", true;
+    /// Failed GPU calls that are in no list because their table was full.
+    GpuErrorsFull => "gpu_errors_full", false;
+    /// Records of GPU memory that went with their context, as the context ended.
+    GpuContextFreed => "gpu_context_freed", false;
+    /// Records of GPU memory whose context may have ended: which one theirs is was not seen.
+    GpuContextUnsure => "gpu_context_unsure", false;
 }
 
 #[cfg(test)]

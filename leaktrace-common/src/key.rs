@@ -12,8 +12,8 @@ pub struct Process {
     pub image: u16,
     /// Which memory ([`crate::call::Space`] as a number); 0 where it has no meaning.
     pub space: u8,
-    /// Always 0.
-    pub pad: u8,
+    /// Which device ([`crate::gpu::device_code`]); 0 where none is known or it has no meaning.
+    pub device: u8,
 }
 
 /// Key of a live block.

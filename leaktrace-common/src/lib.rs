@@ -10,6 +10,7 @@ pub mod call;
 pub mod config;
 pub mod counter;
 pub mod event;
+pub mod gpu;
 pub mod key;
 pub mod math;
 pub mod python;

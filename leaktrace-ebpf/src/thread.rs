@@ -65,7 +65,7 @@ fn tracked() -> Option<(Process, u32)> {
         tgid,
         image: tracked.image as u16,
         space: 0,
-        pad: 0,
+        device: 0,
     };
     Some((process, tracked.layout))
 }

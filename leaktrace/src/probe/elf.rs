@@ -77,6 +77,8 @@ pub struct Scan {
     pub arenas: Group,
     /// Those that matter there and take pools in arenas into use; of an interpreter only.
     pub pools: Group,
+    /// Those that make memory of GPUs or take it back.
+    pub gpu: Group,
     /// It is an interpreter whose object allocator was copied into its callers (link-time optimisation): a probe on
     /// `PyObject_Malloc` would miss most objects.
     pub inlines_objects: bool,
@@ -117,19 +119,23 @@ impl Scan {
             Gear::Heap => (&self.functions, &self.skipped),
             Gear::Arenas => (&self.arenas.functions, &self.arenas.skipped),
             Gear::Pools => (&self.pools.functions, &self.pools.skipped),
+            Gear::Gpu => (&self.gpu.functions, &self.gpu.skipped),
         }
     }
 
     /// Every function, whatever it is probed for.
     pub fn functions_mut(&mut self) -> impl Iterator<Item = &mut Function> {
         let beside = self.arenas.functions.iter_mut().chain(&mut self.pools.functions);
-        self.functions.iter_mut().chain(beside)
+        self.functions
+            .iter_mut()
+            .chain(beside)
+            .chain(&mut self.gpu.functions)
     }
 
     /// The same, to look at.
     pub fn all_functions(&self) -> impl Iterator<Item = &Function> {
         let beside = self.arenas.functions.iter().chain(&self.pools.functions);
-        self.functions.iter().chain(beside)
+        self.functions.iter().chain(beside).chain(&self.gpu.functions)
     }
 
     /// Moves every probe to the entry of its function, for tests.
@@ -240,6 +246,7 @@ pub fn scan<'d, R: ReadRef<'d>>(data: R, path: &Path, custom: &[CustomFunction])
         skipped: Vec::new(),
         arenas: Group::default(),
         pools: Group::default(),
+        gpu: Group::default(),
         inlines_objects: false,
         python: runtime::Facts::default(),
         is_go: false,

@@ -59,7 +59,7 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
                     Gear::Heap => self.consider(&symbol, candidate, &mut found),
                     Gear::Arenas => self.consider(&symbol, candidate, &mut arenas),
                     // Found in another way.
-                    Gear::Pools => {}
+                    Gear::Pools | Gear::Gpu => {}
                 }
             }
         })?;

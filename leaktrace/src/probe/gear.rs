@@ -14,15 +14,18 @@ pub enum Gear {
     Arenas,
     /// Pools in them.
     Pools,
+    /// Memory of GPUs.
+    Gpu,
 }
 
 impl Gear {
     /// That of functions which hand out or take back blocks of a space.
     pub const fn of(space: Space) -> Self {
         match space {
-            Space::Heap | Space::Custom => Self::Heap,
             Space::PythonArena => Self::Arenas,
             Space::PythonPool => Self::Pools,
+            space if space.is_gpus() => Self::Gpu,
+            _ => Self::Heap,
         }
     }
 }

@@ -148,6 +148,7 @@ mod tests {
             skipped: Vec::new(),
             arenas: Group::default(),
             pools: Group::default(),
+            gpu: Group::default(),
             inlines_objects: false,
             python: crate::python::runtime::Facts::default(),
             is_go: false,

@@ -9,7 +9,7 @@ use leaktrace_common::key::{Process, SiteKey};
 use leaktrace_common::record::Site;
 
 use super::site::{SiteState, Sites};
-use super::snapshot::{Entry, Rest, add_lifetimes, is_within_another};
+use super::snapshot::{Entry, Rest, add_lifetimes, is_of_sum};
 use super::{Image, ImageTotals, LiveBlock, SiteRef, Tracker};
 use crate::report::model::State;
 
@@ -82,7 +82,7 @@ impl Frozen {
         };
         let mut kept = Vec::new();
         for (key, mut site) in sites.map {
-            if !is_within_another(key.process) {
+            if is_of_sum(key.process) {
                 totals.live_bytes += site.sums.live_bytes();
                 totals.live_blocks += site.sums.live_blocks();
             }
@@ -218,7 +218,7 @@ mod tests {
                 tgid,
                 image: 0,
                 space: 0,
-                pad: 0,
+                device: 0,
             },
             call: 0,
             shard: 0,

@@ -313,7 +313,7 @@ mod tests {
                 tgid: 1,
                 image: 0,
                 space: 0,
-                pad: 0,
+                device: 0,
             },
             stack_id,
             call: 0,

@@ -311,7 +311,7 @@ pub(super) fn list<'a, K: Hash + Eq>(
 }
 
 fn totals_of(spaces: &Spaces, settings: &Settings) -> Totals {
-    let sums = spaces.beside_each_other();
+    let sums = spaces.of_host();
     Totals {
         by_space: spaces.held(),
         live_bytes: sums.live_bytes(),
@@ -335,9 +335,9 @@ pub(super) fn set_rates(totals: &mut Totals, before: &Totals, interval_ns: u64) 
     totals.live_bytes_per_s = rate(totals.live_bytes, before.live_bytes);
 }
 
-/// Whether the blocks of a site lie in blocks of others.
-pub(super) fn is_within_another(process: Process) -> bool {
-    Space::of(process.space).is_some_and(Space::is_within_another)
+/// Whether the blocks of a site are of the sum of the host's memory.
+pub(super) fn is_of_sum(process: Process) -> bool {
+    Space::of(process.space).is_none_or(Space::is_of_sum)
 }
 
 /// The sums of each running image, and the images that have ended.
@@ -348,14 +348,13 @@ pub(super) fn images<'a>(
     let mut all: BTreeMap<Image, ImageTotals> = ended.map(|totals| (totals.image, totals)).collect();
     for entry in running {
         let image = entry.site.image;
-        let is_within = is_within_another(entry.site.key.process);
         let totals = all.entry(image).or_insert(ImageTotals {
             image,
             state: entry.state,
             live_bytes: 0,
             live_blocks: 0,
         });
-        if is_within {
+        if !is_of_sum(entry.site.key.process) {
             continue;
         }
         totals.live_bytes = totals.live_bytes.saturating_add(entry.data.sums.live_bytes());

@@ -87,9 +87,9 @@ impl Spaces {
         self.sum(|_| true)
     }
 
-    /// The sum of those that lie beside each other: memory that the process holds.
-    pub(super) fn beside_each_other(&self) -> Sums {
-        self.sum(|space| !space.is_within_another())
+    /// The sum of the host's memory that the process holds.
+    pub(super) fn of_host(&self) -> Sums {
+        self.sum(Space::is_of_sum)
     }
 
     fn sum(&self, counts: impl Fn(Space) -> bool) -> Sums {

@@ -9,7 +9,7 @@ pub(super) fn process(tgid: u32, image: u16) -> Process {
         tgid,
         image,
         space: 0,
-        pad: 0,
+        device: 0,
     }
 }
 
