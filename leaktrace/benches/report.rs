@@ -37,7 +37,7 @@ const fn key(site: u64) -> SiteKey {
             tgid: 4242,
             image: 0,
             space: 0,
-            pad: 0,
+            device: 0,
         },
         call: 1,
         shard: 0,
