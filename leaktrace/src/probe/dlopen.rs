@@ -139,6 +139,8 @@ fn of_cache(cache: &[u8], name: &[u8]) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
 
     fn cache(entries: &[(u32, &str, &str)]) -> Vec<u8> {
@@ -225,7 +227,6 @@ mod tests {
             eprintln!("NOT TESTED: this C library is not glibc's, install libc6");
             return;
         };
-        use std::os::unix::fs::MetadataExt as _;
         let found = candidates(pid, "libc.so.6", &[]);
         let is_it = |one: &Candidate| one.file.metadata().unwrap().ino() == wanted.inode;
         assert!(found.iter().any(is_it), "{found:?}");
