@@ -101,6 +101,9 @@ impl TracedSet {
             let Some(object) = self.catalog.of_file(traced.pid, &path, file) else {
                 continue;
             };
+            if traced.gpu.placed.contains(&object) {
+                continue;
+            }
             let Some(scan) = self
                 .catalog
                 .scanned(object)
