@@ -99,8 +99,8 @@ pub(super) struct TargetArgs {
     /// Report the memory of GPUs even if nothing of CUDA is found.
     ///
     /// It is followed wherever CUDA's functions are mapped or can be loaded: device, managed, pinned, registered, array
-    /// and virtual memory by the driver's calls, named after those of the runtime library around them, and PyTorch's
-    /// tensors. With this option reports have its section before a program has come that far.
+    /// and virtual memory by the driver's calls, named after those of the runtime library around them, and tensors where
+    /// their allocator reports them. With this option reports have its section before a program has come that far.
     /// Example: leaktrace -p 4242 --gpu
     #[arg(long, conflicts_with = "no_gpu")]
     pub(super) gpu: bool,
