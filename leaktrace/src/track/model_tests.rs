@@ -71,6 +71,9 @@ struct Model {
 /// Of one group of sites: bytes, blocks, allocs, frees, youngest and oldest age in ms, growth, blocks that may be gone.
 type Row = (u64, u64, u64, u64, u64, u64, i64, u64);
 
+/// Of a kind and a device: allocs and their bytes, frees and theirs, growth.
+type PlaceRow = (u64, u64, u64, u64, i64);
+
 /// (pid, ended, space, device, equivalence)
 type RowKey = (u32, Option<u32>, Space, u8, u64);
 
@@ -304,7 +307,7 @@ fn check_omitted(model: &Model, snapshot: &Snapshot) {
 /// Sums by kind and device, how they have grown since `before`, and the same of each image.
 fn check_places(model: &Model, snapshot: &Snapshot, before: &BTreeMap<(Space, u8), i64>) {
     let of_gpus = |block: &&ModelBlock| space_of(&block.site).is_gpus();
-    let mut expected: BTreeMap<(Space, u8), (u64, u64, u64, u64, i64)> = BTreeMap::new();
+    let mut expected: BTreeMap<(Space, u8), PlaceRow> = BTreeMap::new();
     for block in model.blocks.iter().filter(of_gpus) {
         let place = (space_of(&block.site), block.site.process.device);
         let sums = expected.entry(place).or_insert_with(|| {
@@ -331,7 +334,9 @@ fn check_places(model: &Model, snapshot: &Snapshot, before: &BTreeMap<(Space, u8
         )
     });
     if snapshot.interval_ns == 0 {
-        expected.values_mut().for_each(|sums| sums.4 = 0);
+        for sums in expected.values_mut() {
+            sums.4 = 0;
+        }
     }
     assert_eq!(seen.collect::<BTreeMap<_, _>>(), expected);
     let of_images: u64 = snapshot.image_places.iter().map(|held| held.live_bytes).sum();
