@@ -94,6 +94,8 @@ counters! {
     GpuContextFreed => "gpu_context_freed", false;
     /// Records of GPU memory whose context may have ended: which one theirs is was not seen.
     GpuContextUnsure => "gpu_context_unsure", false;
+    /// Arrays of a format whose size is not known to leaktrace: they are recorded with 0 bytes.
+    GpuSizeUnknown => "gpu_size_unknown", false;
 }
 
 #[cfg(test)]

@@ -72,6 +72,8 @@ pub enum GpuOp {
     Untracked = 26,
     /// `PyTorch` reports a tensor's memory: (address, bytes more or less, bytes allocated, bytes reserved, device).
     Tensor = 27,
+    /// Nothing follows from its return.
+    Nothing = 28,
 }
 
 /// What an identity is one of: the same number may be in use in two of them.
@@ -167,6 +169,12 @@ impl GpuCookie {
     #[inline(always)]
     pub const fn op(self) -> u8 {
         (self.0 >> OP_SHIFT) as u8
+    }
+
+    /// The same call, from whose return nothing follows.
+    #[must_use]
+    pub const fn without_op(self) -> Self {
+        Self(self.0 & !(0xff << OP_SHIFT) | (GpuOp::Nothing as u64) << OP_SHIFT)
     }
 
     /// Whether it is this.
@@ -311,13 +319,19 @@ pub struct Context {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct GpuProcess {
-    /// Contexts seen so far.
+    /// Contexts that have been seen and have not ended.
     pub contexts: u64,
-    /// Addresses of the C library's `exit`: a context that ends inside it ends with the process, whose memory is then
-    /// reported as live at exit. 0 where they are not known. User space's.
-    pub exit_begin: u64,
+}
+
+/// Where the C library's `exit` is in a process image: a context that ends inside it ends with the process, whose memory
+/// is then reported as live at exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct ExitCode {
+    /// Its first byte.
+    pub begin: u64,
     /// Behind its last byte.
-    pub exit_end: u64,
+    pub end: u64,
 }
 
 /// Key of failures: of one call, from one stack, with one result.
@@ -375,6 +389,10 @@ pub struct GpuPending {
     pub args: [u64; 3],
     /// What it takes back, if `call.old_known`.
     pub taken: GpuLive,
+    /// The call that the program made: this one, or the runtime library's around it.
+    pub owner: u32,
+    /// Whether it is inside one of the runtime library.
+    pub within: u32,
 }
 
 /// What the kernel side keeps of a thread that calls CUDA.
@@ -391,14 +409,28 @@ pub struct GpuThread {
     pub depth: u32,
     /// The device it has chosen: [`device_code`].
     pub device: u32,
+    /// What it is unmapping.
+    pub unmapped: Unmapped,
+}
+
+/// A range whose mappings are taken out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Unmapped {
+    /// Where the next mapping is looked for.
+    pub next: u64,
+    /// Behind the last byte.
+    pub end: u64,
+    /// Mappings found so far.
+    pub found: u64,
 }
 
 const _: () = assert!(size_of::<GpuLive>() == 56);
 const _: () = assert!(size_of::<Mapping>() == 24);
 const _: () = assert!(size_of::<Context>() == 16);
 const _: () = assert!(size_of::<GpuErrorKey>() == 24);
-const _: () = assert!(size_of::<GpuPending>() == 200);
-const _: () = assert!(size_of::<GpuThread>() == 472);
+const _: () = assert!(size_of::<GpuPending>() == 208);
+const _: () = assert!(size_of::<GpuThread>() == 512);
 const _: () = assert!(CONTEXTS_OF_THREAD.is_power_of_two());
 
 #[cfg(test)]

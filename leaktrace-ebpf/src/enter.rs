@@ -163,7 +163,7 @@ fn random() -> u32 {
 /// longjmp cannot: the code that went on from there has called other functions since, and they have
 /// overwritten its return address, or what a return probe has put in its place.
 #[inline(always)]
-fn is_under_way(pending: &mut Pending, trampoline: u64) -> bool {
+pub fn is_under_way(pending: &mut Pending, trampoline: u64) -> bool {
     let slot = registers::read_word(pending.sp).unwrap_or(0);
     if Cookie(pending.cookie).has_ret_instructions() {
         return slot == pending.return_address;

@@ -15,7 +15,7 @@ use leaktrace_common::{
 use crate::{
     KEEP_RETURN,
     counter::bump,
-    enter, live,
+    enter, gpu, live,
     maps::{EVENTS, PROCESSES, THREADS},
     registers, stack, thread,
 };
@@ -39,8 +39,10 @@ pub fn exec(ctx: &RawTracePointContext) -> i32 {
     let old_tid: i32 = ctx.arg(EXEC_OLD_PID);
     let _absent: Result<(), i32> = THREADS.remove(old_tid as u32);
     let _absent: Result<(), i32> = THREADS.remove(tgid);
-    stack::forget_thread(old_tid as u32);
-    stack::forget_thread(tgid);
+    for tid in [old_tid as u32, tgid] {
+        stack::forget_thread(tid);
+        gpu::forget_thread(tid);
+    }
     // SAFETY: the other threads are gone, and user space writes the entry only before the process runs.
     let (image, layout) = unsafe {
         (*process).image += 1;
@@ -75,6 +77,7 @@ pub fn thread_exit(ctx: &RawTracePointContext) -> i32 {
     let tid = bpf_get_current_pid_tgid() as u32;
     let _gone: Result<(), i32> = THREADS.remove(tid);
     stack::forget_thread(tid);
+    gpu::end_thread(tid, process);
     0
 }
 

@@ -13,6 +13,7 @@ mod enter;
 mod exit;
 mod filter;
 mod free;
+mod gpu;
 mod hits;
 mod lifecycle;
 mod live;
@@ -68,6 +69,21 @@ uprobe! {
 uprobe! {
     /// A block is handed back.
     free_enter => |ctx| free::free(ctx)
+}
+
+uprobe! {
+    /// A call of CUDA is entered, or a tensor reported.
+    gpu_enter => |ctx| gpu::enter(ctx)
+}
+
+uprobe! {
+    /// A call of CUDA returns.
+    gpu_exit => |ctx| gpu::exit(ctx)
+}
+
+uprobe! {
+    /// Both of the above as one session.
+    gpu_session => |ctx| if registers::at_entry(ctx) { gpu::enter(ctx) } else { gpu::exit(ctx) }
 }
 
 uprobe! {

@@ -10,7 +10,11 @@ use aya_ebpf::{
 use leaktrace_common::{
     config::{FILTER_WORDS, LIVE_TIER_FIRST, LIVE_TIERS_MAX, LiveTiers},
     counter::Counter,
-    key::{LiveKey, SiteKey},
+    gpu::{
+        Context, ExitCode, GpuErrorKey, GpuErrors, GpuKey, GpuLive, GpuProcess, GpuThread, Mapping,
+        TorchTotals,
+    },
+    key::{LiveKey, Process, SiteKey},
     python::{INTERPRETERS, Interpreter, NewPart, PythonPart, PythonThread},
     record::{Control, HIT_SLOTS, Hits, Live, Site, Thread, Tracked},
     stack::Stack,
@@ -121,6 +125,43 @@ pub static PYTHON_PARTS: HashMap<u64, PythonPart, 131_072, GROWS> = HashMap::new
 /// What is new among them.
 #[btf_map]
 pub static PYTHON_NEW: RingBuf<NewPart, 1_048_576> = RingBuf::new();
+
+/// Memory of GPUs, by identity: from the return of the call that made it to its end. Apart from [`LIVE`], because calls are
+/// rare, and records that count references and mappings are larger.
+#[btf_map]
+pub static GPU_LIVE: HashMap<GpuKey, GpuLive, 262_144, GROWS> = HashMap::new();
+
+/// Where handles of such memory are mapped, by address.
+#[btf_map]
+pub static GPU_MAPPINGS: HashMap<GpuKey, Mapping, 131_072, GROWS> = HashMap::new();
+
+/// Contexts of GPUs, and primary ones by device.
+#[btf_map]
+pub static GPU_CONTEXTS: HashMap<GpuKey, Context, 16_384, GROWS> = HashMap::new();
+
+/// What is known of process images that use a GPU.
+#[btf_map]
+pub static GPU_PROCESSES: HashMap<Process, GpuProcess, 65_536, GROWS> = HashMap::new();
+
+/// Where their `exit` is. User space's.
+#[btf_map]
+pub static GPU_EXITS: HashMap<Process, ExitCode, 65_536, GROWS> = HashMap::new();
+
+/// State of threads that call CUDA, by tid, beside that in THREADS.
+#[btf_map]
+pub static GPU_THREADS: HashMap<u32, GpuThread, 65_536, GROWS> = HashMap::new();
+
+/// One of zeros, for the same reason as [`THREAD_ZERO`].
+#[btf_map]
+pub static GPU_THREAD_ZERO: Array<GpuThread, 1> = Array::new();
+
+/// Calls of CUDA that failed.
+#[btf_map]
+pub static GPU_ERRORS: HashMap<GpuErrorKey, GpuErrors, 16_384, GROWS> = HashMap::new();
+
+/// What `PyTorch`'s allocator has last said of each device.
+#[btf_map]
+pub static TORCH_TOTALS: HashMap<GpuKey, TorchTotals, 16_384, GROWS> = HashMap::new();
 
 /// The ledger.
 #[btf_map]

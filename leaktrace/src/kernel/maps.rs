@@ -44,7 +44,7 @@ impl TableError {
     }
 }
 
-fn error(table: &'static str, action: &'static str) -> impl FnOnce(io::Error) -> TableError {
+pub(super) fn error(table: &'static str, action: &'static str) -> impl FnOnce(io::Error) -> TableError {
     move |source| TableError {
         table,
         action,
@@ -197,7 +197,7 @@ impl LiveTable {
     }
 }
 
-const fn belongs(process: Process, tgid: u32, image: u16) -> bool {
+pub(super) const fn belongs(process: Process, tgid: u32, image: u16) -> bool {
     process.tgid == tgid && process.image == image
 }
 

@@ -1,11 +1,10 @@
-//! The compiled kernel side: embedded, its maps made by aya, its uprobe programs loaded for the chosen
-//! mechanism.
+//! The compiled kernel side: embedded, its maps made by aya.
 //!
-//! aya's own uprobe programs are not used: see [`super::sys`].
+//! Its uprobe programs are loaded by [`super::programs`]; aya's own are not used: see [`super::sys`].
 
 use std::{
     collections::HashSet,
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
 };
 
 use aya::{
@@ -18,7 +17,8 @@ use leaktrace_common::config::Config;
 
 use super::{
     caps::AttachKind,
-    sys::{self, PodConfig, ProgramImage},
+    programs::{Loader, Programs},
+    sys::{self, PodConfig},
     tables::Room,
 };
 
@@ -53,36 +53,6 @@ pub enum LoadError {
         /// aya's words.
         reason: String,
     },
-}
-
-/// The uprobe programs, loaded for one mechanism.
-#[derive(Debug)]
-pub struct Programs {
-    /// Mechanism they are loaded for.
-    pub kind: AttachKind,
-    /// Entry of an allocation call.
-    pub alloc_enter: OwnedFd,
-    /// Its return.
-    pub alloc_exit: OwnedFd,
-    /// Both in one; only for [`AttachKind::Session`].
-    pub alloc_session: Option<OwnedFd>,
-    /// Entry of a free.
-    pub free_enter: OwnedFd,
-    /// What the dynamic linker calls when it changes what is mapped.
-    pub linker_state: OwnedFd,
-}
-
-/// Which of the uprobe programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Program {
-    /// Entry of an allocation call.
-    AllocEnter,
-    /// Its return.
-    AllocExit,
-    /// Both in one.
-    AllocSession,
-    /// Entry of a free.
-    FreeEnter,
 }
 
 /// What every tier of the live table is made after.
@@ -136,11 +106,13 @@ pub fn load(config: Config, kind: AttachKind, room: Room) -> Result<(KernelSide,
         .map_max_entries("UNWIND_MAPPINGS", room.mappings)
         .load(OBJECT)
         .map_err(|error| LoadError::Maps(chain(&error)))?;
-    let (programs, tier) = load_programs(&ebpf, kind)?;
+    let (loader, tier) = parse(&ebpf, kind)?;
+    let programs = Programs::load(loader)?;
     Ok((KernelSide { ebpf, programs }, tier))
 }
 
-fn load_programs(ebpf: &Ebpf, kind: AttachKind) -> Result<(Programs, TierTemplate), LoadError> {
+/// Prepares the uprobe programs: another look at the same bytes, with the maps that aya has made.
+fn parse(ebpf: &Ebpf, kind: AttachKind) -> Result<(Loader, TierTemplate), LoadError> {
     let fail = |error: &dyn std::fmt::Display| LoadError::Maps(error.to_string());
     let mut object = Object::parse(OBJECT).map_err(|error| fail(&error))?;
     let btf = match aya::features().btf() {
@@ -161,53 +133,19 @@ fn load_programs(ebpf: &Ebpf, kind: AttachKind) -> Result<(Programs, TierTemplat
     object.relocate_maps(maps, &text).map_err(|error| fail(&error))?;
     object.relocate_calls(&text).map_err(|error| fail(&error))?;
     object.sanitize_functions(aya::features());
-
-    let load = |name: &'static str, attach_type: u32| {
-        let program = object
-            .programs
-            .get(name)
-            .ok_or(LoadError::Maps(format!("no program {name}")))?;
-        let function = &object.functions[&program.function_key()];
-        sys::load_program(&ProgramImage {
-            name,
-            instructions: &function.instructions,
-            attach_type,
-            btf: btf.as_ref().map(OwnedFd::as_fd),
-            functions: &function.func_info.func_info,
-            lines: &function.line_info.line_info,
-        })
-        .map_err(|(source, log)| {
-            tracing::info!("verifier log of {name}:\n{log}");
-            LoadError::Program {
-                program: name,
-                source,
-                log,
-            }
-        })
-        .inspect(|program| {
-            if let Ok((instructions, verified)) = sys::program_size(program.as_fd()) {
-                tracing::info!(
-                    "program {name}: {instructions} instructions, {verified} looked at by the verifier"
-                );
-            }
-        })
-    };
-    let multi = kind.attach_type_of_multi();
-    let programs = Programs {
-        kind,
-        alloc_enter: load("alloc_enter", multi)?,
-        alloc_exit: load("alloc_exit", multi)?,
-        alloc_session: (kind == AttachKind::Session)
-            .then(|| load("alloc_session", AttachKind::SESSION_ATTACH_TYPE))
-            .transpose()?,
-        free_enter: load("free_enter", multi)?,
-        linker_state: load("linker_state", multi)?,
-    };
     let definition = definitions
         .get("LIVE")
         .and_then(aya_obj::Map::inner)
         .ok_or_else(|| LoadError::Maps("no definition of the live table's tiers".to_owned()))?;
-    Ok((programs, TierTemplate { definition, btf }))
+    let template = TierTemplate {
+        definition,
+        btf: btf
+            .as_ref()
+            .map(OwnedFd::try_clone)
+            .transpose()
+            .map_err(|error| fail(&error))?,
+    };
+    Ok((Loader { object, btf, kind }, template))
 }
 
 /// The data of those kinds of map that the object has.
@@ -273,28 +211,6 @@ impl KernelSide {
             attached.map_err(|reason| LoadError::Tracepoint { name, reason })?;
         }
         Ok(())
-    }
-}
-
-impl Programs {
-    /// All that are loaded.
-    pub fn each(&self) -> impl Iterator<Item = (Program, BorrowedFd<'_>)> {
-        let session = self
-            .alloc_session
-            .as_ref()
-            .map(|fd| (Program::AllocSession, fd.as_fd()));
-        [
-            (Program::AllocEnter, self.alloc_enter.as_fd()),
-            (Program::AllocExit, self.alloc_exit.as_fd()),
-            (Program::FreeEnter, self.free_enter.as_fd()),
-        ]
-        .into_iter()
-        .chain(session)
-    }
-
-    /// The session program, or the entry program where there are no sessions.
-    pub fn alloc_entry(&self) -> BorrowedFd<'_> {
-        self.alloc_session.as_ref().unwrap_or(&self.alloc_enter).as_fd()
     }
 }
 

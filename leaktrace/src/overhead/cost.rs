@@ -8,7 +8,7 @@ use std::{collections::HashMap, ops::AddAssign};
 use leaktrace_common::{call::Op, record::Hits};
 
 use crate::{
-    kernel::object::Program,
+    kernel::programs::Program,
     probe::site::SiteKind,
     traced::slots::{Return, Slot},
 };
@@ -28,6 +28,8 @@ impl ProbeKind {
     /// Of a function; `session` where entry and return are one program.
     pub fn of(slot: &Slot, session: bool) -> Self {
         let (enter, exit) = match (slot.op, slot.exit) {
+            _ if slot.space.is_gpus() && session => (Program::GpuSession, Program::GpuSession),
+            _ if slot.space.is_gpus() => (Program::GpuEnter, Program::GpuExit),
             (Op::Free, _) => (Program::FreeEnter, Program::FreeEnter),
             (_, Some(Return::Probe)) if session => (Program::AllocSession, Program::AllocSession),
             _ => (Program::AllocEnter, Program::AllocExit),

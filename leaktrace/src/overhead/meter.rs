@@ -11,7 +11,7 @@ use crate::{
     kernel::{
         clock::{now_ns, own_cpu_ns, process_cpu_ns},
         counters::HitTable,
-        object::{Program, Programs},
+        programs::{Program, Programs},
         sys::{self, RunStats},
     },
     traced::slots::Slots,

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::kernel::{
     caps::AttachKind,
-    object::Programs,
+    programs::Programs,
     sys::{self, PerfLink, PerfUprobe, Point},
 };
 

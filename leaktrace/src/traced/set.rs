@@ -287,7 +287,7 @@ impl TracedSet {
     }
 
     /// The kernel side's programs.
-    pub fn programs(&self) -> &crate::kernel::object::Programs {
+    pub fn programs(&self) -> &crate::kernel::programs::Programs {
         self.attacher.programs()
     }
 

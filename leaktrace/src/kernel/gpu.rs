@@ -1,0 +1,146 @@
+//! What the kernel side knows of GPU memory, as user space reads and purges it. Must not know what is made of it.
+
+use std::{
+    ops::Range,
+    os::fd::{AsFd as _, OwnedFd},
+};
+
+use leaktrace_common::{
+    gpu::{Context, ExitCode, GpuErrorKey, GpuErrors, GpuKey, GpuLive, Mapping, TorchTotals},
+    key::Process,
+};
+
+use super::{
+    maps::{TableError, belongs, error},
+    object::{KernelSide, LoadError},
+    sys,
+};
+
+/// The tables of GPU memory.
+#[derive(Debug)]
+pub struct GpuTables {
+    live: OwnedFd,
+    mappings: OwnedFd,
+    contexts: OwnedFd,
+    processes: OwnedFd,
+    exits: OwnedFd,
+    errors: OwnedFd,
+    torch: OwnedFd,
+}
+
+impl GpuTables {
+    /// # Errors
+    /// [`LoadError`] when the object lacks the maps.
+    pub fn new(kernel: &KernelSide) -> Result<Self, LoadError> {
+        Ok(Self {
+            live: kernel.map("GPU_LIVE")?,
+            mappings: kernel.map("GPU_MAPPINGS")?,
+            contexts: kernel.map("GPU_CONTEXTS")?,
+            processes: kernel.map("GPU_PROCESSES")?,
+            exits: kernel.map("GPU_EXITS")?,
+            errors: kernel.map("GPU_ERRORS")?,
+            torch: kernel.map("TORCH_TOTALS")?,
+        })
+    }
+
+    /// Hands every living record to `each`, of whichever process.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn for_each(&self, each: impl FnMut(&GpuKey, &GpuLive)) -> Result<(), TableError> {
+        sys::map_for_each(self.live.as_fd(), each).map_err(error("GPU_LIVE", "read"))
+    }
+
+    /// Takes the records of a process image that is gone out of the table, handing each to `each`, and forgets the rest
+    /// that is known of it, but for its failures.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn take_image(
+        &self,
+        tgid: u32,
+        image: u16,
+        mut each: impl FnMut(&GpuKey, &GpuLive),
+    ) -> Result<(), TableError> {
+        let mut gone = Vec::new();
+        self.for_each(|key, record| {
+            if belongs(key.process, tgid, image) {
+                each(key, record);
+                gone.push(*key);
+            }
+        })?;
+        sys::map_delete_all(self.live.as_fd(), &gone).map_err(error("GPU_LIVE", "purge"))?;
+        self.purge::<Mapping>(&self.mappings, "GPU_MAPPINGS", tgid, image)?;
+        self.purge::<Context>(&self.contexts, "GPU_CONTEXTS", tgid, image)?;
+        self.purge::<TorchTotals>(&self.torch, "TORCH_TOTALS", tgid, image)?;
+        for (table, name) in [(&self.processes, "GPU_PROCESSES"), (&self.exits, "GPU_EXITS")] {
+            sys::map_delete(table.as_fd(), &image_key(tgid, image)).map_err(error(name, "purge"))?;
+        }
+        Ok(())
+    }
+
+    fn purge<V: sys::Plain>(
+        &self,
+        table: &OwnedFd,
+        name: &'static str,
+        tgid: u32,
+        image: u16,
+    ) -> Result<(), TableError> {
+        let mut gone = Vec::new();
+        sys::map_for_each(table.as_fd(), |key: &GpuKey, _: &V| {
+            if belongs(key.process, tgid, image) {
+                gone.push(*key);
+            }
+        })
+        .map_err(error(name, "read"))?;
+        sys::map_delete_all(table.as_fd(), &gone).map_err(error(name, "purge"))
+    }
+
+    /// All calls that have failed, of processes that have ended too.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn errors(&self) -> Result<Vec<(GpuErrorKey, GpuErrors)>, TableError> {
+        let mut all = Vec::new();
+        sys::map_for_each(self.errors.as_fd(), |key: &GpuErrorKey, errors: &GpuErrors| {
+            all.push((*key, *errors));
+        })
+        .map_err(error("GPU_ERRORS", "read"))?;
+        Ok(all)
+    }
+
+    /// What `PyTorch` has last said of each device: the key's address is the device's number.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn torch(&self) -> Result<Vec<(GpuKey, TorchTotals)>, TableError> {
+        let mut all = Vec::new();
+        sys::map_for_each(self.torch.as_fd(), |key: &GpuKey, totals: &TorchTotals| {
+            all.push((*key, *totals));
+        })
+        .map_err(error("TORCH_TOTALS", "read"))?;
+        Ok(all)
+    }
+
+    /// Says where the C library's `exit` is in a process image.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn set_exit(&self, tgid: u32, image: u16, range: Range<u64>) -> Result<(), TableError> {
+        let code = ExitCode {
+            begin: range.start,
+            end: range.end,
+        };
+        sys::map_update(self.exits.as_fd(), &image_key(tgid, image), &code)
+            .map_err(error("GPU_EXITS", "write"))
+    }
+}
+
+const fn image_key(tgid: u32, image: u16) -> Process {
+    Process {
+        tgid,
+        image,
+        space: 0,
+        device: 0,
+    }
+}
