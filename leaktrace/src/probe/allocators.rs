@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 
 use leaktrace_common::call::{Arg, CallId, Op, ResultIn, Shape, Space};
 
+use super::cuda;
 use super::custom::CustomFunction;
 
 /// When a function that carries a row's name is probed.
@@ -74,7 +75,7 @@ const JEMALLOC_PREFIXES: &[&str] = &[
 /// gperftools exports each function under its own name too.
 const TCMALLOC_PREFIX: &str = "tc_";
 
-/// Number of the first custom function; table rows are below it.
+/// Number of the first custom function; table rows are below it, and those of [`super::cuda`].
 pub const FIRST_CUSTOM_CALL: CallId = 0x8000;
 
 const NONE: Arg = Arg::NONE;
@@ -466,11 +467,14 @@ pub fn call_id(row: &Row) -> CallId {
         .unwrap_or(0)
 }
 
-/// The name of a call in reports; `custom` for a number of [`custom_call_id`], `unknown` for one that
-/// no row has.
+/// The name of a call in reports, those of CUDA included; `custom` for a number of [`custom_call_id`], `unknown` for one
+/// that no row has.
 pub fn call_name(call: CallId) -> &'static str {
     if call >= FIRST_CUSTOM_CALL {
         return "custom";
+    }
+    if let Some(name) = cuda::call_name(call) {
+        return name;
     }
     usize::from(call)
         .checked_sub(1)

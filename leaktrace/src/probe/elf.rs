@@ -5,6 +5,7 @@
 //! kernel, nor how functions are found and judged: that is `finder`.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use leaktrace_common::call::{CallId, Cookie, Shape};
@@ -94,6 +95,9 @@ pub struct Scan {
     pub segments: Vec<Segment>,
     /// Where it tells debuggers of what it maps, if it is a dynamic linker.
     pub linker: Option<Linker>,
+    /// Of a C library: the addresses of the function by which a program ends and within which what it has registered for
+    /// its end is called, in the object's own numbering.
+    pub exit: Option<Range<u64>>,
 }
 
 impl Scan {
@@ -143,6 +147,10 @@ impl Scan {
         for function in self.functions_mut() {
             let hands_over = function.cookie.hands_over();
             function.site = Site::entry(&function.prologue, function.shape, Why::Forced);
+            // Those of the GPU's are read at their entry in any case, from the same registers.
+            if function.is_gpus() {
+                continue;
+            }
             function.cookie = cookie(&function.site, function.call, &function.returns, hands_over);
         }
     }
@@ -180,6 +188,11 @@ pub struct Function {
 }
 
 impl Function {
+    /// Whether it makes memory of GPUs or takes it back: its cookie is a [`GpuCookie`](leaktrace_common::gpu::GpuCookie).
+    pub const fn is_gpus(&self) -> bool {
+        self.shape.space.is_gpus()
+    }
+
     /// File offset of the probed instruction.
     pub const fn probe_offset(&self) -> u64 {
         self.offset + self.site.offset_bytes
@@ -254,6 +267,7 @@ pub fn scan<'d, R: ReadRef<'d>>(data: R, path: &Path, custom: &[CustomFunction])
         soname: None,
         segments: Vec::new(),
         linker: None,
+        exit: None,
     };
     if class == Class::Bits32 || !little_endian {
         return Ok(scan);
@@ -341,3 +355,7 @@ mod site_tests;
 #[cfg(test)]
 #[path = "elf_python_tests.rs"]
 mod python_tests;
+
+#[cfg(test)]
+#[path = "elf_gpu_tests.rs"]
+mod gpu_tests;

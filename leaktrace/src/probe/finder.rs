@@ -14,6 +14,7 @@ use super::candidate::{Candidate, imported_taker, reads_alike, settle, taker_at}
 use super::custom::CustomFunction;
 use super::elf::{Function, Reason, Returns, Scan, Skipped, cookie};
 use super::gear::{Gear, Group};
+use super::gpu;
 use super::handover;
 use super::image::{Extent, FunctionSymbol, Image};
 use super::pools;
@@ -22,7 +23,7 @@ use super::site;
 use super::skipped::name_last_takers;
 
 /// Bytes kept of each function up to its probed instruction, and from there on.
-const PROLOGUE_BYTES: u64 = 16;
+pub(super) const PROLOGUE_BYTES: u64 = 16;
 
 /// glibc and musl.
 fn is_libc(soname: Option<&str>) -> bool {
@@ -53,7 +54,14 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
     pub(super) fn run(&self, scan: &mut Scan) -> object::Result<()> {
         let mut found = Found::default();
         let mut arenas = Found::default();
+        let mut gpu = gpu::Found::default();
+        let in_libc = is_libc(scan.soname.as_deref());
         self.image.for_each_function(|symbol| {
+            self.consider_gpu(&symbol, &mut gpu);
+            if in_libc && symbol.name == b"exit" {
+                let extent = self.extent_of(symbol.address, symbol.size_bytes);
+                scan.exit.get_or_insert(extent.start..extent.end);
+            }
             if let Some(candidate) = self.candidate(&symbol) {
                 match Gear::of(candidate.shape.space) {
                     Gear::Heap => self.consider(&symbol, candidate, &mut found),
@@ -64,7 +72,7 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
             }
         })?;
         self.note_missing(&mut found);
-        let in_libc = is_libc(scan.soname.as_deref());
+        scan.gpu = self.judge_gpu(gpu);
         // Apart from each other: malloc maps memory, and is not covered for it.
         scan.arenas = self.judge(arenas, in_libc);
         if scan.python.runtime().is_some() {
@@ -189,7 +197,7 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
         // Who hands its calls to whom: a function whose taker is itself not probed is not covered.
         let mut handed: HashMap<u64, u64> = HashMap::new();
         for candidate in candidates {
-            let extent = self.extent_of(candidate);
+            let extent = self.extent_of(candidate.address, candidate.size_bytes);
             let others = |address: u64| taker_at(candidates, candidate, &handed, address);
             // A name may be bound to another object's function, but then that one is in the table too.
             let imports = |name: &[u8]| match std::str::from_utf8(name).ok().and_then(|name| names.get(name))
@@ -345,31 +353,27 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
     }
 
     /// Where the code of a function can go on, and where others begin.
-    fn landings(&self, function: Extent) -> Result<BTreeSet<u64>, Unproven> {
+    pub(super) fn landings(&self, function: Extent) -> Result<BTreeSet<u64>, Unproven> {
         let mut landings = Body::read(self.image, function)?.landings(self.image)?;
         landings.extend(self.image.symbols_within(function));
         Ok(landings)
     }
 
-    fn extent_of(&self, candidate: &Candidate) -> Extent {
-        let by_size = candidate
-            .address
-            .checked_add(candidate.size_bytes)
-            .filter(|_| candidate.size_bytes > 0);
+    /// The code of the function at an address: as its symbol says, or else as the unwind table does; empty where neither
+    /// does.
+    pub(super) fn extent_of(&self, address: u64, size_bytes: u64) -> Extent {
+        let by_size = address.checked_add(size_bytes).filter(|_| size_bytes > 0);
         by_size.map_or_else(
             || {
                 self.image
-                    .extent(candidate.address)
-                    .filter(|extent| extent.start == candidate.address)
+                    .extent(address)
+                    .filter(|extent| extent.start == address)
                     .unwrap_or(Extent {
-                        start: candidate.address,
-                        end: candidate.address,
+                        start: address,
+                        end: address,
                     })
             },
-            |end| Extent {
-                start: candidate.address,
-                end,
-            },
+            |end| Extent { start: address, end },
         )
     }
 }
