@@ -66,6 +66,10 @@ pub struct Config {
     pub python_malloc: bool,
     /// Also probe where Python's object allocator takes pools into use.
     pub python_pools: bool,
+    /// What to follow of the memory of GPUs.
+    pub gpu: Gpu,
+    /// Also follow where addresses are reserved for it.
+    pub gpu_reservations: bool,
     /// Functions to trace beside the known allocators.
     pub custom: Option<CustomPair>,
     /// Which blocks count.
@@ -228,6 +232,18 @@ impl Unwind {
     }
 }
 
+/// What is followed of the memory of GPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Gpu {
+    /// Nothing.
+    Off,
+    /// What there is; reports have it where functions of CUDA were found.
+    #[default]
+    WhereFound,
+    /// The same; reports have it in any case.
+    Always,
+}
+
 /// Where the reports go, and in which form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
@@ -326,6 +342,8 @@ impl Config {
             follow_forks: false,
             python_malloc: false,
             python_pools: false,
+            gpu: Gpu::default(),
+            gpu_reservations: false,
             custom: None,
             filters: Filters::default(),
             sample_bytes: defaults::SAMPLE_BYTES,

@@ -96,6 +96,26 @@ pub(super) struct TargetArgs {
     #[arg(long)]
     pub(super) no_python: bool,
 
+    /// Report the memory of GPUs even if nothing of CUDA is found.
+    ///
+    /// It is followed wherever CUDA's functions are mapped or can be loaded: device, managed, pinned, registered, array
+    /// and virtual memory by the driver's calls, named after those of the runtime library around them, and PyTorch's
+    /// tensors. With this option reports have its section before a program has come that far.
+    /// Example: leaktrace -p 4242 --gpu
+    #[arg(long, conflicts_with = "no_gpu")]
+    pub(super) gpu: bool,
+
+    /// Do not follow the memory of GPUs.
+    #[arg(long)]
+    pub(super) no_gpu: bool,
+
+    /// Also trace where addresses are reserved for GPU memory.
+    ///
+    /// By cuMemAddressReserve: they are no memory, and programs reserve far more of them than they fill. They are counted
+    /// by themselves. Example: --gpu-reservations
+    #[arg(long, conflicts_with = "no_gpu")]
+    pub(super) gpu_reservations: bool,
+
     /// Also trace this function as one that allocates; needs --object.
     ///
     /// For pools and allocators that leaktrace does not know. Arguments are counted from 0:

@@ -14,7 +14,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, parser::ValueSource};
 pub use clap_complete::Shell;
 
 use self::args::{Cli, Command, DemoArgs, OutputArgs};
-use crate::config::{self, AttachKind, Bound, Config, Filters, Output, Target, custom_pair};
+use crate::config::{self, AttachKind, Bound, Config, Filters, Gpu, Output, Target, custom_pair};
 
 /// Exit status of a run that could not be.
 pub const EXIT_UNUSABLE: u8 = 2;
@@ -183,6 +183,12 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
         follow_forks: target.follow_forks,
         python_malloc: target.python_malloc,
         python_pools: target.python_pools,
+        gpu: match (target.gpu, target.no_gpu) {
+            (true, _) => Gpu::Always,
+            (false, true) => Gpu::Off,
+            (false, false) => Gpu::WhereFound,
+        },
+        gpu_reservations: target.gpu_reservations,
         custom,
         filters: Filters {
             older_than: filter.older_than.0,

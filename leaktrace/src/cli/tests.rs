@@ -83,6 +83,24 @@ fn every_option_reaches_the_config() {
 }
 
 #[test]
+fn gpu_memory_is_followed_where_it_is_found_unless_the_line_says_otherwise() {
+    for (line, gpu, reservations) in [
+        ("leaktrace -p 1", Gpu::WhereFound, false),
+        ("leaktrace -p 1 --gpu", Gpu::Always, false),
+        ("leaktrace -p 1 --no-gpu", Gpu::Off, false),
+        ("leaktrace -p 1 --gpu-reservations", Gpu::WhereFound, true),
+        ("leaktrace --gpu --gpu-reservations -- x", Gpu::Always, true),
+    ] {
+        let config = config(line);
+        assert_eq!(
+            (config.gpu, config.gpu_reservations),
+            (gpu, reservations),
+            "{line}"
+        );
+    }
+}
+
+#[test]
 fn a_dash_is_standard_output() {
     assert_eq!(config("leaktrace -p 1 -o -").output.path, None);
 }
@@ -173,6 +191,14 @@ const REFUSALS: &[(&str, &str)] = &[
     (
         "leaktrace -p 1 -- true",
         "--pid and -- CMD do not go together: leave one out",
+    ),
+    (
+        "leaktrace -p 1 --gpu --no-gpu",
+        "--gpu and --no-gpu do not go together: leave one out",
+    ),
+    (
+        "leaktrace -p 1 --no-gpu --gpu-reservations",
+        "--gpu-reservations and --no-gpu do not go together: leave one out",
     ),
     (
         "leaktrace -p 0",

@@ -10,13 +10,15 @@ use std::{
     path::Path,
 };
 
+use leaktrace_common::call::Op;
+
 use super::{
     elf::{Function, Returns},
     linker::Linker,
 };
 use crate::kernel::{
     caps::AttachKind,
-    programs::Programs,
+    programs::{GpuPrograms, Programs},
     sys::{self, PerfLink, PerfUprobe, Point},
 };
 
@@ -53,6 +55,14 @@ pub struct AttachError {
     object: String,
     pid: u32,
     source: io::Error,
+}
+
+impl AttachError {
+    /// The same with the name that the process has for the file.
+    #[must_use]
+    pub fn of_object(self, object: String) -> Self {
+        Self { object, ..self }
+    }
 }
 
 fn way_out(error: &io::Error) -> &'static str {
@@ -156,13 +166,11 @@ impl Attacher {
     /// [`AttachError`].
     pub fn watch_linker(&self, path: &Path, pid: u32, linker: &Linker) -> Result<Links, AttachError> {
         let programs = &self.programs;
-        let placement = Placement {
-            program: programs.linker_state.as_fd(),
-            attach_type: programs.kind.attach_type_of_multi(),
-            on_return: false,
-            kind: programs.kind,
-            pmu: self.pmu,
-        };
+        let placement = self.placement(
+            programs.linker_state.as_fd(),
+            programs.kind.attach_type_of_multi(),
+            false,
+        );
         let point = Point {
             offset: linker.offset,
             cookie: linker.to_state,
@@ -180,30 +188,27 @@ impl Attacher {
         })
     }
 
+    /// Functions of allocators and of GPUs by the programs of each.
+    fn place_all(&self, path: &Path, pid: u32, functions: &[Function]) -> io::Result<Links> {
+        let (gpu, heap): (Vec<&Function>, Vec<&Function>) =
+            functions.iter().partition(|function| function.is_gpus());
+        let mut links = self.place_heap(path, pid, &heap)?;
+        let of_gpu = self.place_gpu(path, pid, &gpu)?;
+        links.entries.extend(of_gpu.entries);
+        links.returns.extend(of_gpu.returns);
+        links.frees.extend(of_gpu.frees);
+        Ok(links)
+    }
+
     /// Frees first: a block recorded before its free is watched would look like a leak. Then returns:
     /// one without its entry is ignored, an entry without its return would count as abandoned.
-    fn place_all(&self, path: &Path, pid: u32, functions: &[Function]) -> io::Result<Links> {
+    fn place_heap(&self, path: &Path, pid: u32, functions: &[&Function]) -> io::Result<Links> {
         let programs = &self.programs;
-        let session = programs.alloc_session.is_some();
-        let at_entry = |wanted: &dyn Fn(&Returns) -> bool| -> Vec<Point> {
-            let points = functions.iter().filter(|function| wanted(&function.returns));
-            points
-                .map(|function| Point {
-                    offset: function.probe_offset(),
-                    cookie: function.cookie.0,
-                })
-                .collect()
-        };
         let multi = programs.kind.attach_type_of_multi();
+        let at_entry = |wanted: &dyn Fn(&Returns) -> bool| points(functions, |one| wanted(&one.returns));
         let place = |points: &[Point], program: BorrowedFd<'_>, attach_type: u32, on_return: bool| {
-            let placement = Placement {
-                program,
-                attach_type,
-                on_return,
-                kind: programs.kind,
-                pmu: self.pmu,
-            };
-            placement.place(path, pid, points)
+            self.placement(program, attach_type, on_return)
+                .place(path, pid, points)
         };
 
         let mut links = Links::default();
@@ -214,7 +219,7 @@ impl Attacher {
         links.returns = place(&by_instruction, programs.alloc_exit.as_fd(), multi, false)?;
         let by_probe = at_entry(&|returns| matches!(returns, Returns::Probe));
         let throwing = at_entry(&|returns| matches!(returns, Returns::Instructions(_)));
-        if session {
+        if programs.alloc_session.is_some() {
             links.entries = place(
                 &by_probe,
                 programs.alloc_entry(),
@@ -232,6 +237,66 @@ impl Attacher {
             .extend(place(&throwing, programs.alloc_enter.as_fd(), multi, false)?);
         Ok(links)
     }
+
+    /// In the same order. A free of CUDA's may fail, so its return is probed too.
+    fn place_gpu(&self, path: &Path, pid: u32, functions: &[&Function]) -> io::Result<Links> {
+        let mut links = Links::default();
+        if functions.is_empty() {
+            return Ok(links);
+        }
+        let is_free = |one: &Function| one.shape.op == Op::Free;
+        let place = |points: &[Point], program: &OwnedFd, attach_type: u32, on_return: bool| {
+            self.placement(program.as_fd(), attach_type, on_return)
+                .place(path, pid, points)
+        };
+        match self.programs.gpu().map_err(io::Error::other)? {
+            GpuPrograms::Session(session) => {
+                let session =
+                    |points: &[Point]| place(points, session, AttachKind::SESSION_ATTACH_TYPE, false);
+                links.frees = session(&points(functions, is_free))?;
+                links.entries = session(&points(functions, |one| !is_free(one)))?;
+            }
+            GpuPrograms::Pair { enter, exit } => {
+                let multi = self.programs.kind.attach_type_of_multi();
+                let returns = |wanted: &dyn Fn(&Function) -> bool| {
+                    let returns = |one: &Function| one.returns == Returns::Probe && wanted(one);
+                    place(&points(functions, returns), exit, multi, true)
+                };
+                let returns_of_frees = returns(&is_free)?;
+                links.frees = place(&points(functions, is_free), enter, multi, false)?;
+                links.frees.extend(returns_of_frees);
+                links.returns = returns(&|one| !is_free(one))?;
+                links.entries = place(&points(functions, |one| !is_free(one)), enter, multi, false)?;
+            }
+        }
+        Ok(links)
+    }
+
+    const fn placement<'a>(
+        &self,
+        program: BorrowedFd<'a>,
+        attach_type: u32,
+        on_return: bool,
+    ) -> Placement<'a> {
+        Placement {
+            program,
+            attach_type,
+            on_return,
+            kind: self.programs.kind,
+            pmu: self.pmu,
+        }
+    }
+}
+
+/// Where those functions are probed that are wanted.
+fn points(functions: &[&Function], wanted: impl Fn(&Function) -> bool) -> Vec<Point> {
+    let wanted = functions.iter().filter(|function| wanted(function));
+    wanted
+        .map(|function| Point {
+            offset: function.probe_offset(),
+            cookie: function.cookie.0,
+        })
+        .collect()
 }
 
 /// Links taken out at a time: the kernel waits for grace periods at each, and the waits overlap.
@@ -250,7 +315,7 @@ pub fn release(mut links: Vec<Links>) {
 
 /// The `ret` instructions of functions that can throw. One shared by several functions is probed once: the
 /// kernel side pairs by stack pointer, so whichever cookie comes along is right.
-fn ret_instructions(functions: &[Function]) -> Vec<Point> {
+fn ret_instructions(functions: &[&Function]) -> Vec<Point> {
     let mut points: Vec<Point> = functions
         .iter()
         .filter_map(|function| match &function.returns {

@@ -9,6 +9,7 @@ mod candidate;
 pub mod closure;
 pub mod cuda;
 pub mod custom;
+pub mod dlopen;
 pub mod elf;
 mod finder;
 pub mod gear;

@@ -156,6 +156,7 @@ mod tests {
             soname: None,
             segments: Vec::new(),
             linker: None,
+            exit: None,
         }
     }
 

@@ -93,7 +93,7 @@ impl Keeper {
             .filter_map(|&(slot, hits, cost)| {
                 Some(Spent {
                     slot,
-                    class: class(traced.catalog.slots.get(slot)?),
+                    class: class(traced.catalog.slots.get(slot)?)?,
                     entries: hits.entries,
                     cost_ns: cost.ns(),
                 })
@@ -191,15 +191,17 @@ fn seen_share(call: u32, entries: &HashMap<u16, u64>, slots: &Slots, seen: &Seen
     if estimated > 0.0 { all / estimated } else { 1.0 }
 }
 
-/// A reallocation that goes unseen leaves a block behind that is none any more.
+/// A reallocation that goes unseen leaves a block behind that is none any more. What is never paused is always seen.
 const fn takes_back(slot: &Slot) -> bool {
-    matches!(slot.op, Op::Free | Op::Realloc)
+    matches!(slot.op, Op::Free | Op::Realloc) && !slot.space.is_gpus()
 }
 
-const fn class(slot: &Slot) -> Class {
+/// None for what is never paused: what it costs cannot be saved.
+const fn class(slot: &Slot) -> Option<Class> {
     match (slot.space, takes_back(slot)) {
-        (Space::PythonArena, _) => Class::Arenas,
-        (_, true) => Class::TakesBack,
-        (_, false) => Class::Allocates,
+        (space, _) if space.is_gpus() => None,
+        (Space::PythonArena, _) => Some(Class::Arenas),
+        (_, true) => Some(Class::TakesBack),
+        (_, false) => Some(Class::Allocates),
     }
 }

@@ -80,7 +80,8 @@ pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
     let caps = Caps::probe();
     let kind = doctor::choose(&caps, config.attach).map_err(Error::Unable)?;
     let unwind = doctor::choose_unwind(&caps, config.unwind).map_err(Error::Unable)?;
-    let mut catalog = Catalog::new(config.custom.clone(), config.probe_at);
+    let mut catalog =
+        Catalog::new(config.custom.clone(), config.probe_at).with_gpu(config.gpu, config.gpu_reservations);
     catalog.check_custom()?;
     // Before leaktrace raises its own limits, which the command would inherit.
     let held = match &config.target {

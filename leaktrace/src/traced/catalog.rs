@@ -11,13 +11,15 @@ use std::{
     sync::Arc,
 };
 
+use leaktrace_common::call::Space;
 use nix::sys::stat::{major, minor};
 
 use super::slots::Slots;
 use crate::{
-    config::{CustomPair, ProbeAt},
+    config::{CustomPair, Gpu, ProbeAt},
     probe::{
-        elf::{self, ElfError, Scan},
+        elf::{self, ElfError, Function, Scan},
+        gear::Group,
         process::{self, Mapping},
     },
     python::runtime,
@@ -60,6 +62,8 @@ pub struct Catalog {
     /// The functions found so far.
     pub slots: Slots,
     probe_at: ProbeAt,
+    gpu: Gpu,
+    gpu_reservations: bool,
 }
 
 impl Catalog {
@@ -70,6 +74,19 @@ impl Catalog {
             probe_at,
             ..Self::default()
         }
+    }
+
+    /// The same with what is to be found of GPU memory; `reservations`: those of addresses too.
+    #[must_use]
+    pub const fn with_gpu(mut self, gpu: Gpu, reservations: bool) -> Self {
+        self.gpu = gpu;
+        self.gpu_reservations = reservations;
+        self
+    }
+
+    /// Whether functions of GPU memory are looked for.
+    pub fn follows_gpu(&self) -> bool {
+        self.gpu != Gpu::Off
     }
 
     /// Looks at the object of `--object` before anything is attached: a name that it does not define would
@@ -125,6 +142,12 @@ impl Catalog {
         };
         self.known.insert(key, object);
         object
+    }
+
+    /// An object that process `pid` finds at a path and that is open here, whether it maps it or not.
+    pub fn of_file(&mut self, pid: u32, path: &Path, file: File) -> Option<ObjectId> {
+        let root = self.root_of(pid);
+        self.add(path, file, root)
     }
 
     /// The object at a path of leaktrace's own file system.
@@ -192,6 +215,7 @@ impl Catalog {
             .and_then(|file| elf::scan_file(file, path, functions));
         match scan {
             Ok(mut scan) => {
+                self.limit_gpu(&mut scan);
                 if self.probe_at == ProbeAt::Entry {
                     scan.probe_entries();
                 }
@@ -205,6 +229,16 @@ impl Catalog {
                 tracing::warn!("{error}");
                 None
             }
+        }
+    }
+
+    /// Leaves out what is not asked for of the functions of GPU memory.
+    fn limit_gpu(&self, scan: &mut Scan) {
+        if !self.follows_gpu() {
+            scan.gpu = Group::default();
+        } else if !self.gpu_reservations {
+            let is_wanted = |function: &Function| function.shape.space != Space::Reservation;
+            scan.gpu.functions.retain(is_wanted);
         }
     }
 

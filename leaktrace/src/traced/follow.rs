@@ -148,6 +148,10 @@ impl TracedSet {
                     traced.set_jit_map(path);
                 }
                 self.check_again(&mut traced, object);
+                if !traced.refused {
+                    // Its environment is another one, and with that its libraries.
+                    self.probe_driver_ahead(&mut traced);
+                }
             }
             if !traced.refused
                 && let Some(object) = object
@@ -226,6 +230,7 @@ impl TracedSet {
         for object in objects {
             self.probe(&mut child, object)?;
         }
+        self.probe_driver_ahead(&mut child);
         Ok(child)
     }
 
@@ -256,6 +261,7 @@ impl TracedSet {
             for object in objects {
                 self.probe_late(&mut traced, object);
             }
+            self.probe_driver_ahead(&mut traced);
             tracing::info!("pid {pid}: all probes are in place again");
         }
         self.processes.insert(pid, traced);

@@ -5,6 +5,7 @@
 
 pub mod catalog;
 pub mod follow;
+pub mod gpu;
 pub mod interpreters;
 mod pause;
 mod pauser;

@@ -1,4 +1,4 @@
-//! Functions that are not probed for a while, in all traced processes.
+//! Functions that are not probed for a while, in all traced processes. Those of GPU memory are not among them.
 //!
 //! Must not know why.
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, ops::Range, path::PathBuf};
 
-use super::{interpreters::Known, python::Python};
+use super::{gpu::Gpu, interpreters::Known, python::Python};
 use crate::{
     probe::{attach::Links, gear::Gear},
     report::model::{Exit, State},
@@ -54,6 +54,8 @@ pub struct Traced {
     linker_watched: bool,
     /// What is known of a Python interpreter in it.
     pub python: Python,
+    /// What is probed in it for the memory of GPUs.
+    pub gpu: Gpu,
     /// What holds the probes in place, until they are released.
     links: Vec<Held>,
 }
@@ -93,6 +95,7 @@ impl Traced {
             placed: BTreeSet::new(),
             linker_watched: false,
             python: Python::default(),
+            gpu: Gpu::default(),
             links: Vec::new(),
         }
     }
@@ -225,7 +228,8 @@ impl Traced {
         self.placed.contains(&object)
     }
 
-    /// The objects that are probed in it, if only now and then, and what for.
+    /// The objects that are probed in it, if only now and then, and what for. Those for GPU memory are left out: they are
+    /// never paused.
     pub fn placed(&self) -> impl Iterator<Item = (ObjectId, Gear)> {
         let heap = self.placed.iter().map(|&object| (object, Gear::Heap));
         heap.chain(self.python.placed())
@@ -262,7 +266,7 @@ impl Traced {
     pub fn take_pythons(&mut self) -> impl Iterator<Item = Links> {
         self.python.release();
         self.links
-            .extract_if(.., |held| held.gear != Gear::Heap)
+            .extract_if(.., |held| matches!(held.gear, Gear::Arenas | Gear::Pools))
             .map(|held| held.links)
     }
 
@@ -280,21 +284,23 @@ impl Traced {
             .map(|held| held.links)
     }
 
-    /// The objects that are or were probed in it.
+    /// The objects that are or were probed in it and mapped; one may come twice.
     pub fn probed(&self) -> impl Iterator<Item = ObjectId> {
-        self.probed.iter().copied()
+        self.probed.iter().copied().chain(self.gpu.probed())
     }
 
     /// The same by what for.
     pub fn probed_for(&self) -> impl Iterator<Item = (ObjectId, Gear)> {
         let heap = self.probed.iter().map(|&object| (object, Gear::Heap));
-        heap.chain(self.python.probed())
+        let gpu = self.gpu.probed().map(|object| (object, Gear::Gpu));
+        heap.chain(self.python.probed()).chain(gpu)
     }
 
     /// Hands over what holds its probes in place.
     pub fn take_links(&mut self) -> impl Iterator<Item = Links> {
         self.placed.clear();
         self.python.release();
+        self.gpu.release();
         self.linker_watched = false;
         std::mem::take(&mut self.links).into_iter().map(|held| held.links)
     }
@@ -303,6 +309,7 @@ impl Traced {
     pub fn release(&mut self) {
         self.placed.clear();
         self.python.release();
+        self.gpu.release();
         self.linker_watched = false;
         self.links.clear();
     }

@@ -180,6 +180,7 @@ impl TracedSet {
         for object in objects {
             self.probe(traced, object)?;
         }
+        self.probe_driver_ahead(traced);
         if traced.probed().next().is_none() {
             return Err(TraceError::NoAllocator {
                 pid,
@@ -255,6 +256,7 @@ impl TracedSet {
                 self.catalog.python(object);
             }
         }
+        self.probe_driver_ahead(&mut traced);
         self.processes.insert(pid, traced);
         Ok(())
     }
@@ -268,15 +270,15 @@ impl TracedSet {
         Ok(check(&mut self.catalog, self.kernel, pid, facts, maps)?)
     }
 
-    /// Probes an object in a process, once. Whether it has anything to probe.
+    /// Probes an object in a process, once. Whether it has anything to probe that was not probed.
     pub(super) fn probe(&mut self, traced: &mut Traced, object: ObjectId) -> Result<bool, AttachError> {
         let Some(scan) = self.catalog.scanned(object) else {
             return Ok(false);
         };
         self.watch_linker(traced, object, &scan);
-        let for_python = self.probe_for_python(traced, object, &scan)?;
+        let unseen = self.probe_for_python(traced, object, &scan)? | self.probe_gpu(traced, object, &scan);
         if scan.functions.is_empty() || traced.is_probed(object) {
-            return Ok(for_python);
+            return Ok(unseen);
         }
         for (slot, links) in self.links_of(traced.pid, object, &scan.functions)? {
             traced.keep(object, Gear::Heap, slot, links);

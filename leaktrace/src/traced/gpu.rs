@@ -1,0 +1,198 @@
+//! Functions of GPU memory, in whatever a process maps, and the driver's library before it is mapped: a program often
+//! loads it long after its start, and its first calls follow at once. A probe is on the file, so the kernel has it in
+//! place as soon as the process maps that.
+//!
+//! Must not know which functions these are, nor what they do.
+
+use std::{collections::BTreeSet, ops::Range};
+
+use super::{process::Traced, set::TracedSet};
+use crate::{
+    probe::{
+        cuda,
+        dlopen::{self, Candidate},
+        elf::Scan,
+        gear::Gear,
+        process as proc,
+    },
+    symbol::objects::ObjectId,
+};
+
+/// The driver's library, under the name by which the runtime library and all others load it.
+const DRIVER: &str = "libcuda.so.1";
+
+/// Folders that images and drivers of NVIDIA have it in and to which programs are led by `LD_LIBRARY_PATH`, by a
+/// configuration of the loader's, or by a `DT_RUNPATH`: of containers, of packages for newer drivers, of WSL 2, of `NixOS`.
+const DRIVER_FOLDERS: &[&str] = &[
+    "/usr/local/nvidia/lib64",
+    "/usr/local/nvidia/lib",
+    "/usr/local/cuda/compat",
+    "/usr/lib/wsl/lib",
+    "/run/opengl-driver/lib",
+];
+
+/// What is probed in a process for the memory of GPUs.
+#[derive(Debug, Default)]
+pub struct Gpu {
+    /// Objects whose probes are in place.
+    placed: BTreeSet<ObjectId>,
+    /// Those that are or were probed, and mapped.
+    probed: BTreeSet<ObjectId>,
+    /// Those that cannot be probed: said once.
+    refused: BTreeSet<ObjectId>,
+    /// The image of which [`TracedSet::take_exits`] has told.
+    told: Option<u16>,
+}
+
+impl Gpu {
+    /// The objects that are or were probed in the process, without those that it has never mapped.
+    pub fn probed(&self) -> impl Iterator<Item = ObjectId> {
+        self.probed.iter().copied()
+    }
+
+    /// No probe is in place any more.
+    pub(super) fn release(&mut self) {
+        self.placed.clear();
+        self.refused.clear();
+    }
+}
+
+/// Where the C library's `exit` is in an image of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// The process.
+    pub pid: u32,
+    /// Number of its image.
+    pub image: u16,
+    /// Addresses in it.
+    pub range: Range<u64>,
+}
+
+impl TracedSet {
+    /// Probes what an object has of it in a process that maps it, once. Whether memory may have gone unseen until now. An
+    /// object that cannot be probed is left out, and the report says so.
+    pub(super) fn probe_gpu(&mut self, traced: &mut Traced, object: ObjectId, scan: &Scan) -> bool {
+        if scan.gpu.functions.is_empty() {
+            return false;
+        }
+        let is_new = !traced.gpu.placed.contains(&object);
+        if !self.place_gpu(traced, object, scan) {
+            return false;
+        }
+        if traced.gpu.probed.insert(object) {
+            self.log(traced.pid, object, scan, Gear::Gpu);
+        }
+        let of_memory = |call| cuda::row_of(call).is_some_and(cuda::Row::is_of_memory);
+        is_new && scan.gpu.functions.iter().any(|function| of_memory(function.call))
+    }
+
+    /// Probes the driver's library in a process that does not map it, wherever it may come from. The report does not
+    /// count it until it is mapped.
+    pub(super) fn probe_driver_ahead(&mut self, traced: &mut Traced) {
+        if !self.catalog.follows_gpu() || self.maps_driver(traced) {
+            return;
+        }
+        for Candidate { path, file } in dlopen::candidates(traced.pid, DRIVER, DRIVER_FOLDERS) {
+            let Some(object) = self.catalog.of_file(traced.pid, &path, file) else {
+                continue;
+            };
+            let Some(scan) = self
+                .catalog
+                .scanned(object)
+                .filter(|scan| !scan.gpu.functions.is_empty())
+            else {
+                continue;
+            };
+            if self.place_gpu(traced, object, &scan) {
+                tracing::info!(
+                    "pid {}: {}: {} functions probed ahead of its being mapped",
+                    traced.pid,
+                    path.display(),
+                    scan.gpu.functions.len()
+                );
+            }
+        }
+    }
+
+    fn maps_driver(&self, traced: &Traced) -> bool {
+        let (_, mappings) = traced.of_image(traced.image());
+        let objects = mappings.iter().filter_map(|mapping| mapping.object);
+        let is_driver =
+            |scan: &Scan| scan.soname.as_deref() == Some(DRIVER) && !scan.gpu.functions.is_empty();
+        objects
+            .filter_map(|object| self.catalog.scan(object))
+            .any(|scan| is_driver(&scan))
+    }
+
+    /// Whether the probes of an object are in place now. They are never paused: GPU memory is asked for seldom.
+    fn place_gpu(&mut self, traced: &mut Traced, object: ObjectId, scan: &Scan) -> bool {
+        if traced.gpu.placed.contains(&object) {
+            return true;
+        }
+        if traced.gpu.refused.contains(&object) {
+            return false;
+        }
+        let path = self.catalog.usable_path(object).unwrap_or_default();
+        match self.attacher.attach(&path, traced.pid, &scan.gpu.functions) {
+            Ok(links) => {
+                traced.keep(object, Gear::Gpu, None, links);
+                traced.gpu.placed.insert(object);
+                true
+            }
+            Err(error) => {
+                traced.gpu.refused.insert(object);
+                if proc::is_alive(traced.pid) {
+                    let error = error.of_object(self.catalog.name(object));
+                    let warning = format!("GPU memory goes unseen there: {error}");
+                    tracing::warn!("{warning}");
+                    self.warnings.push(warning);
+                }
+                false
+            }
+        }
+    }
+
+    /// Where the C library's `exit` is in the image that a process runs now; `None` as long as no C library is mapped of
+    /// which that is known.
+    pub fn exit_of(&self, pid: u32) -> Option<Exit> {
+        let traced = self.processes.get(&pid)?;
+        let image = traced.image();
+        let (_, mappings) = traced.of_image(image);
+        mappings
+            .iter()
+            .filter(|mapping| mapping.executable)
+            .find_map(|mapping| {
+                let scan = self.catalog.scan(mapping.object?)?;
+                let exit = scan.exit.clone()?;
+                let offset = scan.offset_of_address(exit.start)?;
+                let start = mapping
+                    .start
+                    .checked_add(offset.checked_sub(mapping.file_offset)?)?;
+                let end = start.checked_add(exit.end.checked_sub(exit.start)?)?;
+                (start < mapping.end).then_some(Exit {
+                    pid,
+                    image,
+                    range: start..end,
+                })
+            })
+    }
+
+    /// Those of all processes that were not told of by the last calls: of new ones, of new images, of images that have
+    /// mapped their C library since.
+    pub fn take_exits(&mut self) -> Vec<Exit> {
+        let untold = |traced: &&Traced| traced.gpu.told != Some(traced.image());
+        let pids: Vec<u32> = self
+            .processes
+            .values()
+            .filter(untold)
+            .map(|traced| traced.pid)
+            .collect();
+        let exits: Vec<Exit> = pids.into_iter().filter_map(|pid| self.exit_of(pid)).collect();
+        for exit in &exits {
+            if let Some(traced) = self.processes.get_mut(&exit.pid) {
+                traced.gpu.told = Some(exit.image);
+            }
+        }
+        exits
+    }
+}
