@@ -244,10 +244,12 @@ fn before_driver(machine: &mut Machine, programs: &Programs, rows: &mut Vec<Row>
     let mut tracer = Tracer::attach(machine, "cold", target.pid(), &["-v"])?;
     target.go();
     target.at("loaded", patience)?;
-    // With -v it names each file that it probes.
-    tracer.target().line("a word about libcuda", patience, |line| {
-        line.contains("libcuda.so")
-    })?;
+    // With -v it names each file that it probes. The driver's may have its probes before it is mapped.
+    tracer
+        .target()
+        .line_ever("a word about libcuda", patience, |line| {
+            line.contains("libcuda.so")
+        })?;
     target.go();
     let truth = target.truth(patience)?;
     let report = tracer.stop(machine)?;

@@ -86,7 +86,7 @@ fn start(
         .arg(machine.sources().join(program))
         .args(arguments)
         .envs(variables.iter().copied());
-    let target = machine.start(program, &mut command)?;
+    let mut target = machine.start(program, &mut command)?;
     target.at("ready", machine.patience())?;
     Ok(target)
 }

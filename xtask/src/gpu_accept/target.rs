@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader, Write as _},
+    mem,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver, RecvTimeoutError},
@@ -21,6 +22,8 @@ pub(super) struct Target {
     name: String,
     stdin: Option<ChildStdin>,
     lines: Receiver<String>,
+    /// Lines that were passed over on the way to another.
+    passed: Vec<String>,
     /// What it has said on the stream that is not read line by line.
     rest: PathBuf,
 }
@@ -55,6 +58,7 @@ impl Target {
             name: name.to_owned(),
             stdin,
             lines,
+            passed: Vec::new(),
             rest: rest.to_owned(),
         })
     }
@@ -65,7 +69,7 @@ impl Target {
 
     /// Waits for a line.
     pub(super) fn line(
-        &self,
+        &mut self,
         what: &str,
         patience: Duration,
         wanted: impl Fn(&str) -> bool,
@@ -75,7 +79,7 @@ impl Target {
             let left = end.saturating_duration_since(Instant::now());
             match self.lines.recv_timeout(left) {
                 Ok(line) if wanted(&line) => return Ok(line),
-                Ok(_) => {}
+                Ok(line) => self.passed.push(line),
                 Err(RecvTimeoutError::Timeout) => {
                     bail!(
                         "{} did not come to {what} within {} s",
@@ -95,12 +99,12 @@ impl Target {
     }
 
     /// Waits until it stands at a word.
-    pub(super) fn at(&self, word: &str, patience: Duration) -> Result<()> {
+    pub(super) fn at(&mut self, word: &str, patience: Duration) -> Result<()> {
         self.line(word, patience, |line| line == word).map(drop)
     }
 
     /// Waits for the line of what it did.
-    pub(super) fn truth(&self, patience: Duration) -> Result<serde_json::Value> {
+    pub(super) fn truth(&mut self, patience: Duration) -> Result<serde_json::Value> {
         let line = self.line("its truth", patience, |line| line.starts_with('{'))?;
         serde_json::from_str(&line).with_context(|| format!("{}: no JSON: {line}", self.name))
     }
@@ -137,9 +141,23 @@ impl Target {
         }
     }
 
-    /// The lines that nobody has waited for.
-    pub(super) fn unread(&self) -> Vec<String> {
-        self.lines.try_iter().collect()
+    /// Waits for a line that may have been passed over already.
+    pub(super) fn line_ever(
+        &mut self,
+        what: &str,
+        patience: Duration,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<()> {
+        if self.passed.iter().any(|line| wanted(line)) {
+            return Ok(());
+        }
+        self.line(what, patience, wanted).map(drop)
+    }
+
+    /// The lines that were passed over, or that nobody has waited for.
+    pub(super) fn unread(&mut self) -> Vec<String> {
+        self.passed.extend(self.lines.try_iter());
+        mem::take(&mut self.passed)
     }
 
     /// The end of its other stream.

@@ -37,7 +37,7 @@ impl Tracer {
     pub(super) fn attach(machine: &mut Machine, name: &str, pid: u32, options: &[&str]) -> Result<Self> {
         let (mut command, report) = Self::options(machine, name, options);
         command.args(["-p", &pid.to_string()]);
-        let tracer = Self::start(machine, name, command, report, Read::Stderr)?;
+        let mut tracer = Self::start(machine, name, command, report, Read::Stderr)?;
         tracer
             .target
             .line("its line `leaktrace: tracing`", machine.patience(), |line| {
