@@ -138,6 +138,8 @@ int main(int argc, char **argv) {
     static const struct { const char *name; void (*run)(void); } modes[] = {
         {"all", all}, {"once", once}, {"failures", failures}, {"no_driver", no_driver}, {"early", early},
     };
+    int devices;
+    (void)cudaGetDeviceCount(&devices); /* opens the driver, if there is one */
     if (argc == 2 && strcmp(argv[1], "early") == 0) must(cudaFree(NULL));
     step("ready");
     for (size_t i = 0; i < sizeof modes / sizeof modes[0]; i++) {

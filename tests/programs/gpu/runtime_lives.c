@@ -1,5 +1,6 @@
 /* How memory of the runtime library lives and ends: on other threads, other devices, in a child, with the device, with
- * the process. usage: runtime_lives threads|devices|fork|fork_first|reset|exit|stages|before_attach */
+ * the process. It has opened the driver, but for `fork_first`, and nothing more before the harness lets it go.
+ * usage: runtime_lives threads|devices|fork|fork_first|reset|exit|stages|before_attach */
 #include "gpu.h"
 #include "runtime.h"
 #include <pthread.h>
@@ -135,6 +136,8 @@ int main(int argc, char **argv) {
     };
     if (argc == 2 && strcmp(argv[1], "before_attach") == 0)
         for (int i = 0; i < 4; i++) must(cudaMalloc(&earlier[i], 100));
+    int number;
+    if (argc == 2 && strcmp(argv[1], "fork_first") != 0) must(cudaGetDeviceCount(&number));
     step("ready");
     for (size_t i = 0; i < sizeof modes / sizeof modes[0]; i++) {
         if (argc != 2 || strcmp(argv[1], modes[i].name) != 0) continue;

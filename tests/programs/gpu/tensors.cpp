@@ -84,6 +84,8 @@ int main(int argc, char **argv) {
     static const struct { const char *name; void (*run)(); } modes[] = {
         {"tensors", tensors}, {"cache", cache}, {"oom", oom}, {"throws", throws}, {"outside", others}, {"devices", devices},
     };
+    int number;
+    if (cudaGetDeviceCount(&number) != 0) truth_fail("no driver");
     step("ready");
     for (const auto &mode : modes) {
         if (argc != 2 || strcmp(argv[1], mode.name) != 0) continue;
