@@ -14,6 +14,7 @@ use crate::{
         gear::Gear,
     },
     report::{
+        gpu::Unsure,
         ledger::{self, Line},
         model::{
             Block, Filters, Frame, ProbeSite, Process, Report, SCHEMA, Sampling, SkippedSite, State,
@@ -26,7 +27,7 @@ use crate::{
     traced::set::TracedSet,
     track::{SiteSnapshot, Snapshot},
 };
-use leaktrace_common::{call::Space, counter::Counter};
+use leaktrace_common::{call::Space, counter::Counter, gpu::device_ordinal};
 
 /// Makes the reports of a run.
 #[derive(Debug)]
@@ -96,7 +97,8 @@ impl Builder {
                 ..snapshot.totals
             },
             survivors,
-            omitted: snapshot.omitted,
+            omitted: snapshot.omitted.clone(),
+            gpu: None,
             types: None,
             stacks,
             ledger,
@@ -210,6 +212,13 @@ fn survivor(from: &Sources<'_>, site: &SiteSnapshot) -> Survivor {
         space: Space::of(site.site.key.process.space)
             .map_or("unknown", Space::name)
             .to_owned(),
+        device: device_ordinal(site.site.key.process.device),
+        reserved_by: None,
+        unsure: (site.unsure.live_blocks > 0).then_some(Unsure {
+            bytes: site.unsure.live_bytes,
+            blocks: site.unsure.live_blocks,
+            why: Unsure::CONTEXT,
+        }),
         object_bytes: from.collector.object_bytes(&site.site),
         bytes: site.bytes,
         blocks: site.blocks,
