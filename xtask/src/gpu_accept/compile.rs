@@ -179,7 +179,15 @@ fn build_fake(machine: &mut Machine, folder: &Path) -> Result<()> {
     let sources = machine.sources();
     let gcc = |files: &[&str], flags: &[&str], output: &str| {
         let mut command = Command::new("gcc");
-        command.args(["-std=gnu11", "-g", "-O1", "-fPIC"]).args(flags);
+        command.args([
+            "-std=gnu11",
+            "-g",
+            "-O1",
+            "-fPIC",
+            "-fno-optimize-sibling-calls",
+            "-fno-ipa-icf",
+        ]);
+        command.args(flags);
         command.args(files.iter().map(|file| sources.join(file)));
         command
             .arg("-o")

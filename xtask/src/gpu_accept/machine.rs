@@ -250,7 +250,16 @@ pub(super) fn facts(machine: &mut Machine, rows: &mut Vec<Row>) -> Result<()> {
                 .into_iter()
                 .filter(|option| !config.text.lines().any(|line| line == format!("{option}=y")))
                 .collect();
-            rows.push(Row::same("kernel options missing", "", missing.join(", ")));
+            rows.push(Row::judged(
+                "kernel options for probes and BPF",
+                KERNEL_OPTIONS.join(", "),
+                if missing.is_empty() {
+                    "all".to_owned()
+                } else {
+                    format!("not {}", missing.join(", "))
+                },
+                missing.is_empty(),
+            ));
         }
         _ => rows.push(Row::not_run("kernel options", "no /proc/config.gz")),
     }

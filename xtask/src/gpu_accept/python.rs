@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::{
     machine::{Machine, last_line},
-    native::{compare_cost, used_by},
+    native::{compare_cost, is_followed, used_by},
     report::Report,
     table::Row,
     target::Target,
@@ -121,6 +121,9 @@ pub(super) fn torch(machine: &mut Machine, rows: &mut Vec<Row>) -> Result<()> {
 
 fn held(way: &Way, traced: &Traced, rows: &mut Vec<Row>) {
     let (name, report) = (way.name, &traced.report);
+    if !is_followed(name, report, rows) {
+        return;
+    }
     let in_leaky = report.at("leaky", way.caches);
     rows.push(Row::same(
         format!(
@@ -159,6 +162,9 @@ fn held(way: &Way, traced: &Traced, rows: &mut Vec<Row>) {
 }
 
 fn emptied(way: &Way, report: &Report, rows: &mut Vec<Row>) {
+    if !is_followed(way.name, report, rows) {
+        return;
+    }
     rows.push(Row::same(
         format!("{}: tensors, after del and empty_cache", way.name),
         "nothing",
@@ -258,14 +264,14 @@ pub(super) fn others(machine: &mut Machine, rows: &mut Vec<Row>) -> Result<()> {
 /// Step 9, its second half.
 pub(super) fn cost(machine: &mut Machine, rows: &mut Vec<Row>) -> Result<()> {
     const WHAT: &str = "a tensor that PyTorch's cache serves";
-    const COUNT: &str = "1000000";
+    const COUNT: u64 = 1_000_000;
     if !has_torch(machine, WHAT, rows)? {
         return Ok(());
     }
     let program = machine.sources().join("accept_cost.py");
     let run = |machine: &mut Machine| {
         let mut command = Command::new("python3");
-        machine.start("accept_cost.py", command.arg(&program).arg(COUNT))
+        machine.start("accept_cost.py", command.arg(&program).arg(COUNT.to_string()))
     };
-    compare_cost(machine, WHAT, run, rows)
+    compare_cost(machine, WHAT, COUNT, run, rows)
 }

@@ -76,6 +76,17 @@ impl Report {
             .map_or(&[], Vec::as_slice)
     }
 
+    /// Whether GPU memory was followed: without that, nothing outstanding says nothing.
+    pub(super) fn follows_gpu(&self) -> bool {
+        self.0["gpu"]["state"] == "followed"
+    }
+
+    /// Blocks and tensors handed out since the attach.
+    pub(super) fn handed_out(&self) -> u64 {
+        let spaces = self.list("/gpu/spaces").iter();
+        spaces.map(|space| number(space, "allocs")).sum()
+    }
+
     /// Survivors of GPU memory, or of tensors, that a function is in the stack of.
     pub(super) fn at(&self, function: &str, tensors: bool) -> Sum {
         self.sum(tensors, |survivor| has_frame(survivor, function))
@@ -199,8 +210,9 @@ mod tests {
                 {"space": "vmm", "call": "cuMemCreate", "blocks": 1, "bytes": 4, "frames": stack("other")},
             ],
             "gpu": {
+                "state": "followed",
                 "spaces": [
-                    {"space": "device", "live_bytes": 70}, {"space": "vmm", "live_bytes": 4},
+                    {"space": "device", "live_bytes": 70, "allocs": 8}, {"space": "vmm", "live_bytes": 4},
                     {"space": "pinned", "live_bytes": 1000},
                 ],
                 "torch": [{"allocated_bytes": 5}],
@@ -221,7 +233,8 @@ mod tests {
             report.all(false).to_string(),
             "8 blocks, 74 bytes by cuMemCreate and cudaMalloc"
         );
-        assert_eq!(report.device_bytes(), 74);
+        assert!(report.follows_gpu() && !Report(json!({"gpu": null})).follows_gpu());
+        assert_eq!((report.device_bytes(), report.handed_out()), (74, 8));
         assert_eq!(report.out_of_memory(), [("cudaMalloc".to_owned(), 4)]);
         assert_eq!(
             (report.torch("allocated_bytes"), report.torch("reserved_bytes")),

@@ -27,7 +27,7 @@ impl Tracer {
         let report = machine.work.join(format!("{}.json", file_name(name)));
         let mut command = machine.leaktrace();
         command
-            .args(["--gpu", "--format", "json", "-i", "0", "--top", "1000", "-o"])
+            .args(["--gpu", "--format", "json", "-i", "0", "--top", "30", "-o"])
             .arg(&report)
             .args(options);
         (command, report)
