@@ -6,7 +6,7 @@
 
 use divan::{AllocProfiler, Bencher, counter::ItemsCount};
 use leaktrace::report::model::{
-    Filters, Frame, Omitted, Process as ProcessRow, Report, SCHEMA, State, Survivor, Target, Totals, Tracing,
+    Filters, Frame, Process as ProcessRow, Report, SCHEMA, State, Survivor, Target, Totals, Tracing,
 };
 use leaktrace::report::overhead::Overhead;
 use leaktrace::report::stacks::Stacks;
@@ -57,6 +57,7 @@ fn blocks() -> Vec<LiveBlock> {
                 size_bytes: 16 + mixed % 4096,
                 time_ns: NOW_NS - mixed % (SPREAD_S * SECOND_NS),
                 weight: Weight::ONE,
+                unsure: false,
             }
         })
         .collect()
@@ -168,7 +169,8 @@ fn report(snapshot: &Snapshot) -> Report {
         overhead: Overhead::default(),
         totals: Totals { ..snapshot.totals },
         survivors: snapshot.sites.iter().map(survivor).collect(),
-        omitted: Omitted { ..snapshot.omitted },
+        omitted: snapshot.omitted.clone(),
+        gpu: None,
         types: None,
         stacks: Stacks::default(),
         ledger: [("live_full", 0)].into(),
@@ -193,6 +195,9 @@ fn survivor(site: &SiteSnapshot) -> Survivor {
         state: site.state,
         call: "malloc".to_owned(),
         space: "heap".to_owned(),
+        device: None,
+        reserved_by: None,
+        unsure: None,
         object_bytes: None,
         bytes: site.bytes,
         blocks: site.blocks,

@@ -110,6 +110,23 @@ impl Fixture {
         .flags(&["-C", "force-frame-pointers=yes"])
     }
 
+    /// `programs/gpu/NAME.c`.
+    pub fn gpu(name: &str) -> Self {
+        Self::new(&format!("gpu/{name}.c"), name, "gcc", "gcc", C_FLAGS).flags(&["-std=gnu11", "-pthread"])
+    }
+
+    /// `programs/gpu/NAME.cpp`.
+    pub fn gpu_cpp(name: &str) -> Self {
+        Self::new(&format!("gpu/{name}.cpp"), name, "g++", "g++", C_FLAGS).flags(&["-std=c++17", "-pthread"])
+    }
+
+    /// The same with one more source, of `programs`.
+    #[must_use]
+    pub fn and(mut self, source: &str) -> Self {
+        self.after.push(programs().join(source).display().to_string());
+        self
+    }
+
     /// `programs/go`, a Go program.
     pub fn go() -> Self {
         Self::new("go/main.go", "gowaits", "go", "golang-go", &["build"])
@@ -198,8 +215,29 @@ impl Fixture {
                 .expect("the fixtures' headers can be read")
                 .hash(&mut hasher);
         }
+        if self.source.starts_with(programs().join("gpu")) {
+            for file in gpu_shared() {
+                fs::read(&file)
+                    .expect("the GPU fixtures' sources can be read")
+                    .hash(&mut hasher);
+            }
+        }
         hasher.finish()
     }
+}
+
+/// What the fixtures of a GPU include, and sources that are the second of one.
+fn gpu_shared() -> Vec<PathBuf> {
+    [
+        "gpu.h",
+        "driver.h",
+        "runtime.h",
+        "torch.h",
+        "fake_state.h",
+        "fake_vmm.c",
+    ]
+    .map(|file| programs().join("gpu").join(file))
+    .to_vec()
 }
 
 /// A C fixture that needs gcc only. Without gcc nothing can be tested: that fails.

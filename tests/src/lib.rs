@@ -11,6 +11,7 @@
 pub mod chains;
 pub mod debian;
 pub mod fixtures;
+pub mod gpu;
 pub mod hits;
 pub mod leaktrace;
 pub mod lines;

@@ -1,8 +1,12 @@
 //! Reads leaktrace's JSON and compares it with the truth that a fixture printed.
 
+mod gpu;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
+
+pub use gpu::{GPU_SPACES, GpuSpace, Held};
 
 /// Counters of the ledger above zero only when the report misses something.
 const LOSSES: &[&str] = &[
@@ -14,6 +18,7 @@ const LOSSES: &[&str] = &[
     "threads_full",
     "result_unreadable",
     "events_lost",
+    "gpu_full",
 ];
 
 /// Counters that a fixture knows exactly; zero unless its truth names them.
@@ -42,6 +47,8 @@ pub struct TrueSite {
     pub frees: u64,
     /// Source line of the call; 0 when not known.
     pub line: u64,
+    /// Which memory, as the report names it; none where the fixture does not say, and any will do.
+    pub space: Option<String>,
 }
 
 /// What a fixture did, in its own words.
@@ -71,6 +78,7 @@ impl Truth {
             allocs: count(site, "allocs"),
             frees: count(site, "frees"),
             line: count(site, "line"),
+            space: site["space"].as_str().map(str::to_owned),
         };
         Self {
             pid: count(&raw, "pid") as u32,
@@ -237,7 +245,7 @@ impl Report {
             total("live_bytes"),
             "bytes\n{summary}"
         );
-        let listed = self.tally(|_| true);
+        let listed = self.tally(|survivor| !survivor.is_gpus());
         let (blocks, bytes) = (self.number("/omitted/blocks"), self.number("/omitted/bytes"));
         // Pools lie in arenas: they are listed, and of no sum.
         let pools = |name| self.number(&format!("/totals/by_space/python-pool/{name}"));
@@ -263,6 +271,7 @@ impl Report {
             total("live_bytes"),
             "bytes of all processes\n{summary}"
         );
+        self.assert_spaces_add_up();
     }
 
     /// Checks that nothing was lost.
@@ -290,7 +299,10 @@ impl Report {
         self.assert_no_losses();
         for (name, site) in &truth.sites {
             let here = |survivor: &Survivor<'_>| {
-                survivor.number("pid") == u64::from(truth.pid) && survivor.has_caller(name)
+                let space = site.space.as_deref();
+                survivor.number("pid") == u64::from(truth.pid)
+                    && survivor.has_caller(name)
+                    && space.is_none_or(|space| survivor.text("space") == space)
             };
             let tally = self.tally(here);
             let summary = || format!("site {name}\ntruth: {}\n{}", truth.raw, self.summary());
@@ -364,12 +376,16 @@ impl Report {
         lines.push(format!("  stacks {}", self.0["stacks"]));
         lines.push(format!("  warnings {}", self.0["warnings"]));
         lines.push(format!("  processes {}", self.0["target"]["processes"]));
+        if let Some(gpu) = self.gpu() {
+            lines.push(format!("  gpu {gpu}"));
+        }
         let survivors = self.survivors();
         for survivor in survivors.iter().take(40) {
             lines.push(format!(
-                "  pid {} {} blocks {} bytes {} allocs {} frees {}: {}",
+                "  pid {} {} ({}) blocks {} bytes {} allocs {} frees {}: {}",
                 survivor.0["pid"],
                 survivor.0["call"],
+                survivor.text("space"),
                 survivor.0["blocks"],
                 survivor.0["bytes"],
                 survivor.0["allocs"],

@@ -48,8 +48,9 @@ const PACKAGES: [&str; 28] = [
 /// Suites that tell nothing new when probes are attached in another way: how stacks and Python's frames are walked on
 /// real programs, what leaks in such, where names come from, what is written, and the suites' own tools. That stacks
 /// come whole under each mechanism is shown by `unwinding` and `hard_stacks`.
-const WITHOUT_MECHANISM: [&str; 9] = [
+const WITHOUT_MECHANISM: [&str; 10] = [
     "complete",
+    "gpu_fakes",
     "harness",
     "oracle",
     "output",

@@ -1,4 +1,8 @@
 //! The report as folded stacks, for flame graph tools: `process;outermost;...;innermost;call bytes`.
+//!
+//! Such a tool draws a frame as wide as the sum of what is in it. Each kind of GPU memory is another memory, so it has an
+//! outermost frame of its own, before the process: `[device];cuda:0;process;...`. A graph of one kind is that of the
+//! lines which begin with it.
 
 use std::{
     borrow::Cow,
@@ -7,10 +11,11 @@ use std::{
 
 use super::{
     Renderer, frames,
+    gpu::Table,
     model::{Frame, Lang, Report, Survivor},
 };
 
-/// The folded format. The values of its lines add up to the survivors' bytes.
+/// The folded format. The values of its lines add up to the survivors' bytes, kind of memory by kind of memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Folded {
     /// Also the frames of an interpreter itself.
@@ -27,6 +32,12 @@ impl Renderer for Folded {
 }
 
 fn line(survivor: &Survivor, native: bool, out: &mut dyn Write) -> io::Result<()> {
+    if Table::of_name(&survivor.space) != Table::Host {
+        write!(out, "[{}];", field(&survivor.space))?;
+        if let Some(device) = survivor.device {
+            write!(out, "cuda:{device};")?;
+        }
+    }
     write!(out, "{}-{}", field(&survivor.comm), survivor.pid)?;
     for frame in frames::shown(survivor, native).into_iter().rev() {
         write!(out, ";{}", field(&frame_name(frame)))?;

@@ -118,6 +118,14 @@ const RUNTIME_OBJECTS: &[&str] = &[
     "libtcmalloc",
     "libtcmalloc_minimal",
     "libmimalloc",
+    "libcuda",
+    "libcudart",
+    "libc10",
+    "libc10_cuda",
+    "libtorch",
+    "libtorch_cpu",
+    "libtorch_cuda",
+    "libtorch_python",
 ];
 
 /// Starts of functions that pass allocations on for others, in executables that carry them inside.

@@ -5,6 +5,7 @@
 pub mod doctor;
 mod folded;
 mod frames;
+pub mod gpu;
 mod json;
 pub mod ledger;
 pub mod model;

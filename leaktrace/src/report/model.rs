@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use leaktrace_common::call::Space;
+use serde::{Serialize, Serializer};
 
-use super::{overhead::Overhead, python::Python, stacks::Stacks, types::Types};
+use super::{gpu, overhead::Overhead, python::Python, stacks::Stacks, types::Types};
 
 /// Version of the format. A new field does not change it; a changed or removed one does.
 pub const SCHEMA: &str = "leaktrace.report/1";
@@ -33,10 +34,13 @@ pub struct Report {
     pub overhead: Overhead,
     /// Sums over all processes and all sites, those not shown included.
     pub totals: Totals,
-    /// The sites with outstanding blocks, first the one that matters most.
+    /// The sites with outstanding blocks: of GPU memory, of tensors, of the host's memory; of each first the one that
+    /// matters most.
     pub survivors: Vec<Survivor>,
     /// What the filters and `--top` left out.
     pub omitted: Omitted,
+    /// GPU memory; none where no process uses a GPU and none was to be followed.
+    pub gpu: Option<gpu::Gpu>,
     /// Living Python objects by type; none where there was no census.
     pub types: Option<Types>,
     /// How whole the stacks are.
@@ -69,9 +73,9 @@ pub struct Process {
     pub state: State,
     /// Resident memory in bytes; the last known value if it has exited.
     pub rss_bytes: Option<u64>,
-    /// Bytes of its blocks that are outstanding.
+    /// Bytes of its blocks of the host's memory that are outstanding.
     pub live_bytes: u64,
-    /// Number of its blocks that are outstanding.
+    /// Number of those blocks.
     pub live_blocks: u64,
     /// How it ended, if it did and leaktrace started it.
     pub exit: Option<Exit>,
@@ -172,7 +176,7 @@ pub struct Filters {
     pub sort: String,
 }
 
-/// Sums over everything recorded but pools of Python. `allocs - frees = live_blocks`, exactly.
+/// Sums over everything recorded of the host's memory but pools of Python. `allocs - frees = live_blocks`, exactly.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Totals {
     /// Outstanding bytes.
@@ -196,26 +200,38 @@ pub struct Totals {
     pub allocs_per_s: f64,
     /// Change of the outstanding bytes per second, over the interval.
     pub live_bytes_per_s: f64,
-    /// The outstanding bytes and blocks by kind of memory. Their sum is that above, without the pools of Python, which
-    /// lie in its arenas.
+    /// The outstanding bytes and blocks by kind of memory. The sum above is of the host's, without the pools of Python,
+    /// which lie in its arenas. Kinds of GPU memory are in no sum.
     pub by_space: BySpace,
     /// Resident memory of the running processes, in bytes; none if none runs.
     pub rss_bytes: Option<u64>,
 }
 
-/// What is outstanding of each kind of memory; zeros included.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct BySpace {
-    /// Blocks of heap allocators.
-    pub heap: Held,
-    /// Blocks of a pair of `--alloc` and `--free`.
-    pub custom: Held,
-    /// Arenas that `CPython` has mapped for its objects.
-    #[serde(rename = "python-arena")]
-    pub python_arena: Held,
-    /// Pools in those arenas: part of them, and of no sum.
-    #[serde(rename = "python-pool")]
-    pub python_pool: Held,
+/// What is outstanding of each kind of memory; zeros included. A field each, by the name of the kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BySpace([Held; Space::ALL.len()]);
+
+impl BySpace {
+    /// Each as `held` says.
+    pub fn from_fn(held: impl FnMut(Space) -> Held) -> Self {
+        Self(Space::ALL.map(held))
+    }
+
+    /// Of one kind.
+    pub const fn of(&self, space: Space) -> Held {
+        self.0[space as usize]
+    }
+
+    /// The same, to be changed.
+    pub const fn of_mut(&mut self, space: Space) -> &mut Held {
+        &mut self.0[space as usize]
+    }
+}
+
+impl Serialize for BySpace {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(Space::ALL.map(|space| (space.name(), self.of(space))))
+    }
 }
 
 /// Outstanding memory of one kind.
@@ -251,6 +267,15 @@ pub struct Survivor {
     pub call: String,
     /// Which memory.
     pub space: String,
+    /// Of GPU memory: the number that CUDA gives the device in the process; absent where it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<u8>,
+    /// Whose allocator has it to hand it on; absent if it is not one's that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reserved_by: Option<&'static str>,
+    /// What of it may be gone; absent if nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unsure: Option<gpu::Unsure>,
     /// Of pools of Python: bytes of an object in most of them. Absent of other memory, and of pools that were gone before
     /// they were looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -349,9 +374,24 @@ pub struct Block {
     pub age_ms: u64,
 }
 
-/// What is not in the list.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+/// What is not in the list, of the host's memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Omitted {
+    /// Sites.
+    pub sites: u64,
+    /// Their outstanding blocks.
+    pub blocks: u64,
+    /// Their outstanding bytes.
+    pub bytes: u64,
+    /// The same of GPU memory, by kind; kinds that are all in the list are left out.
+    pub gpu: Vec<OmittedSpace>,
+}
+
+/// What is not in the list, of a kind of memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct OmittedSpace {
+    /// Which memory.
+    pub space: &'static str,
     /// Sites.
     pub sites: u64,
     /// Their outstanding blocks.

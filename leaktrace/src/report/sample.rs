@@ -1,6 +1,6 @@
 //! One report made by hand, for the tests of all formats.
 
-use leaktrace_common::counter::Counter;
+use leaktrace_common::{call::Space, counter::Counter};
 
 use super::{model::*, overhead::*, python::*, stacks::*, types::*};
 
@@ -69,6 +69,9 @@ fn survivors() -> Vec<Survivor> {
         state: State::Running,
         call: text("malloc"),
         space: text("heap"),
+        device: None,
+        reserved_by: None,
+        unsure: None,
         object_bytes: None,
         bytes: 1_258_291,
         blocks: 1_234,
@@ -271,13 +274,7 @@ pub(super) fn report() -> Report {
             alloc_bytes_per_s: 35_756_441.6,
             allocs_per_s: 12_345.0,
             live_bytes_per_s: 8_601.6,
-            by_space: BySpace {
-                heap: Held {
-                    live_bytes: 1_304_096,
-                    live_blocks: 1_301,
-                },
-                ..BySpace::default()
-            },
+            by_space: by_space(&[(Space::Heap, 1_304_096, 1_301)]),
             rss_bytes: Some(88_290_099),
         },
         survivors: survivors(),
@@ -285,7 +282,9 @@ pub(super) fn report() -> Report {
             sites: 12,
             blocks: 66,
             bytes: 41_709,
+            gpu: Vec::new(),
         },
+        gpu: None,
         types: None,
         stacks: stacks(),
         ledger,
@@ -293,6 +292,17 @@ pub(super) fn report() -> Report {
             "3 allocations are reported without their stack because the stack table was full: raise --max-stacks",
         )],
     }
+}
+
+fn by_space(held: &[(Space, u64, u64)]) -> BySpace {
+    let mut all = BySpace::default();
+    for &(space, live_bytes, live_blocks) in held {
+        *all.of_mut(space) = Held {
+            live_bytes,
+            live_blocks,
+        };
+    }
+    all
 }
 
 /// The same, sampled.

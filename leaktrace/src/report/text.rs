@@ -40,6 +40,9 @@ impl Renderer for Text {
         page.header(report)?;
         page.sites(report)?;
         page.omitted(report)?;
+        if let Some(gpu) = &report.gpu {
+            page.gpu_failures(gpu)?;
+        }
         page.types(report)?;
         page.skipped(report)?;
         page.warnings(&report.warnings)?;
@@ -92,6 +95,9 @@ impl Page<'_> {
             writeln!(self.out, "  command      {line}")?;
         }
         self.totals(report)?;
+        if let Some(gpu) = &report.gpu {
+            self.gpu_header(gpu)?;
+        }
         if let Some(sampling) = report.tracing.sampling {
             let mean = size(sampling.mean_bytes);
             writeln!(
@@ -203,23 +209,33 @@ impl Page<'_> {
     }
 
     fn sites(&mut self, report: &Report) -> io::Result<()> {
-        if report.survivors.is_empty() {
-            let sentence = nothing(report);
-            let ink = if report.totals.live_blocks == 0 {
-                Ink::Good
-            } else {
-                Ink::Strong
-            };
-            return writeln!(self.out, "{}\n", self.style.paint(ink, sentence));
+        // Titles only where there is more than one kind.
+        if let Some(gpu) = report.gpu.as_ref().filter(|gpu| !gpu.spaces.is_empty()) {
+            return self.gpu_tables(report, gpu);
         }
+        if report.survivors.is_empty() {
+            return self.nothing(report);
+        }
+        self.table(&report.survivors.iter().collect::<Vec<_>>())
+    }
+
+    fn nothing(&mut self, report: &Report) -> io::Result<()> {
+        let ink = if report.totals.live_blocks == 0 {
+            Ink::Good
+        } else {
+            Ink::Strong
+        };
+        writeln!(self.out, "{}\n", self.style.paint(ink, nothing(report)))
+    }
+
+    fn table(&mut self, survivors: &[&Survivor]) -> io::Result<()> {
         let heads = [
             "#", "bytes", "blocks", "mean", "growth", "youngest", "median", "oldest",
         ]
         .map(str::to_owned);
         let mut rows = vec![heads];
         rows.extend(
-            report
-                .survivors
+            survivors
                 .iter()
                 .enumerate()
                 .map(|(index, survivor)| numbers(index + 1, survivor)),
@@ -229,7 +245,7 @@ impl Page<'_> {
         if let Some(heads) = lines.next() {
             writeln!(self.out, "{}", self.style.paint(Ink::Faint, heads))?;
         }
-        for (line, survivor) in lines.zip(&report.survivors) {
+        for (line, survivor) in lines.zip(survivors) {
             writeln!(self.out, "{}", self.style.paint(Ink::Strong, line))?;
             if let Some(sampled) = &survivor.sampled {
                 writeln!(self.out, "{INDENT}{}", rests_on(sampled))?;
@@ -265,11 +281,14 @@ impl Page<'_> {
         let space = if survivor.space == "heap" {
             String::new()
         } else {
-            format!(" ({} memory)", clean(&survivor.space))
+            gpu::place_of(survivor)
         };
         let call = clean(&survivor.call);
         let process = process_name(&survivor.comm, survivor.pid);
         write!(self.out, "{INDENT}{call}{space} in {process}")?;
+        for remark in gpu::remarks(survivor) {
+            write!(self.out, ", {remark}")?;
+        }
         match survivor.state {
             State::Running => writeln!(self.out),
             State::Exited => writeln!(self.out, ", {}", self.style.paint(Ink::Warn, "live at exit")),
@@ -304,21 +323,22 @@ impl Page<'_> {
 
     fn omitted(&mut self, report: &Report) -> io::Result<()> {
         let omitted = &report.omitted;
-        if omitted.sites == 0 && omitted.blocks == 0 {
-            return Ok(());
-        }
         let filters = &report.tracing.filters;
         let mut options = vec![format!("--top {}", filters.top)];
         if filters.older_than_ms > 0 {
             options.push(format!("--older-than {}", duration_ms(filters.older_than_ms)));
         }
+        let options = options.join(", ");
+        self.gpu_omitted(report, &options)?;
+        if omitted.sites == 0 && omitted.blocks == 0 {
+            return Ok(());
+        }
         writeln!(
             self.out,
-            "not shown: {} with {} in {} ({})\n",
+            "not shown: {} with {} in {} ({options})\n",
             counted(omitted.sites, "site"),
             size(omitted.bytes),
             counted(omitted.blocks, "block"),
-            options.join(", "),
         )
     }
 
@@ -511,6 +531,7 @@ fn clean(text: &str) -> Cow<'_, str> {
     }
 }
 
+mod gpu;
 mod stack;
 #[cfg(test)]
 mod tests;

@@ -4,16 +4,19 @@ use std::collections::BTreeMap;
 
 use super::{
     collect::Collector,
+    gpu::{GpuMemory, files},
     python::{Interpreters as _, NativeStack, PythonStack, merged, of_targets},
 };
 use crate::{
     config::Config,
     kernel::{counters::Counters, sideband::Sideband},
     probe::{
+        cuda,
         elf::{Function, Returns},
         gear::Gear,
     },
     report::{
+        gpu::{Gpu, NotTracked, NotTrackedFunction, Unsure},
         ledger::{self, Line},
         model::{
             Block, Filters, Frame, ProbeSite, Process, Report, SCHEMA, Sampling, SkippedSite, State,
@@ -24,9 +27,13 @@ use crate::{
     },
     symbol::{Symbolizer as _, blaze::Blaze, mappings::Mappings, objects::ObjectId},
     traced::set::TracedSet,
-    track::{SiteSnapshot, Snapshot},
+    track::{SiteRef, SiteSnapshot, Snapshot},
 };
-use leaktrace_common::{call::Space, counter::Counter};
+use leaktrace_common::{
+    call::Space,
+    counter::Counter,
+    gpu::{GpuOp, device_ordinal},
+};
 
 /// Makes the reports of a run.
 #[derive(Debug)]
@@ -55,6 +62,13 @@ pub(super) struct Sources<'a> {
     pub largest_mean_bytes: u64,
 }
 
+/// The stacks of a report that are to be given names, in its order.
+#[derive(Debug)]
+pub(super) struct Unnamed {
+    survivors: Vec<SiteRef>,
+    failures: Vec<SiteRef>,
+}
+
 /// What `--python-malloc` makes of the numbers.
 const PYTHON_MALLOC: &str = "PYTHONMALLOC=malloc was set for the command (--python-malloc): its Python takes every object \
                              from malloc, so that time, memory and addresses are not those of a run without";
@@ -72,7 +86,12 @@ impl Builder {
 
     /// The report of a snapshot, without the names of its stacks: those are asked for, and put in by
     /// [`Self::name`] when they are known.
-    pub(super) fn report(&mut self, from: &Sources<'_>, snapshot: &Snapshot, last: bool) -> Report {
+    pub(super) fn report(
+        &mut self,
+        from: &Sources<'_>,
+        snapshot: &Snapshot,
+        last: bool,
+    ) -> (Report, Unnamed) {
         self.sequence += 1;
         let (ledger, mut warnings) = ledger(from, snapshot);
         warnings.extend(unsure(&from.overhead));
@@ -80,9 +99,14 @@ impl Builder {
         let stacks = from.collector.stacks();
         warnings.extend(stacks.warning());
         let rss_bytes = running_rss(from.traced);
-        self.ask(from.traced, from.collector, &snapshot.sites);
+        let failed = from.collector.gpu().map_or(&[][..], GpuMemory::failed);
+        let unnamed = Unnamed {
+            survivors: snapshot.sites.iter().map(|site| site.site).collect(),
+            failures: failed.iter().map(|failed| failed.site).collect(),
+        };
+        self.ask(from.traced, from.collector, &unnamed);
         let survivors = snapshot.sites.iter().map(|site| survivor(from, site)).collect();
-        Report {
+        let report = Report {
             schema: SCHEMA,
             sequence: self.sequence,
             last,
@@ -96,19 +120,21 @@ impl Builder {
                 ..snapshot.totals
             },
             survivors,
-            omitted: snapshot.omitted,
+            omitted: snapshot.omitted.clone(),
+            gpu: gpu(from, snapshot, ledger.get(Counter::GpuUntracked.name()).copied()),
             types: None,
             stacks,
             ledger,
             warnings,
-        }
+        };
+        (report, unnamed)
     }
 
     /// Has the names of these sites looked up, as far as they are not known.
-    pub(super) fn ask(&mut self, traced: &TracedSet, collector: &Collector, sites: &[SiteSnapshot]) {
+    pub(super) fn ask(&mut self, traced: &TracedSet, collector: &Collector, unnamed: &Unnamed) {
         let nothing = Mappings::new();
-        for site in sites {
-            let (addresses, mappings) = collector.stack(&site.site, traced);
+        for site in unnamed.survivors.iter().chain(&unnamed.failures) {
+            let (addresses, mappings) = collector.stack(site, traced);
             self.symbolizer
                 .ask(mappings.unwrap_or(&nothing), &traced.catalog.objects, addresses);
         }
@@ -140,10 +166,14 @@ impl Builder {
         report: &mut Report,
         traced: &TracedSet,
         collector: &Collector,
-        sites: &[SiteSnapshot],
+        unnamed: &Unnamed,
     ) {
-        for (survivor, site) in report.survivors.iter_mut().zip(sites) {
+        for (survivor, site) in report.survivors.iter_mut().zip(&unnamed.survivors) {
             (survivor.frames, survivor.mismatch) = self.frames(traced, collector, site);
+        }
+        let failures = report.gpu.iter_mut().flat_map(|gpu| &mut gpu.errors);
+        for (failures, site) in failures.zip(&unnamed.failures) {
+            (failures.frames, _) = self.frames(traced, collector, site);
         }
         let fetching = self.fetching();
         if fetching > 0 {
@@ -156,13 +186,8 @@ impl Builder {
     }
 
     /// The frames of a site's stack, and whether its Python frames do not fit to the native ones.
-    fn frames(
-        &mut self,
-        traced: &TracedSet,
-        collector: &Collector,
-        site: &SiteSnapshot,
-    ) -> (Vec<Frame>, bool) {
-        let (addresses, mappings) = collector.stack(&site.site, traced);
+    fn frames(&mut self, traced: &TracedSet, collector: &Collector, site: &SiteRef) -> (Vec<Frame>, bool) {
+        let (addresses, mappings) = collector.stack(site, traced);
         let nothing = Mappings::new();
         let mappings = mappings.unwrap_or(&nothing);
         let mut frames = self
@@ -174,13 +199,13 @@ impl Builder {
             frame.symbol = Some(function.symbol.into());
         }
         let native = NativeStack {
-            tgid: site.site.image.tgid,
-            image: site.site.key.process.image,
+            tgid: site.image.tgid,
+            image: site.key.process.image,
             frames,
-            is_whole: collector.is_whole(&site.site),
+            is_whole: collector.is_whole(site),
         };
         let none = PythonStack::default();
-        let python = collector.python(&site.site).unwrap_or(&none);
+        let python = collector.python(site).unwrap_or(&none);
         let (frames, mismatch) = merged(native, python, &of_targets(traced));
         let shown = frames.iter().map(crate::symbol::SymbolFrame::to_report);
         (shown.collect(), mismatch)
@@ -191,7 +216,9 @@ impl Builder {
 fn survivor(from: &Sources<'_>, site: &SiteSnapshot) -> Survivor {
     let (addresses, mappings) = from.collector.stack(&site.site, from.traced);
     let nothing = Mappings::new();
-    let probed = probed_function(from.traced, mappings.unwrap_or(&nothing), addresses);
+    let mappings = mappings.unwrap_or(&nothing);
+    let probed = probed_function(from.traced, mappings, addresses);
+    let call = from.traced.catalog.call_name(site.site.key.call);
     let seen_share = probed.as_ref().and_then(|function| seen_share(from, function));
     let blocks = site.oldest.as_ref().map(|blocks| {
         let shown = blocks.iter().map(|block| Block {
@@ -206,10 +233,20 @@ fn survivor(from: &Sources<'_>, site: &SiteSnapshot) -> Survivor {
         pid: site.site.image.tgid,
         comm: from.collector.comm(&site.site, from.traced).to_owned(),
         state: site.state,
-        call: from.traced.catalog.call_name(site.site.key.call).to_owned(),
+        call: call.to_owned(),
         space: Space::of(site.site.key.process.space)
             .map_or("unknown", Space::name)
             .to_owned(),
+        device: device_ordinal(site.site.key.process.device),
+        reserved_by: from
+            .collector
+            .gpu()
+            .and_then(|gpu| gpu.reserved_by(&site.site, call, files(addresses, mappings))),
+        unsure: (site.unsure.live_blocks > 0).then_some(Unsure {
+            bytes: site.unsure.live_bytes,
+            blocks: site.unsure.live_blocks,
+            why: Unsure::CONTEXT,
+        }),
         object_bytes: from.collector.object_bytes(&site.site),
         bytes: site.bytes,
         blocks: site.blocks,
@@ -228,6 +265,37 @@ fn survivor(from: &Sources<'_>, site: &SiteSnapshot) -> Survivor {
         mismatch: false,
         block_list: blocks,
     }
+}
+
+/// What there is to say of GPU memory; none where nothing of it was found, unless it was asked for.
+fn gpu(from: &Sources<'_>, snapshot: &Snapshot, untracked: Option<u64>) -> Option<Gpu> {
+    let gpu = from.collector.gpu()?;
+    let is_probed = from
+        .traced
+        .iter()
+        .any(|process| process.gpu.probed().next().is_some());
+    if !is_probed && snapshot.places.is_empty() && gpu.failed().is_empty() {
+        let waits = from.config.gpu == crate::config::Gpu::Always;
+        return waits.then(Gpu::default);
+    }
+    let is_untracked =
+        |function: &str| cuda::find(function.as_bytes()).is_some_and(|row| row.shape.op == GpuOp::Untracked);
+    let called = from.overhead.functions.iter();
+    let not_tracked = NotTracked {
+        calls: untracked.unwrap_or(0),
+        functions: called
+            .filter(|cost| cost.entries > 0 && is_untracked(&cost.function))
+            .map(|cost| NotTrackedFunction {
+                function: cost.function.clone(),
+                calls: cost.entries,
+            })
+            .collect(),
+    };
+    let names = |site: &SiteRef| {
+        let call = from.traced.catalog.call_name(site.key.call);
+        (from.collector.comm(site, from.traced), call)
+    };
+    Some(gpu.report(snapshot, not_tracked, names))
 }
 
 /// The function whose probe took the stack, by the symbol it was found under: a symbolizer may know the

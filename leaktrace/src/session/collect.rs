@@ -4,6 +4,7 @@
 use std::{collections::HashMap, rc::Rc, sync::PoisonError};
 
 use leaktrace_common::{
+    call::Space,
     key::SiteKey,
     math::BLOCKS_FRACTION_BITS,
     record::{Live, Site},
@@ -11,6 +12,7 @@ use leaktrace_common::{
 };
 
 use super::{
+    gpu::{GpuMemory, Left},
     pools::PoolEnds,
     python::{Interpreters, PythonStack, of_targets},
     stacks::{Stacks, last_object},
@@ -43,6 +45,8 @@ pub(super) struct Collector {
     resolver: Option<Resolver>,
     /// Where pools of Python are probed: their ends.
     pools: Option<PoolEnds>,
+    /// Memory of GPUs; none where that is not followed.
+    gpu: Option<GpuMemory>,
     /// How their walks ended; images that have ended included.
     ends: Ends,
     ends_ended: Ends,
@@ -115,6 +119,7 @@ impl Collector {
             stacks,
             resolver: None,
             pools: None,
+            gpu: None,
             ends: Ends::default(),
             ends_ended: Ends::default(),
             python: PythonStacks::default(),
@@ -133,6 +138,35 @@ impl Collector {
     /// From here on ends of Python's pools are looked for.
     pub(super) fn follow_pools(&mut self) {
         self.pools = Some(PoolEnds::default());
+    }
+
+    /// From here on GPU memory is read, too.
+    pub(super) fn follow_gpu(&mut self, gpu: GpuMemory) {
+        self.gpu = Some(gpu);
+    }
+
+    /// What is known of GPU memory, as of the last snapshot; none where that is not followed.
+    pub(super) const fn gpu(&self) -> Option<&GpuMemory> {
+        self.gpu.as_ref()
+    }
+
+    /// Tells the kernel side where `exit` is in processes that use a GPU.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub(super) fn tell_exits(&mut self, traced: &TracedSet) -> Result<(), TableError> {
+        let Some(gpu) = &mut self.gpu else { return Ok(()) };
+        let users = traced
+            .iter()
+            .filter(|process| process.state == State::Running && process.gpu.probed().next().is_some());
+        for process in users {
+            if !gpu.has_exit(process.pid, process.image())
+                && let Some(exit) = traced.exit_of(process.pid)
+            {
+                gpu.set_exit(&exit)?;
+            }
+        }
+        Ok(())
     }
 
     /// Has the code objects of Python frames read.
@@ -229,6 +263,7 @@ impl Collector {
                 self.tracker.add_block(&LiveBlock::new(key, block));
             })?;
         }
+        self.read_gpu(traced)?;
         let Self {
             tables,
             tracker,
@@ -250,6 +285,20 @@ impl Collector {
             (stack.frames[..kept].to_vec(), stack.python.frames.to_vec())
         });
         failed.map_or(Ok(snapshot), Err)
+    }
+
+    /// Blocks of GPUs, and the stacks of the calls that have failed.
+    fn read_gpu(&mut self, traced: &TracedSet) -> Result<(), TableError> {
+        let Some(gpu) = &mut self.gpu else { return Ok(()) };
+        let runs = |pid, image| {
+            let process = traced.get(pid);
+            process.is_some_and(|process| process.state == State::Running && process.image() == image)
+        };
+        gpu.read(runs, |block| self.tracker.add_block(block))?;
+        for failed in gpu.failed() {
+            self.stacks.read(&self.tables, failed.site.key.stack_id)?;
+        }
+        Ok(())
     }
 
     /// A process image has ended: what it holds is kept as it is now, and the kernel's records of it go.
@@ -274,7 +323,11 @@ impl Collector {
         let interpreters = of_targets(traced);
         let mut outstanding = 0_u64;
         let mut failed = None;
+        let mut has_gpu = traced
+            .get(pid)
+            .is_some_and(|process| process.gpu.probed().next().is_some());
         self.tables.take_sites(pid, image, |key, totals| {
+            has_gpu |= Space::of(key.process.space).is_some_and(Space::is_gpus);
             outstanding = outstanding.saturating_add(totals.allocs.saturating_sub(totals.frees));
             let handed_out = self.handed_out_ended.entry(key.call).or_default();
             handed_out.add(HandedOut::of_site(totals));
@@ -304,14 +357,20 @@ impl Collector {
                 freezing.add_block(&LiveBlock::new(key, block));
             })?;
         }
+        let left = match self.gpu.as_ref().filter(|_| has_gpu) {
+            Some(gpu) => gpu.take_image(pid, image, |block| freezing.add_block(block))?,
+            None => Left::default(),
+        };
         let id = freezing.finish();
-        if outstanding > 0
-            && let Some(process) = traced.get(pid)
-        {
+        let is_shown = outstanding > 0 || left.is_something();
+        if let Some(gpu) = &mut self.gpu {
+            gpu.keep(left, pid, image, state, id);
+        }
+        if is_shown && let Some(process) = traced.get(pid) {
             let (comm, mappings) = process.of_image(image);
             self.ended.insert(id, (comm.to_owned(), mappings.clone()));
         }
-        if outstanding == 0 {
+        if !is_shown {
             // Nothing of it is shown any more: of children that live for milliseconds nothing is to stay.
             traced.codes.forget(pid, image);
         }

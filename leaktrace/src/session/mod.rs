@@ -6,6 +6,7 @@ mod census;
 mod child;
 mod collect;
 mod costs;
+mod gpu;
 mod keep;
 mod pace;
 mod pools;
@@ -28,7 +29,7 @@ use tokio::{
 
 pub use self::child::ChildFate;
 use self::{
-    build::{Builder, Sources},
+    build::{Builder, Sources, Unnamed},
     census::{Censuses, Occasion, Taken},
     child::{Signals, reap},
     pace::Pace,
@@ -44,7 +45,6 @@ use crate::{
         output::Output,
     },
     traced::follow::Followed,
-    track::SiteSnapshot,
 };
 
 /// Runs to the end. The exit code is the child's, or 0.
@@ -90,15 +90,15 @@ struct Session<'a> {
     /// Counts the objects of Python; none where that is not followed.
     censuses: Option<Censuses>,
     /// A report whose names are being looked up.
-    unnamed: Option<Unnamed>,
+    unnamed: Option<Waiting>,
     /// How soon what the rings have is looked at.
     pace: Arc<Pace>,
 }
 
 /// A report without names, and whose they are.
-struct Unnamed {
+struct Waiting {
     report: Report,
-    sites: Vec<SiteSnapshot>,
+    unnamed: Unnamed,
     /// How long it waits for a census at most.
     counted_until: Instant,
 }
@@ -377,6 +377,7 @@ impl<'a> Session<'a> {
         let Running {
             traced, collector, ..
         } = &mut self.running;
+        collector.tell_exits(traced)?;
         Ok(collector.finish_stacks(traced)?)
     }
 
@@ -480,11 +481,11 @@ impl<'a> Session<'a> {
                 .as_ref()
                 .map_or(self.config.sample_bytes, |keeper| keeper.largest_mean_bytes),
         };
-        let report = self.builder.report(&sources, &snapshot, last);
+        let (report, unnamed) = self.builder.report(&sources, &snapshot, last);
         meter.begin_interval();
-        self.unnamed = Some(Unnamed {
+        self.unnamed = Some(Waiting {
             report,
-            sites: snapshot.sites,
+            unnamed,
             counted_until: Instant::now() + wait,
         });
         Ok(())
@@ -506,18 +507,20 @@ impl<'a> Session<'a> {
 
     /// Writes the report that is waiting, with the names that it has.
     fn write(&mut self) -> Result<(), Error> {
-        let Some(mut unnamed) = self.unnamed.take() else {
+        let Some(Waiting {
+            mut report, unnamed, ..
+        }) = self.unnamed.take()
+        else {
             return Ok(());
         };
         let Running {
             traced, collector, ..
         } = &self.running;
-        self.builder
-            .name(&mut unnamed.report, traced, collector, &unnamed.sites);
+        self.builder.name(&mut report, traced, collector, &unnamed);
         if let Some(censuses) = &mut self.censuses {
-            unnamed.report.types = censuses.report(start::sort(self.config.sort), self.config.top);
+            report.types = censuses.report(start::sort(self.config.sort), self.config.top);
         }
-        Ok(self.output.report(&unnamed.report)?)
+        Ok(self.output.report(&report)?)
     }
 
     /// The last report waits a while for debug files that are being fetched and for the last census; a signal ends that.
@@ -533,12 +536,12 @@ impl<'a> Session<'a> {
         let limit = Instant::now() + FETCH_WAIT;
         loop {
             if self.builder.take_better()
-                && let Some(unnamed) = &self.unnamed
+                && let Some(waiting) = &self.unnamed
             {
                 let Running {
                     traced, collector, ..
                 } = &self.running;
-                self.builder.ask(traced, collector, &unnamed.sites);
+                self.builder.ask(traced, collector, &waiting.unnamed);
             }
             let has_names = self.builder.has_names();
             let late = self.waits_for_census();

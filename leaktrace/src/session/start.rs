@@ -14,15 +14,16 @@ use leaktrace_common::config as kernel_config;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::Notify;
 
-use super::{collect::Collector, keep::Keeper, stacks::Stacks};
+use super::{collect::Collector, gpu::GpuMemory, keep::Keeper, stacks::Stacks};
 use crate::{
-    config::{Config, Share, Sort, Target, Unwind, defaults},
+    config::{Config, Gpu, Share, Sort, Target, Unwind, defaults},
     doctor,
     error::{Error, system},
     kernel::{
         caps::{AttachKind, Caps},
         counters::{Counters, HitTable},
         events::EventReader,
+        gpu::GpuTables,
         maps::{self as kernel_maps, LiveTable, Tables},
         object::{self, KernelSide, LoadError},
         python::{MappedInterpreters, PartTable, Parts},
@@ -115,6 +116,7 @@ pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
     let (interpreters, parts, new_parts) = python_maps(config, &mut kernel)?;
     let live = Arc::new(Mutex::new(LiveTable::new(&kernel, tier, config.max_live)?));
     let tables = Tables::new(&kernel)?;
+    let gpu = gpu_memory(config, &kernel)?;
     // Before anything is attached: a thread draws its first gap at its first allocation.
     tables.set_mean(config.sample_bytes)?;
     let counters = Counters::new(&mut kernel.ebpf).map_err(LoadError::Maps)?;
@@ -163,6 +165,10 @@ pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
     );
     if config.python_pools {
         collector.follow_pools();
+    }
+    if let Some(gpu) = gpu {
+        collector.follow_gpu(gpu);
+        collector.tell_exits(&traced)?;
     }
     if let Some(resolver) = resolver {
         collector.read_code(resolver);
@@ -213,6 +219,14 @@ fn python_maps(
         PartTable::new(kernel)?,
         Parts::new(kernel)?,
     ))
+}
+
+/// What reads of GPU memory, unless that is not to be followed.
+fn gpu_memory(config: &Config, kernel: &KernelSide) -> Result<Option<GpuMemory>, LoadError> {
+    Ok(match config.gpu {
+        Gpu::Off => None,
+        Gpu::WhereFound | Gpu::Always => Some(GpuMemory::new(Box::new(GpuTables::new(kernel)?))),
+    })
 }
 
 /// Before anything is attached: code objects of the first frames are read, too.

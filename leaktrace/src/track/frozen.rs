@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 use leaktrace_common::key::{Process, SiteKey};
 use leaktrace_common::record::Site;
 
+use super::gpu::{ImagePlace, Places};
 use super::site::{SiteState, Sites};
 use super::snapshot::{Entry, Rest, add_lifetimes, is_of_sum};
 use super::{Image, ImageTotals, LiveBlock, SiteRef, Tracker};
@@ -24,6 +25,8 @@ pub struct FrozenId(pub u32);
 #[derive(Debug)]
 struct FrozenImage {
     totals: ImageTotals,
+    /// Of memory of GPUs.
+    places: Places,
     end_ns: u64,
     /// Those with outstanding blocks.
     sites: Vec<(SiteKey, SiteState)>,
@@ -56,6 +59,18 @@ impl Frozen {
         self.images.iter().map(|image| image.totals)
     }
 
+    /// What they have of memory of GPUs.
+    pub(super) fn places(&self) -> impl Iterator<Item = &Places> {
+        self.images.iter().map(|image| &image.places)
+    }
+
+    /// The same of each.
+    pub(super) fn image_places(&self) -> impl Iterator<Item = ImagePlace> {
+        self.images
+            .iter()
+            .flat_map(|ended| ended.places.of_image(ended.totals.image, ended.totals.state))
+    }
+
     /// What is not kept site by site.
     pub(super) const fn rest(&self) -> &Rest {
         &self.rest
@@ -80,8 +95,10 @@ impl Frozen {
             live_bytes: 0,
             live_blocks: 0,
         };
+        let mut places = Places::default();
         let mut kept = Vec::new();
         for (key, mut site) in sites.map {
+            places.add(key.process, &site.sums);
             if is_of_sum(key.process) {
                 totals.live_bytes += site.sums.live_bytes();
                 totals.live_blocks += site.sums.live_blocks();
@@ -97,6 +114,7 @@ impl Frozen {
         self.sites += kept.len();
         self.images.push(FrozenImage {
             totals,
+            places,
             end_ns,
             sites: kept,
         });
@@ -141,7 +159,8 @@ impl Rest {
     fn add(&mut self, process: Process, site: &SiteState) {
         self.sums.add(process.space, &site.sums);
         add_lifetimes(&mut self.lifetimes, site.lifetimes());
-        self.live_sites += u64::from(site.sums.live_blocks() > 0);
+        self.live_sites
+            .add(process.space, u64::from(site.sums.live_blocks() > 0));
     }
 }
 

@@ -10,6 +10,7 @@ mod ages;
 pub mod ends;
 mod estimate;
 mod frozen;
+mod gpu;
 mod hash;
 mod interval;
 mod site;
@@ -17,9 +18,11 @@ mod snapshot;
 mod sums;
 pub mod types;
 
+use std::collections::BTreeMap;
 use std::hash::Hash;
 
-use leaktrace_common::call::CallId;
+use leaktrace_common::call::{CallId, Space};
+use leaktrace_common::gpu::{GpuKey, GpuLive, gpu_flag};
 use leaktrace_common::key::{LiveKey, Process, SiteKey};
 use leaktrace_common::math::Weight;
 use leaktrace_common::record::{Live, Site};
@@ -27,6 +30,8 @@ use leaktrace_common::record::{Live, Site};
 use crate::report::model::State;
 use frozen::Frozen;
 pub use frozen::{Freezing, FrozenId};
+use gpu::Places;
+pub use gpu::{ImagePlace, PlaceTotals};
 use site::Sites;
 use snapshot::{Before, Entry};
 pub use snapshot::{BlockAge, ImageTotals, Lifetimes, SiteSnapshot, Snapshot};
@@ -100,6 +105,8 @@ pub struct LiveBlock {
     pub time_ns: u64,
     /// How many allocations it stands for.
     pub weight: Weight,
+    /// Whether it may be gone: a context has ended that may have been its own.
+    pub unsure: bool,
 }
 
 impl LiveBlock {
@@ -113,7 +120,26 @@ impl LiveBlock {
             size_bytes: live.size_bytes,
             time_ns: live.time_ns,
             weight: live.weight,
+            unsure: false,
         }
+    }
+
+    /// The block of a record of GPU memory; `None` of one that is no memory. Its site goes by its kind of memory and its
+    /// device.
+    pub const fn of_gpu(key: &GpuKey, live: &GpuLive) -> Option<Self> {
+        if live.flags & gpu_flag::UNCOUNTED != 0 {
+            return None;
+        }
+        let process = Process {
+            space: live.space,
+            device: live.device,
+            ..key.process
+        };
+        let key = LiveKey { process, ..*key };
+        Some(Self {
+            unsure: live.flags & gpu_flag::UNSURE != 0,
+            ..Self::new(&key, &live.block)
+        })
     }
 
     const fn site_key(&self) -> SiteKey {
@@ -215,12 +241,15 @@ impl Tracker {
         let rest = self.frozen.rest();
         let mut listed = snapshot::list(&self.settings, interval_ns, all, rest, equivalence);
         snapshot::set_rates(&mut listed.totals, &self.before.totals, interval_ns);
+        let (places, image_places) = self.places();
         let snapshot = Snapshot {
             now_ns: self.now_ns,
             interval_ns,
             totals: listed.totals,
             lifetimes: listed.lifetimes,
             images: snapshot::images(self.running(), self.frozen.images()),
+            places: places.totals(&self.before.places, interval_ns),
+            image_places,
             sites: listed.sites,
             omitted: listed.omitted,
             torn: self.sites.torn,
@@ -228,6 +257,7 @@ impl Tracker {
         self.before = Before {
             now_ns: self.now_ns,
             totals: snapshot.totals,
+            places: places.before(),
         };
         for site in self.sites.map.values_mut() {
             site.previous_live_bytes = site.sums.live_bytes();
@@ -249,6 +279,26 @@ impl Tracker {
     /// Bytes of memory the sites take now: with the table, the ages and the blocks kept for display.
     pub fn memory_bytes(&self) -> usize {
         self.sites.memory_bytes() + self.frozen.memory_bytes()
+    }
+
+    /// Memory of GPUs: of all images, and of each.
+    fn places(&self) -> (Places, Vec<ImagePlace>) {
+        let mut running: BTreeMap<Image, Places> = BTreeMap::new();
+        for entry in self.running() {
+            let process = entry.site.key.process;
+            if Space::of(process.space).is_some_and(Space::is_gpus) {
+                let places = running.entry(entry.site.image).or_default();
+                places.add(process, &entry.data.sums);
+            }
+        }
+        let mut all = Places::default();
+        for places in running.values().chain(self.frozen.places()) {
+            all.merge(places);
+        }
+        let of_running = running
+            .iter()
+            .flat_map(|(&image, places)| places.of_image(image, State::Running));
+        (all, of_running.chain(self.frozen.image_places()).collect())
     }
 
     fn running(&self) -> impl Iterator<Item = Entry<'_>> {

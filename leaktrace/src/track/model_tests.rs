@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::tests::{SECOND, block, key};
 use super::*;
+use crate::report::gpu::Table;
 
 /// A step of a simulated machine.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +39,25 @@ struct ModelBlock {
     freed: bool,
 }
 
+/// The site of a stack: its number says which memory it is, and on which device.
+fn site_of(tgid: u32, stack: u64) -> SiteKey {
+    let (space, device) = match stack % 6 {
+        0 | 1 => (Space::Heap, 0),
+        2 => (Space::Device, 1 + (stack / 6 % 2) as u8),
+        3 => (Space::Pinned, 0),
+        4 => (Space::Vmm, 1),
+        _ => (Space::Tensor, 1),
+    };
+    let mut site = key(tgid, stack);
+    site.process.space = space as u8;
+    site.process.device = device;
+    site
+}
+
+fn space_of(site: &SiteKey) -> Space {
+    Space::of(site.process.space).unwrap()
+}
+
 /// Every block ever, and when each life of a pid ended.
 #[derive(Default)]
 struct Model {
@@ -48,11 +68,20 @@ struct Model {
     ended_ns: Vec<Option<u64>>,
 }
 
-/// Of one group of sites: bytes, blocks, allocs, frees, youngest and oldest age in ms, growth.
-type Row = (u64, u64, u64, u64, u64, u64, i64);
+/// Of one group of sites: bytes, blocks, allocs, frees, youngest and oldest age in ms, growth, blocks that may be gone.
+type Row = (u64, u64, u64, u64, u64, u64, i64, u64);
 
-/// (pid, ended, equivalence)
-type RowKey = (u32, Option<u32>, u64);
+/// Of a kind and a device: allocs and their bytes, frees and theirs, growth.
+type PlaceRow = (u64, u64, u64, u64, i64);
+
+/// (pid, ended, space, device, equivalence)
+type RowKey = (u32, Option<u32>, Space, u8, u64);
+
+impl ModelBlock {
+    fn is_unsure(&self) -> bool {
+        space_of(&self.site).is_gpus() && self.address.is_multiple_of(3)
+    }
+}
 
 impl Model {
     fn life(&mut self, tgid: u32) -> usize {
@@ -79,12 +108,16 @@ impl Model {
                 site.freed_bytes += block_of.size_bytes;
                 site.lifetimes[block_of.size_bytes as usize % LIFETIME_BUCKETS] += 1;
             } else {
-                live.push(block(
+                let block = block(
                     block_of.site,
                     block_of.address,
                     block_of.size_bytes,
                     block_of.time_ns,
-                ));
+                );
+                live.push(LiveBlock {
+                    unsure: block_of.is_unsure(),
+                    ..block
+                });
             }
         }
         (sites, live)
@@ -127,9 +160,17 @@ impl Model {
             if old.is_empty() {
                 continue;
             }
-            let tgid = blocks[0].site.process.tgid;
-            let key = (tgid, self.frozen_number(life), stack / equivalence);
-            let row = rows.entry(key).or_insert((0, 0, 0, 0, u64::MAX, 0, 0));
+            let site = blocks[0].site;
+            let process = site.process;
+            let key = (
+                process.tgid,
+                self.frozen_number(life),
+                space_of(&site),
+                process.device,
+                stack / equivalence,
+            );
+            let row = rows.entry(key).or_insert((0, 0, 0, 0, u64::MAX, 0, 0, 0));
+            row.7 += old.iter().filter(|block| block.is_unsure()).count() as u64;
             row.0 += old.iter().map(|block| block.size_bytes).sum::<u64>();
             row.1 += old.len() as u64;
             row.2 += blocks.len() as u64;
@@ -162,7 +203,11 @@ fn check(
     equivalence: u64,
     settings: &Settings,
 ) {
-    let (freed, live): (Vec<_>, Vec<_>) = model.blocks.iter().partition(|block| block.freed);
+    let of_host = model
+        .blocks
+        .iter()
+        .filter(|block| space_of(&block.site) == Space::Heap);
+    let (freed, live): (Vec<_>, Vec<_>) = of_host.partition(|block| block.freed);
     let bytes = |blocks: &[&ModelBlock]| blocks.iter().map(|block| block.size_bytes).sum::<u64>();
     let totals = &snapshot.totals;
     assert_eq!(
@@ -174,14 +219,16 @@ fn check(
         (freed.len() as u64, bytes(&freed))
     );
     assert_eq!(totals.allocs - totals.frees, totals.live_blocks);
-    assert_eq!(snapshot.lifetimes.iter().sum::<u64>(), totals.frees);
+    let frees = model.blocks.iter().filter(|block| block.freed).count();
+    assert_eq!(snapshot.lifetimes.iter().sum::<u64>(), frees as u64);
     assert_eq!(snapshot.torn, 0);
-    assert_eq!(snapshot.sites.len(), rows.len().min(settings.top));
     for site in &snapshot.sites {
         let SiteRef { image, key } = site.site;
         let of = (
             image.tgid,
             image.frozen.map(|id| id.0),
+            space_of(&key),
+            key.process.device,
             key.stack_id / equivalence,
         );
         let age = site.age_ms;
@@ -194,6 +241,7 @@ fn check(
             age.min,
             age.max,
             growth.round() as i64,
+            site.unsure.live_blocks,
         );
         let mut expected = rows[&of];
         if snapshot.interval_ns == 0 {
@@ -202,21 +250,106 @@ fn check(
         assert_eq!(seen, expected, "{of:?}");
         assert_eq!(site.state == State::Running, image.frozen.is_none());
     }
-    let mut sorted: Vec<_> = rows.values().map(|row| row.0).collect();
-    sorted.sort_unstable_by(|a, b| b.cmp(a));
-    sorted.truncate(settings.top);
-    assert_eq!(
-        snapshot.sites.iter().map(|site| site.bytes).collect::<Vec<_>>(),
-        sorted
-    );
-    let shown: u64 = snapshot.sites.iter().map(|site| site.blocks).sum();
-    assert_eq!(snapshot.omitted.blocks, totals.live_blocks - shown);
-    assert_eq!(
-        snapshot.omitted.bytes,
-        totals.live_bytes - sorted.iter().sum::<u64>()
-    );
+    check_tables(snapshot, rows, settings);
+    check_omitted(model, snapshot);
     let images: u64 = snapshot.images.iter().map(|image| image.live_bytes).sum();
     assert_eq!(images, totals.live_bytes);
+}
+
+/// Each table is as long as it may be and in its order.
+fn check_tables(snapshot: &Snapshot, rows: &BTreeMap<RowKey, Row>, settings: &Settings) {
+    let mut expected = Vec::new();
+    for table in Table::ALL {
+        let of_table = rows.iter().filter(|(key, _)| Table::of(key.2) == table);
+        let mut of_table: Vec<_> = of_table
+            .map(|(key, row)| (key.2 == Space::Pinned, std::cmp::Reverse(row.0)))
+            .collect();
+        of_table.sort_unstable();
+        expected.extend(of_table.into_iter().take(settings.top));
+    }
+    let listed = snapshot.sites.iter().map(|site| {
+        let space = space_of(&site.site.key);
+        (space == Space::Pinned, std::cmp::Reverse(site.bytes))
+    });
+    assert_eq!(listed.collect::<Vec<_>>(), expected);
+}
+
+/// What is not listed is the rest, kind by kind.
+fn check_omitted(model: &Model, snapshot: &Snapshot) {
+    let omitted = &snapshot.omitted;
+    for space in [
+        Space::Heap,
+        Space::Device,
+        Space::Pinned,
+        Space::Vmm,
+        Space::Tensor,
+    ] {
+        let of_space = model.blocks.iter().filter(|block| space_of(&block.site) == space);
+        let live: Vec<_> = of_space.filter(|block| !block.freed).collect();
+        let listed = snapshot
+            .sites
+            .iter()
+            .filter(|site| space_of(&site.site.key) == space);
+        let (bytes, blocks) = listed.fold((0, 0), |(bytes, blocks), site| {
+            (bytes + site.bytes, blocks + site.blocks)
+        });
+        let rest = omitted.gpu.iter().find(|rest| rest.space == space.name());
+        let rest = match space {
+            Space::Heap => (omitted.bytes, omitted.blocks),
+            _ => rest.map_or((0, 0), |rest| (rest.bytes, rest.blocks)),
+        };
+        let all: u64 = live.iter().map(|block| block.size_bytes).sum();
+        assert_eq!(rest, (all - bytes, live.len() as u64 - blocks), "{space:?}");
+        assert_eq!(snapshot.totals.by_space.of(space).live_bytes, all);
+    }
+}
+
+/// Sums by kind and device, how they have grown since `before`, and the same of each image.
+fn check_places(model: &Model, snapshot: &Snapshot, before: &BTreeMap<(Space, u8), i64>) {
+    let of_gpus = |block: &&ModelBlock| space_of(&block.site).is_gpus();
+    let mut expected: BTreeMap<(Space, u8), PlaceRow> = BTreeMap::new();
+    for block in model.blocks.iter().filter(of_gpus) {
+        let place = (space_of(&block.site), block.site.process.device);
+        let sums = expected.entry(place).or_insert_with(|| {
+            let then = before.get(&place).copied().unwrap_or(0);
+            (0, 0, 0, 0, -then)
+        });
+        sums.0 += 1;
+        sums.1 += block.size_bytes;
+        if block.freed {
+            sums.2 += 1;
+            sums.3 += block.size_bytes;
+        } else {
+            sums.4 += block.size_bytes.cast_signed();
+        }
+    }
+    let seen = snapshot.places.iter().map(|sums| {
+        assert_eq!(sums.live_bytes, sums.alloc_bytes - sums.freed_bytes);
+        let growth = sums.live_bytes_per_s * snapshot.interval_ns as f64 / 1e9;
+        let device = sums.device.map_or(0, |ordinal| ordinal + 1);
+        let numbers = (sums.allocs, sums.alloc_bytes, sums.frees, sums.freed_bytes);
+        (
+            (sums.space, device),
+            (numbers.0, numbers.1, numbers.2, numbers.3, growth.round() as i64),
+        )
+    });
+    if snapshot.interval_ns == 0 {
+        for sums in expected.values_mut() {
+            sums.4 = 0;
+        }
+    }
+    assert_eq!(seen.collect::<BTreeMap<_, _>>(), expected);
+    let of_images: u64 = snapshot.image_places.iter().map(|held| held.live_bytes).sum();
+    let of_all: u64 = snapshot.places.iter().map(|held| held.live_bytes).sum();
+    assert_eq!(of_images, of_all);
+}
+
+fn by_place(snapshot: &Snapshot) -> BTreeMap<(Space, u8), i64> {
+    let places = snapshot.places.iter().map(|sums| {
+        let device = sums.device.map_or(0, |ordinal| ordinal + 1);
+        ((sums.space, device), sums.live_bytes.cast_signed())
+    });
+    places.collect()
 }
 
 proptest! {
@@ -231,12 +364,13 @@ proptest! {
         let mut tracker = Tracker::new(settings, 0);
         let mut model = Model::default();
         let mut previous = BTreeMap::new();
+        let mut places = BTreeMap::new();
         for step in steps.into_iter().chain([Step::Report]) {
             match step {
                 Step::Alloc { tgid, stack, size_bytes } => {
                     let life = model.life(tgid);
                     let address = model.blocks.len() as u64;
-                    let site = key(tgid, stack);
+                    let site = site_of(tgid, stack);
                     let time_ns = model.now_ns;
                     model.blocks.push(ModelBlock { life, site, address, size_bytes, time_ns, freed: false });
                 }
@@ -280,7 +414,9 @@ tracker.add_block(block);
                     let snapshot = tracker.finish(|site| site.key.stack_id / equivalence);
                     let rows = model.rows(settings.older_than_ns, equivalence, &previous);
                     check(&model, &snapshot, &rows, equivalence, &settings);
+                    check_places(&model, &snapshot, &places);
                     previous = model.live_bytes();
+                    places = by_place(&snapshot);
                 }
             }
         }

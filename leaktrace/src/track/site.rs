@@ -13,6 +13,7 @@ use super::estimate::{Outstanding, Rounding, Swept};
 use super::hash::BuildKeyHasher;
 use super::sums::{Sums, consistent};
 use super::{LiveBlock, Settings};
+use crate::report::model::Held;
 
 /// Blocks kept for display in all sites together: 32 MiB. Beyond it each site keeps fewer.
 const KEPT_MAX: usize = 1 << 20;
@@ -37,6 +38,8 @@ pub(super) struct Survivors {
     swept: Swept,
     /// What it comes to, once it is settled.
     pub(super) held: Outstanding,
+    /// Of that, what may be gone.
+    pub(super) unsure: Held,
     pub(super) ages: Ages,
     /// The youngest of them on top.
     pub(super) oldest: BinaryHeap<Kept>,
@@ -94,12 +97,15 @@ impl SiteState {
     /// the block, say how much that is; the sweep, which takes time while the target runs, says only
     /// how old it is. With one, the sweep decides.
     pub(super) fn settle(&mut self, settings: &Settings, round: Rounding) -> bool {
-        if settings.older_than_ns == 0 {
-            self.survivors.held = self.sums.live;
-            return false;
-        }
-        let (held, cut) = self.survivors.swept.within(&self.sums.live, round);
+        let (held, cut) = if settings.older_than_ns == 0 {
+            (self.sums.live, false)
+        } else {
+            self.survivors.swept.within(&self.sums.live, round)
+        };
         self.survivors.held = held;
+        let unsure = &mut self.survivors.unsure;
+        unsure.live_bytes = unsure.live_bytes.min(held.bytes);
+        unsure.live_blocks = unsure.live_blocks.min(held.blocks);
         cut
     }
 }
@@ -135,6 +141,7 @@ impl Sites {
             let survivors = &mut site.survivors;
             survivors.swept = Swept::default();
             survivors.held = Outstanding::default();
+            survivors.unsure = Held::default();
             survivors.ages.clear();
             survivors.oldest = BinaryHeap::new();
         }
@@ -167,6 +174,10 @@ impl Sites {
         survivors
             .ages
             .record(age_ns / MS, block.weight.whole_blocks() as u32);
+        if block.unsure {
+            survivors.unsure.live_bytes = survivors.unsure.live_bytes.saturating_add(block.size_bytes);
+            survivors.unsure.live_blocks += 1;
+        }
         if self.limit == 0 {
             return;
         }
@@ -321,6 +332,7 @@ mod tests {
             size_bytes: 1,
             time_ns,
             weight: Weight::ONE,
+            unsure: false,
         }
     }
 

@@ -13,10 +13,12 @@ use leaktrace_common::record::LIFETIME_BUCKETS;
 
 use super::ages::Ages;
 use super::estimate::{Outstanding, Unseen};
+use super::gpu::{ImagePlace, PlaceTotals, PlacesBefore};
 use super::site::{Kept, SiteState};
-use super::sums::{Spaces, Sums};
+use super::sums::{Spaces, Sums, space_of};
 use super::{Image, Settings, SiteRef, Sort};
-use crate::report::model::{Age, Omitted, Sampled, State, Totals};
+use crate::report::gpu::Table;
+use crate::report::model::{Age, Held, Omitted, OmittedSpace, Sampled, State, Totals};
 
 /// Lifetimes of freed blocks: bucket `k` counts those of at least 2^k ns, less than twice that.
 pub type Lifetimes = [u64; LIFETIME_BUCKETS];
@@ -34,7 +36,12 @@ pub struct Snapshot {
     pub lifetimes: Lifetimes,
     /// What each image holds, by pid, image, order of their ends.
     pub images: Vec<ImageTotals>,
-    /// The sites with survivors, first the one that matters most.
+    /// Memory of GPUs by kind and device, ended images included.
+    pub places: Vec<PlaceTotals>,
+    /// The same of each image: the running ones, then those that have ended.
+    pub image_places: Vec<ImagePlace>,
+    /// The sites with survivors: those of GPU memory, of tensors, of the host's memory; in each table first the one that
+    /// matters most.
     pub sites: Vec<SiteSnapshot>,
     /// What the filters and the length of the list left out.
     pub omitted: Omitted,
@@ -68,6 +75,8 @@ pub struct SiteSnapshot {
     pub bytes: u64,
     /// Outstanding blocks that pass the filters.
     pub blocks: u64,
+    /// Of those, what may be gone: a context has ended that may have been theirs.
+    pub unsure: Held,
     /// How far to trust the two, where blocks are samples.
     pub sampled: Option<Sampled>,
     /// Growth of all its outstanding bytes per second, over the interval.
@@ -98,10 +107,11 @@ pub struct BlockAge {
 }
 
 /// What the next snapshot has to know of this one.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Before {
     pub(super) now_ns: u64,
     pub(super) totals: Totals,
+    pub(super) places: PlacesBefore,
 }
 
 impl Before {
@@ -109,6 +119,7 @@ impl Before {
         Self {
             now_ns: start_ns,
             totals: Totals::default(),
+            places: PlacesBefore::default(),
         }
     }
 }
@@ -119,7 +130,7 @@ pub(super) struct Rest {
     pub(super) sums: Spaces,
     pub(super) lifetimes: Lifetimes,
     /// How many of them have outstanding blocks.
-    pub(super) live_sites: u64,
+    pub(super) live_sites: SitesBySpace,
 }
 
 impl Default for Rest {
@@ -127,8 +138,24 @@ impl Default for Rest {
         Self {
             sums: Spaces::default(),
             lifetimes: [0; LIFETIME_BUCKETS],
-            live_sites: 0,
+            live_sites: SitesBySpace::default(),
         }
+    }
+}
+
+/// A number of sites for each kind of memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SitesBySpace([u64; Space::ALL.len()]);
+
+impl SitesBySpace {
+    /// Adds sites whose space goes by this number.
+    pub(super) fn add(&mut self, number: u8, sites: u64) {
+        self.0[space_of(number) as usize] += sites;
+    }
+
+    fn sum(&self, counts: impl Fn(Space) -> bool) -> u64 {
+        let spaces = Space::ALL.into_iter().filter(|space| counts(*space));
+        spaces.map(|space| self.0[space as usize]).sum()
     }
 }
 
@@ -190,19 +217,35 @@ impl<'a> Group<'a> {
             Sort::Age => other.oldest_ms.cmp(&self.oldest_ms),
         };
         let place = |group: &Self| (group.first.site.image, group.first.site.key);
-        by.then(other.held.bytes.cmp(&self.held.bytes))
+        by.then(self.is_beside_device(sort).cmp(&other.is_beside_device(sort)))
+            .then(other.held.bytes.cmp(&self.held.bytes))
             .then(other.held.blocks.cmp(&self.held.blocks))
             .then_with(|| place(self).cmp(&place(other)))
     }
 
+    fn space(&self) -> Space {
+        space_of(self.first.site.key.process.space)
+    }
+
+    /// By bytes, what takes a device's memory comes before all else that is a GPU's.
+    fn is_beside_device(&self, sort: Sort) -> bool {
+        let space = self.space();
+        sort == Sort::Bytes && Table::of(space) == Table::Gpu && !is_on_device(space)
+    }
+
     fn into_snapshot(self, settings: &Settings, interval_ns: u64) -> SiteSnapshot {
+        let space = self.space();
         let mut sums = Sums::default();
+        let mut unsure = Held::default();
         let mut lifetimes = [0; LIFETIME_BUCKETS];
         let mut ages = Ages::default();
         for member in &self.members {
             sums.add(&member.data.sums);
             add_lifetimes(&mut lifetimes, member.data.lifetimes());
             ages.merge(&member.data.survivors.ages);
+            let of_member = member.data.survivors.unsure;
+            unsure.live_bytes = unsure.live_bytes.saturating_add(of_member.live_bytes);
+            unsure.live_blocks += of_member.live_blocks;
         }
         SiteSnapshot {
             site: self.first.site,
@@ -210,8 +253,11 @@ impl<'a> Group<'a> {
             state: self.first.state,
             bytes: self.held.bytes,
             blocks: self.held.blocks,
+            unsure,
+            // Calls of a GPU are all recorded.
             sampled: settings
                 .estimates_from()
+                .filter(|_| !space.is_gpus())
                 .map(|mean_bytes| self.held.sampled(mean_bytes, Unseen::LikeSeen)),
             bytes_per_s: per_second(self.growth as f64, interval_ns),
             allocs: sums.allocs,
@@ -244,8 +290,13 @@ fn oldest_blocks(members: &[Entry<'_>], max: usize) -> Vec<BlockAge> {
         .collect()
 }
 
+/// Whether it is, or may become, memory of a device.
+const fn is_on_device(space: Space) -> bool {
+    matches!(space, Space::Device | Space::Managed | Space::Array | Space::Vmm)
+}
+
 /// Zero when no time has passed.
-fn per_second(change: f64, interval_ns: u64) -> f64 {
+pub(super) fn per_second(change: f64, interval_ns: u64) -> f64 {
     if interval_ns == 0 {
         return 0.0;
     }
@@ -278,35 +329,83 @@ pub(super) fn list<'a, K: Hash + Eq>(
         sums.add(entry.site.key.process.space, &site.sums);
         add_lifetimes(&mut lifetimes, site.lifetimes());
         if site.survivors.held.blocks == 0 {
-            live_sites += u64::from(site.sums.live_blocks() > 0);
+            live_sites.add(
+                entry.site.key.process.space,
+                u64::from(site.sums.live_blocks() > 0),
+            );
             continue;
         }
         let SiteRef { image, key } = entry.site;
         let same = (image, key.process, key.call, equivalence(&entry.site));
         let index = *index_of.entry(same).or_insert_with(|| {
+            live_sites.add(key.process.space, 1);
             groups.push(Group::new(entry));
             groups.len() - 1
         });
         groups[index].add(entry);
     }
-    live_sites += groups.len() as u64;
-    groups.sort_unstable_by(|a, b| a.compare(b, settings.sort));
-    groups.truncate(settings.top);
-    let sites: Vec<_> = groups
+    let sites: Vec<_> = cut(groups, settings)
         .into_iter()
         .map(|group| group.into_snapshot(settings, interval_ns))
         .collect();
-    let all = sums.all();
-    let shown = |of: fn(&SiteSnapshot) -> u64| sites.iter().map(of).fold(0, u64::saturating_add);
     Listed {
-        omitted: Omitted {
-            sites: live_sites - sites.len() as u64,
-            blocks: all.live_blocks().saturating_sub(shown(|site| site.blocks)),
-            bytes: all.live_bytes().saturating_sub(shown(|site| site.bytes)),
-        },
+        omitted: omitted(&sites, &sums, &live_sites),
         sites,
         totals: totals_of(&sums, settings),
         lifetimes,
+    }
+}
+
+/// Each table sorted, and as long as it may be.
+fn cut<'a>(mut groups: Vec<Group<'a>>, settings: &Settings) -> Vec<Group<'a>> {
+    let table = |group: &Group<'_>| Table::of(group.space());
+    groups.sort_unstable_by(|a, b| table(a).cmp(&table(b)).then_with(|| a.compare(b, settings.sort)));
+    let mut listed: Vec<Group<'a>> = Vec::new();
+    for of_table in groups
+        .chunk_by(|a, b| table(a) == table(b))
+        .map(<[_]>::len)
+        .collect::<Vec<_>>()
+    {
+        listed.extend(groups.drain(..of_table).take(settings.top));
+    }
+    listed
+}
+
+/// What is not in the list: of the host's memory in one sum, of GPUs' by its kind.
+fn omitted(listed: &[SiteSnapshot], sums: &Spaces, live_sites: &SitesBySpace) -> Omitted {
+    let rest = |of: &Sums, live_sites: u64, is_of: &dyn Fn(Space) -> bool| {
+        let mut rest = OmittedSpace {
+            space: "",
+            sites: live_sites,
+            blocks: of.live_blocks(),
+            bytes: of.live_bytes(),
+        };
+        let shown = listed
+            .iter()
+            .filter(|site| is_of(space_of(site.site.key.process.space)));
+        for site in shown {
+            rest.sites = rest.sites.saturating_sub(1);
+            rest.blocks = rest.blocks.saturating_sub(site.blocks);
+            rest.bytes = rest.bytes.saturating_sub(site.bytes);
+        }
+        rest
+    };
+    let is_hosts = |space: Space| !space.is_gpus();
+    let host = rest(&sums.listed_of_host(), live_sites.sum(is_hosts), &is_hosts);
+    let gpus = Space::ALL.into_iter().filter(|space| space.is_gpus());
+    let gpu = gpus.map(|space| OmittedSpace {
+        space: space.name(),
+        ..rest(sums.of(space), live_sites.sum(|of| of == space), &|of| {
+            of == space
+        })
+    });
+    Omitted {
+        sites: host.sites,
+        blocks: host.blocks,
+        bytes: host.bytes,
+        gpu: gpu
+            .filter(|rest| rest.sites > 0 || rest.blocks > 0 || rest.bytes > 0)
+            .collect(),
     }
 }
 

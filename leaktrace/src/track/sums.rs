@@ -78,13 +78,17 @@ pub(super) struct Spaces([Sums; Space::ALL.len()]);
 impl Spaces {
     /// Adds a site's, whose space goes by this number.
     pub(super) fn add(&mut self, number: u8, sums: &Sums) {
-        let space = Space::of(number).unwrap_or(Space::Heap);
-        self.0[space as usize].add(sums);
+        self.0[space_of(number) as usize].add(sums);
     }
 
-    /// The sum of all, be they blocks within blocks or not.
-    pub(super) fn all(&self) -> Sums {
-        self.sum(|_| true)
+    /// The sum of all of the host's memory that is listed, be they blocks within blocks or not.
+    pub(super) fn listed_of_host(&self) -> Sums {
+        self.sum(|space| !space.is_gpus())
+    }
+
+    /// Of one kind.
+    pub(super) const fn of(&self, space: Space) -> &Sums {
+        &self.0[space as usize]
     }
 
     /// The sum of the host's memory that the process holds.
@@ -101,22 +105,17 @@ impl Spaces {
     }
 
     /// What is outstanding of each.
-    pub(super) const fn held(&self) -> BySpace {
-        BySpace {
-            heap: self.held_of(Space::Heap),
-            custom: self.held_of(Space::Custom),
-            python_arena: self.held_of(Space::PythonArena),
-            python_pool: self.held_of(Space::PythonPool),
-        }
+    pub(super) fn held(&self) -> BySpace {
+        BySpace::from_fn(|space| Held {
+            live_bytes: self.of(space).live_bytes(),
+            live_blocks: self.of(space).live_blocks(),
+        })
     }
+}
 
-    const fn held_of(&self, space: Space) -> Held {
-        let sums = &self.0[space as usize];
-        Held {
-            live_bytes: sums.live_bytes(),
-            live_blocks: sums.live_blocks(),
-        }
-    }
+/// A kind of memory by its number, as it is summed up.
+pub(super) fn space_of(number: u8) -> Space {
+    Space::of(number).unwrap_or(Space::Heap)
 }
 
 /// The same totals without contradictions.

@@ -41,6 +41,7 @@ pub(super) fn block(site: SiteKey, address: u64, size_bytes: u64, time_ns: u64) 
         size_bytes,
         time_ns,
         weight: Weight::ONE,
+        unsure: false,
     }
 }
 
@@ -345,6 +346,130 @@ fn an_ended_image_stays_as_it_was_and_its_pid_may_come_back() {
             (2, State::Running, 1)
         ]
     );
+}
+
+fn of_gpu(stack_id: u64, space: Space, device: u8) -> SiteKey {
+    let mut site = key(1, stack_id);
+    site.process.space = space as u8;
+    site.process.device = device;
+    site
+}
+
+#[test]
+fn each_table_is_cut_by_itself_and_kinds_of_gpu_memory_are_never_one_sum() {
+    let settings = Settings {
+        top: 2,
+        ..Settings::default()
+    };
+    let mut tracker = Tracker::new(settings, 0);
+    tracker.begin(SECOND);
+    for (site, bytes) in [
+        (of_gpu(1, Space::Pinned, 1), 900),
+        (of_gpu(2, Space::Device, 1), 100),
+        (of_gpu(3, Space::Device, 2), 200),
+        (of_gpu(4, Space::Tensor, 1), 7),
+        (key(1, 5), 50),
+        (key(1, 6), 60),
+        (key(1, 7), 40),
+    ] {
+        tracker.add_totals(site, &totals(1, bytes, 0, 0));
+    }
+    let snapshot = tracker.finish(by_stack);
+    // By bytes a device's memory comes before the host's that is for one.
+    assert_eq!(stacks(&snapshot), [3, 2, 4, 6, 5]);
+    let omitted = &snapshot.omitted;
+    assert_eq!((omitted.sites, omitted.blocks, omitted.bytes), (1, 1, 40));
+    assert_eq!(omitted.gpu.len(), 1);
+    let pinned = omitted.gpu[0];
+    assert_eq!(
+        (pinned.space, pinned.sites, pinned.blocks, pinned.bytes),
+        ("pinned", 1, 1, 900)
+    );
+    assert_eq!(
+        (snapshot.totals.live_bytes, snapshot.images[0].live_bytes),
+        (150, 150)
+    );
+    let places: Vec<_> = snapshot
+        .places
+        .iter()
+        .map(|held| (held.space, held.device, held.live_bytes))
+        .collect();
+    assert_eq!(
+        places,
+        [
+            (Space::Device, Some(0), 100),
+            (Space::Device, Some(1), 200),
+            (Space::Pinned, Some(0), 900),
+            (Space::Tensor, Some(0), 7),
+        ]
+    );
+}
+
+#[test]
+fn blocks_whose_context_may_have_ended_are_said_to_be_unsure() {
+    let mut tracker = Tracker::new(Settings::default(), 0);
+    let site = of_gpu(1, Space::Device, 0);
+    let unsure = |address, size_bytes| LiveBlock {
+        unsure: true,
+        ..block(site, address, size_bytes, 0)
+    };
+    tracker.begin(SECOND);
+    tracker.add_totals(site, &totals(3, 60, 0, 0));
+    tracker.add_block(&block(site, 1, 10, 0));
+    tracker.add_block(&unsure(2, 20));
+    tracker.add_block(&unsure(3, 30));
+    let snapshot = tracker.finish(by_stack);
+    let held = snapshot.sites[0].unsure;
+    assert_eq!((held.live_blocks, held.live_bytes), (2, 50));
+
+    // They stay so when the process has ended, and are never more than there is.
+    let mut freezing = tracker.freeze(1, 0, State::Exited, SECOND);
+    freezing.add_totals(site, &totals(3, 60, 2, 40));
+    for address in 1..4 {
+        freezing.add_block(&unsure(address, 20));
+    }
+    freezing.finish();
+    tracker.begin(2 * SECOND);
+    let snapshot = tracker.finish(by_stack);
+    let site = &snapshot.sites[0];
+    assert_eq!((site.state, site.blocks, site.bytes), (State::Exited, 1, 20));
+    assert_eq!((site.unsure.live_blocks, site.unsure.live_bytes), (1, 20));
+    assert_eq!(snapshot.image_places[0].state, State::Exited);
+}
+
+#[test]
+fn a_record_of_gpu_memory_is_a_block_of_its_space_and_device() {
+    let live = GpuLive {
+        block: Live {
+            size_bytes: 4096,
+            time_ns: 5,
+            stack_id: 7,
+            call: 0x4001,
+            shard: 3,
+            weight: Weight::ONE,
+        },
+        context: 0,
+        holds: 1 << 32,
+        space: Space::VmmHost as u8,
+        device: 2,
+        flags: gpu_flag::UNSURE,
+        pad: [0; 5],
+    };
+    let address = 0x7f00_0000_0000;
+    let mut process = process(1, 0);
+    process.space = leaktrace_common::gpu::Domain::Handle as u8;
+    let key = LiveKey { address, process };
+    let block = LiveBlock::of_gpu(&key, &live).unwrap();
+    assert_eq!(
+        (block.process.space, block.process.device, block.unsure),
+        (Space::VmmHost as u8, 2, true)
+    );
+    assert_eq!((block.stack_id, block.call, block.size_bytes), (7, 0x4001, 4096));
+    let no_memory = GpuLive {
+        flags: gpu_flag::UNCOUNTED,
+        ..live
+    };
+    assert_eq!(LiveBlock::of_gpu(&key, &no_memory), None);
 }
 
 #[test]

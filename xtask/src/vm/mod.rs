@@ -52,6 +52,13 @@ const END: &str = "=== end of report";
 /// The same of the run of Python.
 const BEGIN_PYTHON: &str = "=== Python report";
 const END_PYTHON: &str = "=== end of Python report";
+/// The same of the run with GPU memory.
+const BEGIN_GPU: &str = "=== GPU report";
+const END_GPU: &str = "=== end of GPU report";
+/// What its program keeps: space, blocks, MiB.
+const GPU_KEPT: [(&str, u64, u64); 2] = [("device", 3, 3), ("vmm", 1, 2)];
+/// What it makes in a context that it ends.
+const GPU_CONTEXT_FREED: u64 = 4;
 /// The same of a sampled run.
 const BEGIN_SAMPLED: &str = "=== sampled report";
 const END_SAMPLED: &str = "=== end of sampled report";
@@ -81,6 +88,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let leaktrace = release_binary()?;
     let fixture = initramfs::compile(&workspace().join("xtask/src/vm/leak.c"), &directory.join("leak"))?;
+    let gpu = initramfs::compile(&workspace().join("xtask/src/vm/gpu.c"), &directory.join("gpu"))?;
 
     let commands = if args.run.is_empty() {
         check_commands()
@@ -95,6 +103,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             programs: &[
                 ("leaktrace", &leaktrace),
                 ("leak", &fixture),
+                ("gpu", &gpu),
                 ("python3", &python),
             ],
             files: &files,
@@ -113,6 +122,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             match verify(&serial)
                 .and_then(|()| verify_sampled(&serial))
                 .and_then(|()| verify_python(&serial))
+                .and_then(|()| verify_gpu(&serial))
             {
                 Ok(()) => println!("Linux {version}: the leak was found, exactly"),
                 Err(error) => {
@@ -160,6 +170,8 @@ fn check_commands() -> Vec<String> {
         format!("echo '{BEGIN_SAMPLED}'; cat /sampled; echo; echo '{END_SAMPLED}'"),
         "leaktrace --interval 0 --format json --output /python -- /bin/python3 -S -E /leak.py".to_owned(),
         format!("echo '{BEGIN_PYTHON}'; cat /python; echo; echo '{END_PYTHON}'"),
+        "leaktrace --interval 0 --format json --output /gpu -- /bin/gpu".to_owned(),
+        format!("echo '{BEGIN_GPU}'; cat /gpu; echo; echo '{END_GPU}'"),
     ]
 }
 
@@ -238,6 +250,38 @@ fn verify_python(serial: &str) -> Result<()> {
         stack == PYTHON_STACK,
         "Python: expected the stack {PYTHON_STACK:?}, the report has {stack:?}"
     );
+    ensure_nothing_lost(&report)
+}
+
+/// Whether the report has the GPU memory that was kept, and the rest as given back.
+fn verify_gpu(serial: &str) -> Result<()> {
+    let report = report(serial, BEGIN_GPU, END_GPU)?;
+    let survivors = report["survivors"]
+        .as_array()
+        .context("the report has no `survivors`")?;
+    for (space, blocks, mib) in GPU_KEPT {
+        let kept: Vec<_> = survivors
+            .iter()
+            .filter(|survivor| survivor["space"] == space)
+            .map(|survivor| (&survivor["blocks"], &survivor["bytes"]))
+            .collect();
+        ensure!(
+            kept == [(&Value::from(blocks), &Value::from(mib << 20))],
+            "GPU: expected {blocks} blocks of {mib} MiB at one site of {space} memory, the report has {kept:?}"
+        );
+    }
+    ensure!(
+        report["ledger"]["gpu_context_freed"] == GPU_CONTEXT_FREED,
+        "GPU: {GPU_CONTEXT_FREED} blocks go with their context, the report has {}",
+        report["ledger"]["gpu_context_freed"]
+    );
+    for name in ["gpu_full", "gpu_free_unknown", "free_missed"] {
+        ensure!(
+            report["ledger"][name] == 0,
+            "GPU: {name} is {}",
+            report["ledger"][name]
+        );
+    }
     ensure_nothing_lost(&report)
 }
 
@@ -329,6 +373,27 @@ mod tests {
         };
         python(0).unwrap();
         assert!(python(1).unwrap_err().to_string().contains("expected the stack"));
+    }
+
+    #[test]
+    fn gpu_memory_that_is_off_fails() {
+        let gpu = |blocks: u64, with_context: u64| {
+            let serial = format!(
+                "{BEGIN_GPU}\n{{\"survivors\": [{{\"space\": \"device\", \"blocks\": {blocks}, \"bytes\": 3145728}}, \
+                 {{\"space\": \"vmm\", \"blocks\": 1, \"bytes\": 2097152}}], \"ledger\": {{\"gpu_context_freed\": \
+                 {with_context}, \"gpu_full\": 0, \"gpu_free_unknown\": 0, \"free_missed\": 0, \"live_full\": 0, \
+                 \"live_no_memory\": 0, \"sites_full\": 0, \"threads_full\": 0, \"events_lost\": 0}}}}\n{END_GPU}\n"
+            );
+            verify_gpu(&serial)
+        };
+        gpu(3, 4).unwrap();
+        assert!(gpu(7, 4).unwrap_err().to_string().contains("expected 3 blocks"));
+        assert!(
+            gpu(3, 0)
+                .unwrap_err()
+                .to_string()
+                .contains("go with their context")
+        );
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Cells and sentences of the text: numbers in words.
 
+use leaktrace_common::call::Space;
+
 use super::clean;
 use crate::report::{
     model::{BySpace, Filters, Process, Report, Sampled, State, Survivor, Totals},
@@ -48,16 +50,16 @@ pub(super) fn stands_for(weight: f64) -> String {
 /// What is outstanding of each kind of memory, where it is of more than one.
 pub(super) fn by_space(totals: &BySpace) -> Option<String> {
     let kinds = [
-        ("heap", totals.heap),
-        ("custom", totals.custom),
-        ("python arenas", totals.python_arena),
+        ("heap", totals.of(Space::Heap)),
+        ("custom", totals.of(Space::Custom)),
+        ("python arenas", totals.of(Space::PythonArena)),
     ];
     let mut parts: Vec<String> = kinds
         .iter()
         .filter(|(_, held)| held.live_blocks > 0)
         .map(|(name, held)| format!("{name} {}", size(held.live_bytes)))
         .collect();
-    let pools = totals.python_pool;
+    let pools = totals.of(Space::PythonPool);
     if pools.live_blocks > 0 {
         parts.push(format!("in their pools {}", size(pools.live_bytes)));
     }
