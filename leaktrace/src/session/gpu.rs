@@ -15,6 +15,7 @@ use leaktrace_common::{
 
 use crate::{
     kernel::{gpu::GpuTables, maps::TableError},
+    nvml,
     report::{
         gpu::{
             Failures, Gpu, GpuState, NotTracked, Nvml, NvmlDevice, NvmlProcess, PYTORCH, PlaceSums, Torch,
@@ -32,6 +33,10 @@ const CACHING_ALLOCATOR: &str = "libc10_cuda.so";
 
 /// The calls by which it reserves memory.
 const RESERVING: [&str; 3] = ["cudaMalloc", "cuMemAlloc_v2", "cuMemCreate"];
+
+/// Why the driver's own count is not whole.
+const UNTOLD: &str =
+    "the driver does not tell what a process uses here: a part of a device (MIG), or a container";
 
 /// The kernel side's tables of GPU memory.
 pub(super) trait Tables: Debug {
@@ -403,15 +408,48 @@ pub(super) fn files<'a>(addresses: &'a [u64], mappings: &'a Mappings) -> impl It
         .filter_map(|address| Some(mappings.find(address.wrapping_sub(1))?.name.as_str()))
 }
 
-/// What the driver's management library says, beside what it was seen to hand out: `used` by pid and device, `running` the
-/// processes in question.
-#[expect(dead_code, reason = "asked for by the event loop as soon as the library is")]
-pub(super) fn nvml(
-    used: &[(u32, NvmlDevice)],
-    why: Option<String>,
-    running: &[u32],
-    snapshot: &Snapshot,
-) -> Nvml {
+/// The driver's own count of what processes use, as soon as one uses a GPU.
+#[derive(Debug, Default)]
+pub(super) enum DriverCount {
+    /// Nobody has asked.
+    #[default]
+    Unasked,
+    /// It can be asked.
+    Known(nvml::Nvml),
+    /// There is no driver, or it tells nothing here.
+    Absent,
+}
+
+impl DriverCount {
+    /// What the driver says of these processes, beside what it was seen to hand out; none where it says nothing.
+    pub(super) fn beside(&mut self, pids: &[u32], snapshot: &Snapshot) -> Option<Nvml> {
+        if matches!(self, Self::Unasked) {
+            *self = match nvml::Nvml::load() {
+                Ok(library) => Self::Known(library),
+                Err(why) => {
+                    tracing::info!("{why}");
+                    Self::Absent
+                }
+            };
+        }
+        let Self::Known(library) = self else { return None };
+        let used = library.used(pids).into_iter().map(|used| {
+            let device = NvmlDevice {
+                index: used.device_index,
+                name: used.device_name,
+                used_bytes: used.used_bytes,
+            };
+            (used.pid, device)
+        });
+        let used: Vec<_> = used.collect();
+        let is_silent = used.iter().any(|(_, device)| device.used_bytes.is_none());
+        let why = is_silent.then(|| UNTOLD.to_owned());
+        Some(beside(&used, why, pids, snapshot))
+    }
+}
+
+/// What is used, by pid and device, beside what was seen to be handed out to these running processes.
+fn beside(used: &[(u32, NvmlDevice)], why: Option<String>, running: &[u32], snapshot: &Snapshot) -> Nvml {
     let mut by_process: Vec<NvmlProcess> = Vec::new();
     for &pid in running {
         let devices: Vec<NvmlDevice> = used

@@ -32,6 +32,7 @@ use self::{
     build::{Builder, Sources, Unnamed},
     census::{Censuses, Occasion, Taken},
     child::{Signals, reap},
+    gpu::DriverCount,
     pace::Pace,
     start::Running,
 };
@@ -93,6 +94,8 @@ struct Session<'a> {
     unnamed: Option<Waiting>,
     /// How soon what the rings have is looked at.
     pace: Arc<Pace>,
+    /// What the driver itself says of GPU memory.
+    driver_count: DriverCount,
 }
 
 /// A report without names, and whose they are.
@@ -135,6 +138,7 @@ impl<'a> Session<'a> {
                 .map_err(system("cannot start the thread that counts Python objects"))?,
             unnamed: None,
             pace: Arc::default(),
+            driver_count: DriverCount::default(),
         })
     }
 
@@ -481,7 +485,19 @@ impl<'a> Session<'a> {
                 .as_ref()
                 .map_or(self.config.sample_bytes, |keeper| keeper.largest_mean_bytes),
         };
-        let (report, unnamed) = self.builder.report(&sources, &snapshot, last);
+        let (mut report, unnamed) = self.builder.report(&sources, &snapshot, last);
+        if let Some(gpu) = &mut report.gpu {
+            let users = traced
+                .iter()
+                .filter(|process| process.gpu.probed().next().is_some());
+            let running = users.filter(|process| process.state == State::Running);
+            let pids: Vec<u32> = running.map(|process| process.pid).collect();
+            gpu.nvml = if pids.is_empty() {
+                None
+            } else {
+                self.driver_count.beside(&pids, &snapshot)
+            };
+        }
         meter.begin_interval();
         self.unnamed = Some(Waiting {
             report,
