@@ -72,8 +72,8 @@ pub enum GpuOp {
     Untracked = 26,
     /// `PyTorch` reports a tensor's memory: (address, bytes more or less, bytes allocated, bytes reserved, device).
     Tensor = 27,
-    /// Nothing follows from its return.
-    Nothing = 28,
+    /// The C library's `exit`.
+    Exit = 28,
 }
 
 /// What an identity is one of: the same number may be in use in two of them.
@@ -169,12 +169,6 @@ impl GpuCookie {
     #[inline(always)]
     pub const fn op(self) -> u8 {
         (self.0 >> OP_SHIFT) as u8
-    }
-
-    /// The same call, from whose return nothing follows.
-    #[must_use]
-    pub const fn without_op(self) -> Self {
-        Self(self.0 & !(0xff << OP_SHIFT) | (GpuOp::Nothing as u64) << OP_SHIFT)
     }
 
     /// Whether it is this.
@@ -321,17 +315,9 @@ pub struct Context {
 pub struct GpuProcess {
     /// Contexts that have been seen and have not ended.
     pub contexts: u64,
-}
-
-/// Where the C library's `exit` is in a process image: a context that ends inside it ends with the process, whose memory
-/// is then reported as live at exit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct ExitCode {
-    /// Its first byte.
-    pub begin: u64,
-    /// Behind its last byte.
-    pub end: u64,
+    /// Not 0 once it has called the C library's `exit`: a context that ends from then on ends with the process, whose
+    /// memory is reported as live at exit.
+    pub exits: u64,
 }
 
 /// Key of failures: of one call, from one stack, with one result.

@@ -10,10 +10,7 @@ use aya_ebpf::{
 use leaktrace_common::{
     config::{FILTER_WORDS, LIVE_TIER_FIRST, LIVE_TIERS_MAX, LiveTiers},
     counter::Counter,
-    gpu::{
-        Context, ExitCode, GpuErrorKey, GpuErrors, GpuKey, GpuLive, GpuProcess, GpuThread, Mapping,
-        TorchTotals,
-    },
+    gpu::{Context, GpuErrorKey, GpuErrors, GpuKey, GpuLive, GpuProcess, GpuThread, Mapping, TorchTotals},
     key::{LiveKey, Process, SiteKey},
     python::{INTERPRETERS, Interpreter, NewPart, PythonPart, PythonThread},
     record::{Control, HIT_SLOTS, Hits, Live, Site, Thread, Tracked},
@@ -142,10 +139,6 @@ pub static GPU_CONTEXTS: HashMap<GpuKey, Context, 16_384, GROWS> = HashMap::new(
 /// What is known of process images that use a GPU.
 #[btf_map]
 pub static GPU_PROCESSES: HashMap<Process, GpuProcess, 65_536, GROWS> = HashMap::new();
-
-/// Where their `exit` is. User space's.
-#[btf_map]
-pub static GPU_EXITS: HashMap<Process, ExitCode, 65_536, GROWS> = HashMap::new();
 
 /// State of threads that call CUDA, by tid, beside that in THREADS.
 #[btf_map]

@@ -9,15 +9,13 @@ use leaktrace_common::{
     counter::Counter,
     gpu::{Context, Domain, GpuKey, GpuLive, GpuProcess, NO_DEVICE, device_code, gpu_flag},
     key::Process,
-    record::Thread,
-    stack::FRAMES_MAX,
 };
 
 use super::{live, thread::context_key};
 use crate::{
     atomic,
     counter::bump,
-    maps::{GPU_CONTEXTS, GPU_EXITS, GPU_LIVE, GPU_PROCESSES},
+    maps::{GPU_CONTEXTS, GPU_LIVE, GPU_PROCESSES},
 };
 
 /// The device of a context; [`NO_DEVICE`] if that is not known.
@@ -64,7 +62,10 @@ fn image(process: Process) -> Option<*mut GpuProcess> {
     if let Some(image) = GPU_PROCESSES.get_ptr_mut(process) {
         return Some(image);
     }
-    let new = GpuProcess { contexts: 0 };
+    let new = GpuProcess {
+        contexts: 0,
+        exits: 0,
+    };
     let _exists_or_full: Result<(), i32> = GPU_PROCESSES.insert(process, new, u64::from(BPF_NOEXIST));
     GPU_PROCESSES.get_ptr_mut(process)
 }
@@ -114,27 +115,27 @@ pub fn release(process: Process, device: u64) {
                 ((*primary).references, (*primary).context)
             };
             if left == 0 {
-                end(process, context, code, true);
+                end(process, context, code);
             }
         }
-        _ => end(process, 0, code, false),
+        _ => empty(process, 0, code, false),
     }
 }
 
-/// A device's primary context is ended.
+/// A device's primary context is emptied, and goes on under the same handle.
 #[inline(always)]
 pub fn reset(process: Process, device: u64) {
     // SAFETY: a copy of a word.
     let known = unsafe { GPU_CONTEXTS.get(primary_key(process, device)) };
     let context = known.map_or(0, |primary| primary.context);
-    end(process, context, device_code(device as i64), true);
+    empty(process, context, device_code(device as i64), true);
 }
 
 /// A context is ended.
 #[inline(always)]
 pub fn destroy(process: Process, context: u64) {
     note(process, context, NO_DEVICE);
-    end(process, context, device_of(process, context), true);
+    end(process, context, device_of(process, context));
 }
 
 /// What the loop over all records works on.
@@ -147,10 +148,28 @@ struct Ending {
     is_certain: bool,
 }
 
+/// A context is gone, with what is in it.
+#[inline(always)]
+fn end(process: Process, context: u64, device: u8) {
+    empty(process, context, device, true);
+    if context != 0
+        && GPU_CONTEXTS.remove(context_key(process, context)).is_ok()
+        && let Some(image) = GPU_PROCESSES.get_ptr_mut(process)
+    {
+        // SAFETY: as in `note`.
+        unsafe { atomic::add(&raw mut (*image).contexts, 1_u64.wrapping_neg()) };
+    }
+}
+
+/// What is in a context is freed, or is marked where that is not certain.
 #[inline(never)]
-fn end(process: Process, context: u64, device: u8, is_certain: bool) {
-    // SAFETY: a copy of a word.
-    let contexts = unsafe { GPU_PROCESSES.get(process) }.map_or(0, |image| image.contexts);
+fn empty(process: Process, context: u64, device: u8, is_certain: bool) {
+    // SAFETY: a copy of two words.
+    let image = unsafe { GPU_PROCESSES.get(process) };
+    if image.is_some_and(|image| image.exits != 0) {
+        return;
+    }
+    let contexts = image.map_or(0, |image| image.contexts);
     let mut ending = Ending {
         process,
         context,
@@ -169,12 +188,6 @@ fn end(process: Process, context: u64, device: u8, is_certain: bool) {
             0,
         )
     };
-    if context != 0 && is_certain && GPU_CONTEXTS.remove(context_key(process, context)).is_ok() {
-        if let Some(image) = GPU_PROCESSES.get_ptr_mut(process) {
-            // SAFETY: as in `note`.
-            unsafe { atomic::add(&raw mut (*image).contexts, 1_u64.wrapping_neg()) };
-        }
-    }
 }
 
 /// What becomes of one record when a context ends.
@@ -215,25 +228,11 @@ unsafe extern "C" fn outlived(
     0
 }
 
-/// Whether the stack that a thread has just been walked for leads through the C library's `exit`.
+/// The process has called `exit`: what ends now ends with it.
 #[inline(always)]
-pub fn is_exiting(process: Process, thread: &Thread) -> bool {
-    // SAFETY: a copy of two words that user space writes together.
-    let Some(code) = (unsafe { GPU_EXITS.get(process) }) else {
-        return false;
-    };
-    let (begin, end) = (code.begin, code.end);
-    let frames = (&raw const thread.stack.frames).cast::<u64>();
-    for index in 0..FRAMES_MAX {
-        if index >= thread.stack.len as usize {
-            return false;
-        }
-        // SAFETY: below the array's length.
-        let address = unsafe { *frames.add(index) };
-        // A return address lies behind its call.
-        if address > begin && address <= end {
-            return true;
-        }
+pub fn note_exit(process: Process) {
+    if let Some(image) = image(process) {
+        // SAFETY: a map's value, an aligned u64 that is only ever set to this.
+        unsafe { core::ptr::write_volatile(&raw mut (*image).exits, 1) };
     }
-    false
 }

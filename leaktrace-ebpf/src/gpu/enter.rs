@@ -47,6 +47,10 @@ pub fn enter(ctx: &ProbeContext) -> u32 {
         bump(Counter::GpuUntracked);
         return SKIP_RETURN;
     }
+    if cookie.is(GpuOp::Exit) {
+        context::note_exit(process);
+        return SKIP_RETURN;
+    }
     let mut report = None;
     let mut owner = cookie;
     let mut stack_id = 0;
@@ -90,16 +94,11 @@ pub fn enter(ctx: &ProbeContext) -> u32 {
             stack_id = gpu.runtime.call.stack_id;
         }
         // Of a call of the runtime that allocates nothing there is none.
-        wants_stack = (cookie.allocates() && stack_id == 0) || may_end_with_process(cookie);
+        wants_stack = cookie.allocates() && stack_id == 0;
     }
     // The one place where a stack is walked: the verifier looks at the walk for each.
-    let mut exits = false;
     if wants_stack {
         stack_id = stack::capture(ctx, state).id;
-        if may_end_with_process(cookie) {
-            exits = context::is_exiting(process, state);
-            stack_id = 0;
-        }
     }
     if let Some(tensor) = report {
         torch::came(process, &tensor, cookie, stack_id);
@@ -114,12 +113,7 @@ pub fn enter(ctx: &ProbeContext) -> u32 {
     }
     begin(&mut gpu.driver, &place, cookie, owner, stack_id, &arguments);
     gpu.driver.within = u32::from(within);
-    let pending = &mut gpu.driver;
-    if exits {
-        // Nothing is done at its return.
-        pending.call.cookie = GpuCookie(pending.call.cookie).without_op().0;
-    }
-    look_ahead(pending, process, cookie);
+    look_ahead(&mut gpu.driver, process, cookie);
     KEEP_RETURN
 }
 
@@ -130,12 +124,6 @@ fn trampoline(state: &mut Thread) -> u64 {
         state.trampoline = stack::trampoline().unwrap_or(0);
     }
     state.trampoline
-}
-
-/// A context that ends inside `exit` ends with the process.
-#[inline(always)]
-fn may_end_with_process(cookie: GpuCookie) -> bool {
-    cookie.is(GpuOp::PrimaryRelease) || cookie.is(GpuOp::PrimaryReset)
 }
 
 #[inline(always)]

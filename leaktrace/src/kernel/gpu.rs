@@ -1,12 +1,9 @@
 //! What the kernel side knows of GPU memory, as user space reads and purges it. Must not know what is made of it.
 
-use std::{
-    ops::Range,
-    os::fd::{AsFd as _, OwnedFd},
-};
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use leaktrace_common::{
-    gpu::{Context, ExitCode, GpuErrorKey, GpuErrors, GpuKey, GpuLive, Mapping, TorchTotals},
+    gpu::{Context, GpuErrorKey, GpuErrors, GpuKey, GpuLive, Mapping, TorchTotals},
     key::Process,
 };
 
@@ -23,7 +20,6 @@ pub struct GpuTables {
     mappings: OwnedFd,
     contexts: OwnedFd,
     processes: OwnedFd,
-    exits: OwnedFd,
     errors: OwnedFd,
     torch: OwnedFd,
 }
@@ -37,7 +33,6 @@ impl GpuTables {
             mappings: kernel.map("GPU_MAPPINGS")?,
             contexts: kernel.map("GPU_CONTEXTS")?,
             processes: kernel.map("GPU_PROCESSES")?,
-            exits: kernel.map("GPU_EXITS")?,
             errors: kernel.map("GPU_ERRORS")?,
             torch: kernel.map("TORCH_TOTALS")?,
         })
@@ -73,10 +68,13 @@ impl GpuTables {
         self.purge::<Mapping>(&self.mappings, "GPU_MAPPINGS", tgid, image)?;
         self.purge::<Context>(&self.contexts, "GPU_CONTEXTS", tgid, image)?;
         self.purge::<TorchTotals>(&self.torch, "TORCH_TOTALS", tgid, image)?;
-        for (table, name) in [(&self.processes, "GPU_PROCESSES"), (&self.exits, "GPU_EXITS")] {
-            sys::map_delete(table.as_fd(), &image_key(tgid, image)).map_err(error(name, "purge"))?;
-        }
-        Ok(())
+        let process = Process {
+            tgid,
+            image,
+            space: 0,
+            device: 0,
+        };
+        sys::map_delete(self.processes.as_fd(), &process).map_err(error("GPU_PROCESSES", "purge"))
     }
 
     fn purge<V: sys::Plain>(
@@ -120,27 +118,5 @@ impl GpuTables {
         })
         .map_err(error("TORCH_TOTALS", "read"))?;
         Ok(all)
-    }
-
-    /// Says where the C library's `exit` is in a process image.
-    ///
-    /// # Errors
-    /// [`TableError`].
-    pub fn set_exit(&self, tgid: u32, image: u16, range: Range<u64>) -> Result<(), TableError> {
-        let code = ExitCode {
-            begin: range.start,
-            end: range.end,
-        };
-        sys::map_update(self.exits.as_fd(), &image_key(tgid, image), &code)
-            .map_err(error("GPU_EXITS", "write"))
-    }
-}
-
-const fn image_key(tgid: u32, image: u16) -> Process {
-    Process {
-        tgid,
-        image,
-        space: 0,
-        device: 0,
     }
 }

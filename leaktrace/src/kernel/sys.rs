@@ -45,7 +45,6 @@ plain!(
     config::LiveTiers,
     event::Event,
     gpu::Context,
-    gpu::ExitCode,
     gpu::GpuErrorKey,
     gpu::GpuErrors,
     gpu::GpuLive,

@@ -275,6 +275,8 @@ pub static ROWS: &[Row] = &[
     row(&["cuGraphAddMemFreeNode"], UNTRACKED).entry_only(),
     row(&["cuImportExternalMemory"], UNTRACKED).entry_only(),
     row(&["cuExternalMemoryGetMappedBuffer"], UNTRACKED).entry_only(),
+    // Not CUDA's: the C library's, of processes that use it. The runtime library ends its contexts from there.
+    row(&["exit"], shape(GpuOp::Exit, Domain::Context, Space::Device)).entry_only(),
     // Contexts: which is a thread's, of which device it is, and its end. Both versions of a name are in use: the
     // runtime library asks for cuDevicePrimaryCtxReset and Release of CUDA 7.0, which are the first ones.
     row(&["cuCtxCreate_v2"], context(GpuOp::ContextCreate, arg(2))),

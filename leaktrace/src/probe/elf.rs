@@ -5,7 +5,6 @@
 //! kernel, nor how functions are found and judged: that is `finder`.
 
 use std::fs::File;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use leaktrace_common::call::{CallId, Cookie, Shape};
@@ -95,9 +94,8 @@ pub struct Scan {
     pub segments: Vec<Segment>,
     /// Where it tells debuggers of what it maps, if it is a dynamic linker.
     pub linker: Option<Linker>,
-    /// Of a C library: the addresses of the function by which a program ends and within which what it has registered for
-    /// its end is called, in the object's own numbering.
-    pub exit: Option<Range<u64>>,
+    /// Of a C library: `exit`, within which what a program has registered for its end is called.
+    pub exit: Option<Function>,
 }
 
 impl Scan {
@@ -139,7 +137,8 @@ impl Scan {
     /// The same, to look at.
     pub fn all_functions(&self) -> impl Iterator<Item = &Function> {
         let beside = self.arenas.functions.iter().chain(&self.pools.functions);
-        self.functions.iter().chain(beside).chain(&self.gpu.functions)
+        let gpu = self.gpu.functions.iter().chain(&self.exit);
+        self.functions.iter().chain(beside).chain(gpu)
     }
 
     /// Moves every probe to the entry of its function, for tests.

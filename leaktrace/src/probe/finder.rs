@@ -57,11 +57,7 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
         let mut gpu = gpu::Found::default();
         let in_libc = is_libc(scan.soname.as_deref());
         self.image.for_each_function(|symbol| {
-            self.consider_gpu(&symbol, &mut gpu);
-            if in_libc && symbol.name == b"exit" {
-                let extent = self.extent_of(symbol.address, symbol.size_bytes);
-                scan.exit.get_or_insert(extent.start..extent.end);
-            }
+            self.consider_gpu(&symbol, in_libc, &mut gpu);
             if let Some(candidate) = self.candidate(&symbol) {
                 match Gear::of(candidate.shape.space) {
                     Gear::Heap => self.consider(&symbol, candidate, &mut found),
@@ -72,7 +68,7 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
             }
         })?;
         self.note_missing(&mut found);
-        scan.gpu = self.judge_gpu(gpu);
+        (scan.gpu, scan.exit) = self.judge_gpu(gpu);
         // Apart from each other: malloc maps memory, and is not covered for it.
         scan.arenas = self.judge(arenas, in_libc);
         if scan.python.runtime().is_some() {

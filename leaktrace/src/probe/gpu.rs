@@ -4,7 +4,10 @@
 //! They are judged by themselves: none covers another, since a call of the runtime library and the driver's inside it
 //! are both wanted, and all can be left by a return alone. Must not know processes or the kernel.
 
-use leaktrace_common::call::{Arg, Op, ResultIn, Shape, Space};
+use leaktrace_common::{
+    call::{Arg, Op, ResultIn, Shape, Space},
+    gpu::GpuOp,
+};
 use object::ReadRef;
 
 use super::{
@@ -33,11 +36,12 @@ struct Candidate {
 pub(super) struct Found {
     candidates: Vec<Candidate>,
     skipped: Vec<Skipped>,
+    exit: Option<Candidate>,
 }
 
 impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
-    /// Takes a symbol up if the table names it. What the user has named is the user's.
-    pub(super) fn consider_gpu(&self, symbol: &FunctionSymbol<'d>, found: &mut Found) {
+    /// Takes a symbol up if the table names it. What the user has named is the user's, and `exit` is the C library's.
+    pub(super) fn consider_gpu(&self, symbol: &FunctionSymbol<'d>, in_libc: bool, found: &mut Found) {
         let Some((rank, row)) = cuda::find_indexed(symbol.name) else {
             return;
         };
@@ -46,17 +50,24 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
             return;
         }
         let name = String::from_utf8_lossy(symbol.name).into_owned();
-        let reason = if symbol.indirect {
+        let reason = if symbol.indirect && row.shape.op != GpuOp::Exit {
             Reason::Indirect
         } else if let Some(offset) = self.image.code_offset(symbol.address) {
-            found.candidates.push(Candidate {
+            let candidate = Candidate {
                 symbol: name,
                 rank,
                 row,
                 address: symbol.address,
                 size_bytes: symbol.size_bytes,
                 offset,
-            });
+            };
+            if row.shape.op != GpuOp::Exit {
+                found.candidates.push(candidate);
+            } else if in_libc {
+                found.exit.get_or_insert(candidate);
+            }
+            return;
+        } else if row.shape.op == GpuOp::Exit {
             return;
         } else {
             Reason::NotCode
@@ -67,11 +78,12 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
         });
     }
 
-    /// What of it is probed: one function an address.
-    pub(super) fn judge_gpu(&self, found: Found) -> Group {
+    /// What of it is probed: one function an address; and `exit`.
+    pub(super) fn judge_gpu(&self, found: Found) -> (Group, Option<Function>) {
         let Found {
             mut candidates,
             mut skipped,
+            exit,
         } = found;
         // Of two symbol tables one may have lost the size.
         candidates.sort_by(|a, b| {
@@ -102,7 +114,8 @@ impl<'d, R: ReadRef<'d>> Finder<'_, 'd, R> {
         functions.sort_by_key(|function| function.offset);
         skipped.sort_by(|a, b| a.function.cmp(&b.function));
         skipped.dedup();
-        Group { functions, skipped }
+        let exit = exit.map(|candidate| self.gpu_function(&candidate));
+        (Group { functions, skipped }, exit)
     }
 
     fn gpu_function(&self, candidate: &Candidate) -> Function {

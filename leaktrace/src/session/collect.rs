@@ -150,25 +150,6 @@ impl Collector {
         self.gpu.as_ref()
     }
 
-    /// Tells the kernel side where `exit` is in processes that use a GPU.
-    ///
-    /// # Errors
-    /// [`TableError`].
-    pub(super) fn tell_exits(&mut self, traced: &TracedSet) -> Result<(), TableError> {
-        let Some(gpu) = &mut self.gpu else { return Ok(()) };
-        let users = traced
-            .iter()
-            .filter(|process| process.state == State::Running && process.gpu.probed().next().is_some());
-        for process in users {
-            if !gpu.has_exit(process.pid, process.image())
-                && let Some(exit) = traced.exit_of(process.pid)
-            {
-                gpu.set_exit(&exit)?;
-            }
-        }
-        Ok(())
-    }
-
     /// Has the code objects of Python frames read.
     pub(super) fn read_code(&mut self, resolver: Resolver) {
         self.resolver = Some(resolver);

@@ -3,10 +3,7 @@
 //!
 //! Must not know which functions are probed for it, nor how its numbers are shown.
 
-use std::{
-    collections::{HashMap, HashSet},
-    fmt::Debug,
-};
+use std::{collections::HashMap, fmt::Debug};
 
 use leaktrace_common::{
     gpu::{GpuErrorKey, GpuErrors, GpuKey, GpuLive, TorchTotals},
@@ -24,7 +21,6 @@ use crate::{
         model::State,
     },
     symbol::mappings::Mappings,
-    traced::gpu::Exit,
     track::{FrozenId, Image, ImagePlace, LiveBlock, PlaceTotals, SiteRef, Snapshot},
 };
 
@@ -68,12 +64,6 @@ pub(super) trait Tables: Debug {
     /// # Errors
     /// [`TableError`].
     fn torch(&self) -> Result<Vec<(GpuKey, TorchTotals)>, TableError>;
-
-    /// Says where the C library's `exit` is in an image.
-    ///
-    /// # Errors
-    /// [`TableError`].
-    fn set_exit(&self, exit: &Exit) -> Result<(), TableError>;
 }
 
 impl Tables for GpuTables {
@@ -96,10 +86,6 @@ impl Tables for GpuTables {
 
     fn torch(&self) -> Result<Vec<(GpuKey, TorchTotals)>, TableError> {
         Self::torch(self)
-    }
-
-    fn set_exit(&self, exit: &Exit) -> Result<(), TableError> {
-        Self::set_exit(self, exit.pid, exit.image, exit.range.clone())
     }
 }
 
@@ -133,8 +119,6 @@ pub(super) struct GpuMemory {
     failed: Vec<Failed>,
     /// The images that are gone and of which something is kept, by pid and number; of a pid that came back the last.
     ended: HashMap<(u32, u16), FrozenId>,
-    /// The images of which the kernel side knows where `exit` is.
-    with_exit: HashSet<(u32, u16)>,
 }
 
 /// What a process image leaves besides blocks.
@@ -160,23 +144,7 @@ impl GpuMemory {
             said_ended: Vec::new(),
             failed: Vec::new(),
             ended: HashMap::new(),
-            with_exit: HashSet::new(),
         }
-    }
-
-    /// Whether the kernel side knows where `exit` is in an image.
-    pub(super) fn has_exit(&self, tgid: u32, image: u16) -> bool {
-        self.with_exit.contains(&(tgid, image))
-    }
-
-    /// Tells it: a context that ends inside `exit` ends with its process, and frees nothing.
-    ///
-    /// # Errors
-    /// [`TableError`].
-    pub(super) fn set_exit(&mut self, exit: &Exit) -> Result<(), TableError> {
-        self.tables.set_exit(exit)?;
-        self.with_exit.insert((exit.pid, exit.image));
-        Ok(())
     }
 
     /// Reads everything; hands each living block to `each`. `runs` says whether a pid runs that image.
@@ -275,7 +243,6 @@ impl GpuMemory {
 
     /// Keeps what an image has left, under the number of its end.
     pub(super) fn keep(&mut self, left: Left, tgid: u32, image: u16, state: State, id: FrozenId) {
-        self.with_exit.remove(&(tgid, image));
         if !left.is_something() {
             return;
         }

@@ -58,10 +58,6 @@ impl Tables for Fake {
     fn torch(&self) -> Result<Vec<(GpuKey, TorchTotals)>, TableError> {
         Ok(self.0.borrow().torch.clone())
     }
-
-    fn set_exit(&self, _exit: &Exit) -> Result<(), TableError> {
-        Ok(())
-    }
 }
 
 fn process(tgid: u32) -> Process {

@@ -381,7 +381,6 @@ impl<'a> Session<'a> {
         let Running {
             traced, collector, ..
         } = &mut self.running;
-        collector.tell_exits(traced)?;
         Ok(collector.finish_stacks(traced)?)
     }
 

@@ -168,7 +168,6 @@ pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
     }
     if let Some(gpu) = gpu {
         collector.follow_gpu(gpu);
-        collector.tell_exits(&traced)?;
     }
     if let Some(resolver) = resolver {
         collector.read_code(resolver);

@@ -4,7 +4,7 @@
 //!
 //! Must not know which functions these are, nor what they do.
 
-use std::{collections::BTreeSet, ops::Range};
+use std::collections::BTreeSet;
 
 use super::{process::Traced, set::TracedSet};
 use crate::{
@@ -40,8 +40,10 @@ pub struct Gpu {
     probed: BTreeSet<ObjectId>,
     /// Those that cannot be probed: said once.
     refused: BTreeSet<ObjectId>,
-    /// The image of which [`TracedSet::take_exits`] has told.
-    told: Option<u16>,
+    /// C libraries whose `exit` is not probed: as long as nothing else is.
+    c_libraries: BTreeSet<ObjectId>,
+    /// All C libraries so far.
+    met: BTreeSet<ObjectId>,
 }
 
 impl Gpu {
@@ -50,33 +52,23 @@ impl Gpu {
         self.probed.iter().copied()
     }
 
-    /// Another program runs.
-    pub(super) const fn replace_image(&mut self) {
-        self.told = None;
-    }
-
     /// No probe is in place any more.
     pub(super) fn release(&mut self) {
         self.placed.clear();
         self.refused.clear();
+        self.c_libraries.clear();
+        self.met.clear();
     }
-}
-
-/// Where the C library's `exit` is in an image of a process.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Exit {
-    /// The process.
-    pub pid: u32,
-    /// Number of its image.
-    pub image: u16,
-    /// Addresses in it.
-    pub range: Range<u64>,
 }
 
 impl TracedSet {
     /// Probes what an object has of it in a process that maps it, once. Whether memory may have gone unseen until now. An
     /// object that cannot be probed is left out, and the report says so.
     pub(super) fn probe_gpu(&mut self, traced: &mut Traced, object: ObjectId, scan: &Scan) -> bool {
+        if scan.exit.is_some() && self.catalog.follows_gpu() && traced.gpu.met.insert(object) {
+            traced.gpu.c_libraries.insert(object);
+            self.place_exits(traced);
+        }
         if scan.gpu.functions.is_empty() {
             return false;
         }
@@ -145,6 +137,7 @@ impl TracedSet {
             Ok(links) => {
                 traced.keep(object, Gear::Gpu, None, links);
                 traced.gpu.placed.insert(object);
+                self.place_exits(traced);
                 true
             }
             Err(error) => {
@@ -160,47 +153,23 @@ impl TracedSet {
         }
     }
 
-    /// Where the C library's `exit` is in the image that a process runs now; `None` as long as no C library is mapped of
-    /// which that is known.
-    pub fn exit_of(&self, pid: u32) -> Option<Exit> {
-        let traced = self.processes.get(&pid)?;
-        let image = traced.image();
-        let (_, mappings) = traced.of_image(image);
-        mappings
-            .iter()
-            .filter(|mapping| mapping.executable)
-            .find_map(|mapping| {
-                let scan = self.catalog.scan(mapping.object?)?;
-                let exit = scan.exit.clone()?;
-                let offset = scan.offset_of_address(exit.start)?;
-                let start = mapping
-                    .start
-                    .checked_add(offset.checked_sub(mapping.file_offset)?)?;
-                let end = start.checked_add(exit.end.checked_sub(exit.start)?)?;
-                (start < mapping.end).then_some(Exit {
-                    pid,
-                    image,
-                    range: start..end,
-                })
-            })
-    }
-
-    /// Those of all processes that were not told of by the last calls: of new ones, of new images, of images that have
-    /// mapped their C library since.
-    pub fn take_exits(&mut self) -> Vec<Exit> {
-        let untold = |traced: &&Traced| traced.gpu.told != Some(traced.image());
-        let pids: Vec<u32> = self
-            .processes
-            .values()
-            .filter(untold)
-            .map(|traced| traced.pid)
-            .collect();
-        let exits: Vec<Exit> = pids.into_iter().filter_map(|pid| self.exit_of(pid)).collect();
-        for exit in &exits {
-            if let Some(traced) = self.processes.get_mut(&exit.pid) {
-                traced.gpu.told = Some(exit.image);
+    /// Probes `exit` of the C libraries of a process that uses a GPU, or may: what ends from there on ends with the
+    /// process.
+    fn place_exits(&self, traced: &mut Traced) {
+        if traced.gpu.placed.is_empty() {
+            return;
+        }
+        for object in std::mem::take(&mut traced.gpu.c_libraries) {
+            let Some(exit) = self.catalog.scan(object).and_then(|scan| scan.exit.clone()) else {
+                continue;
+            };
+            let path = self.catalog.usable_path(object).unwrap_or_default();
+            match self.attacher.attach(&path, traced.pid, &[exit]) {
+                Ok(links) => traced.keep(object, Gear::Gpu, None, links),
+                Err(error) => {
+                    tracing::warn!("GPU memory that lives at exit may be reported as freed: {error}")
+                }
             }
         }
-        exits
     }
 }
