@@ -5,7 +5,9 @@
 
 use std::{collections::BTreeMap, ffi::OsStr};
 
-use nvml_wrapper::{Device, enums::device::UsedGpuMemory, error::NvmlError, struct_wrappers::device::ProcessInfo};
+use nvml_wrapper::{
+    Device, enums::device::UsedGpuMemory, error::NvmlError, struct_wrappers::device::ProcessInfo,
+};
 
 /// The name by which the driver's packages and container tools provide it: without the `.1` it belongs to the
 /// development files.
@@ -122,10 +124,7 @@ mod tests {
     const PROCESSES: &str = "0:4242:1048576 0:77:4096 0:77:8192 0:5:1 1:77: 1:5:1";
 
     fn fake(directory: &Path, options: &[&str]) -> Option<Nvml> {
-        let source = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../tests/programs/gpu/fake_nvml.c"
-        );
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/programs/gpu/fake_nvml.c");
         let library = directory.join(LIBRARY);
         let mut compiler = Command::new("cc");
         compiler
