@@ -28,15 +28,13 @@ FAILS(fail_too_early, CUdeviceptr, cuMemAlloc_v2, CU_NOT_INITIALISED, 4096, cuMe
 ALONE void fail_create(void) {
     CUmemProp prop = {.type = 1, .location = {CU_ON_DEVICE, 0}};
     CUhandle handle;
-    int result = cuMemCreate(&handle, PIB, &prop, 0);
-    gpu_failed("cuMemCreate", "cuMemCreate", result, CU_OUT_OF_MEMORY, PIB);
+    int result = cuMemCreate(&handle, PIB, &prop, 0); gpu_failed("cuMemCreate", "cuMemCreate", result, CU_OUT_OF_MEMORY, PIB);
 }
-/* Twice as much fits, three times does not: the sizes of what failed are of different sizes. */
+/* Of different sizes from one place: all together, and the largest. */
 ALONE void fail_sizes(void) {
     CUdeviceptr p;
     for (uint64_t n = 1; n <= 3; n++) {
-        int result = cuMemAlloc_v2(&p, n << 45);
-        gpu_failed("cuMemAlloc_v2", "cuMemAlloc_v2", result, CU_OUT_OF_MEMORY, n << 45);
+        int result = cuMemAlloc_v2(&p, n << 45); gpu_failed("cuMemAlloc_v2", "cuMemAlloc_v2", result, CU_OUT_OF_MEMORY, n << 45);
     }
 }
 

@@ -51,7 +51,7 @@ static inline void gpu_gave_at(struct gpu_site *site, int result, size_t size) {
     gave(site->site, size);
 }
 
-/* A failed call. */
+/* A failed call. `gpu_failed` stands on its line. */
 struct gpu_error { const char *function, *call, *driver_call; uint64_t code, count, bytes, largest, line; };
 static struct gpu_error gpu_errors[32];
 #define gpu_failed(call, driver_call, result, expected, bytes) gpu_failed_at(__func__, call, driver_call, result, expected, bytes, __LINE__)
