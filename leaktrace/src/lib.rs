@@ -13,6 +13,7 @@ pub mod doctor;
 pub mod error;
 pub mod kernel;
 pub mod launch;
+pub mod nvml;
 pub mod overhead;
 pub mod probe;
 pub mod python;

@@ -57,6 +57,8 @@ pub enum Layer {
 pub enum Runtime {
     /// As `libcudart.so.12`.
     Shared,
+    /// The same, compiled so that it jumps into the driver where that is the last thing it does.
+    SharedJumping,
     /// Linked in; most of its functions are local symbols.
     Static,
     /// Linked in, without symbols of its own; the program's are there.
@@ -84,12 +86,14 @@ pub fn driver() -> PathBuf {
 
 /// `libcudart.so.12`.
 pub fn runtime() -> PathBuf {
+    runtime_with(&[])
+}
+
+fn runtime_with(flags: &[&str]) -> PathBuf {
     let runtime = Fixture::gpu("fake_runtime").named("libcudart.so.12");
     let runtime = runtime.flags(&RUNTIME_FLAGS).flags(&["-DSHARED", "-shared"]);
-    runtime
-        .flags(&["-Wl,-soname,libcudart.so.12"])
-        .build()
-        .expect(NO_GCC)
+    let runtime = runtime.flags(&["-Wl,-soname,libcudart.so.12"]).flags(flags);
+    runtime.build().expect(NO_GCC)
 }
 
 /// The same, to be linked in.
@@ -145,8 +149,11 @@ impl Rig {
     /// # Errors
     /// When binutils are not on this machine.
     pub fn runtime(name: &str, runtime: Runtime) -> Result<Self, Missing> {
-        if runtime == Runtime::Shared {
-            let shared = self::runtime();
+        if let Runtime::Shared | Runtime::SharedJumping = runtime {
+            let shared = match runtime {
+                Runtime::SharedJumping => runtime_with(&["-foptimize-sibling-calls"]),
+                _ => self::runtime(),
+            };
             let program = Fixture::gpu(name).linked(&[text(&shared)]).build().expect(NO_GCC);
             return Ok(Self::new(program, &[&driver(), &shared]));
         }
@@ -156,7 +163,7 @@ impl Rig {
         match runtime {
             Runtime::StaticNameless => rig.strip(&["--wildcard", "--strip-symbol=cuda*"])?,
             Runtime::StaticStripped => rig.strip(&["--strip-all"])?,
-            Runtime::Shared | Runtime::Static => {}
+            Runtime::Shared | Runtime::SharedJumping | Runtime::Static => {}
         }
         Ok(rig)
     }
@@ -496,5 +503,12 @@ impl<'a> Expected<'a> {
             assert_eq!(found["pid"], self.truth.pid, "{error}\n{}", self.summary(report));
         }
         assert_eq!(seen.len(), errors.len(), "failed calls\n{}", self.summary(report));
+        let failed: u64 = errors.iter().filter_map(|error| error["count"].as_u64()).sum();
+        assert_eq!(
+            report.ledger("failed"),
+            failed,
+            "ledger.failed\n{}",
+            self.summary(report)
+        );
     }
 }

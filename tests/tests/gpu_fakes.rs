@@ -58,6 +58,7 @@ fn programs_over_the_runtime_library() {
     runs(&lives, &modes);
     for runtime in [
         Runtime::Shared,
+        Runtime::SharedJumping,
         Runtime::Static,
         Runtime::StaticNameless,
         Runtime::StaticStripped,

@@ -53,6 +53,11 @@ fn every_call_of_a_shared_library() {
 }
 
 #[test]
+fn every_call_of_a_library_that_jumps_into_the_driver() {
+    every_call(Runtime::SharedJumping, Layer::Outermost);
+}
+
+#[test]
 fn every_call_of_a_library_that_is_linked_in() {
     every_call(Runtime::Static, Layer::Outermost);
 }

@@ -13,6 +13,7 @@ mod ci;
 mod debian;
 mod dist;
 mod ebpf;
+mod gpu_accept;
 mod process;
 mod test;
 mod vm;
@@ -46,6 +47,8 @@ enum Command {
     Vm(vm::Args),
     /// Measure, and print a table for docs/overhead.md
     Bench(bench::Args),
+    /// Check on a GPU what the tests show on a fake driver, and write a table for docs/cuda.md
+    GpuAccept(gpu_accept::Args),
     /// Put the program, its manual page and its completions into target/dist
     Dist,
 }
@@ -67,6 +70,7 @@ fn delegate(command: &Command) -> Result<()> {
         Command::Ci => ci::run(),
         Command::Vm(args) => vm::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::GpuAccept(args) => gpu_accept::run(args),
         Command::Dist => dist::run(),
     }
 }

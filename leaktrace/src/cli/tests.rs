@@ -198,7 +198,7 @@ const REFUSALS: &[(&str, &str)] = &[
     ),
     (
         "leaktrace -p 1 --no-gpu --gpu-reservations",
-        "--gpu-reservations and --no-gpu do not go together: leave one out",
+        "--no-gpu and --gpu-reservations do not go together: leave one out",
     ),
     (
         "leaktrace -p 0",

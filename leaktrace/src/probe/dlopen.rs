@@ -9,7 +9,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     io::Read as _,
-    os::unix::ffi::OsStrExt as _,
+    os::{fd::AsRawFd as _, unix::ffi::OsStrExt as _},
     path::{Path, PathBuf},
 };
 
@@ -29,7 +29,7 @@ const DEFAULT_FOLDERS: &[&str] = &[
 /// A file that may be meant.
 #[derive(Debug)]
 pub struct Candidate {
-    /// Its path as the process sees it.
+    /// Its path as `/proc/PID/maps` will have it once it is mapped, links resolved.
     pub path: PathBuf,
     /// Open for reading.
     pub file: File,
@@ -55,9 +55,9 @@ pub fn candidates(pid: u32, name: &str, beside: &[&str]) -> Vec<Candidate> {
         .chain(in_folders(beside));
     let mut found: Vec<Candidate> = Vec::new();
     for path in paths {
-        if found.iter().all(|known| known.path != path)
-            && let Some(file) = root.open(&path)
-        {
+        let Some(file) = root.open(&path) else { continue };
+        let path = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or(path);
+        if found.iter().all(|known| known.path != path) {
             found.push(Candidate { path, file });
         }
     }

@@ -1,5 +1,5 @@
-//! What functions are probed for, each in a group of its own: heap allocators everywhere, arenas and pools where there
-//! is a Python interpreter. Must not know how functions are found.
+//! What functions are probed for, each in a group of its own: heap allocators and GPU memory everywhere, arenas
+//! and pools where there is a Python interpreter. Must not know how functions are found.
 
 use leaktrace_common::call::Space;
 

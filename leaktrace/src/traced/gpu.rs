@@ -50,6 +50,11 @@ impl Gpu {
         self.probed.iter().copied()
     }
 
+    /// Another program runs.
+    pub(super) const fn replace_image(&mut self) {
+        self.told = None;
+    }
+
     /// No probe is in place any more.
     pub(super) fn release(&mut self) {
         self.placed.clear();

@@ -209,6 +209,7 @@ impl Traced {
         self.exe = None;
         self.refused = false;
         self.python.replace_image();
+        self.gpu.replace_image();
         let image = Image {
             comm,
             mappings: Mappings::new(),

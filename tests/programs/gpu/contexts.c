@@ -81,12 +81,15 @@ static void run_two(void) {
 
 static CUcontext early[2];
 
-/* Two contexts from before anybody looked; what the thread makes in the one that is its current one may be either's. */
+/* Two contexts from before anybody looked: what the thread has made in its current one may be either's, until it says
+ * which one it uses. */
 static void run_unsure(void) {
     gpu_device = NO_DEVICE;
     second_alloc(1000), second_alloc(1000), second_async(3000);
-    must(cuCtxSetCurrent(early[0]));
     gpu_device = ANY_DEVICE;
+    must(cuCtxPushCurrent_v2(early[1]));
+    first_managed(6000);
+    must(cuCtxSetCurrent(early[0]));
     first_alloc(5000);
     must(cuCtxDestroy_v2(early[0]));
     first_alloc_site.frees = 1, first_alloc_site.freed_bytes = 5000;

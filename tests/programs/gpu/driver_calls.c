@@ -78,7 +78,7 @@ ALONE CUmipmappedArray leak_mipmap(size_t n) {
 }
 GPU_GIVES(leak_mipmap, CUmipmappedArray, cuMipmappedArrayDestroy(p))
 
-/* Other processes' memory: of no size, and one address for each opening of it. */
+/* Other processes' memory: of no size here. */
 static CUipcHandle handle_of(char key) {
     CUipcHandle handle = {{0}};
     handle.bytes[0] = key;
@@ -90,14 +90,27 @@ GPU_GIVES(leak_ipc, CUdeviceptr, cuIpcCloseMemHandle(p))
 GPU_TAKES(leak_ipc_v2, cuIpcOpenMemHandle_v2, FAKE_IPC, CUdeviceptr, cuIpcOpenMemHandle_v2(p, handle_of(key++), 1) + (int)n)
 GPU_GIVES(leak_ipc_v2, CUdeviceptr, cuIpcCloseMemHandle(p))
 
+GPU_TAKES(leak_pool_import, cuMemPoolImportPointer, FAKE_IPC, CUdeviceptr, cuMemPoolImportPointer(p, pool, NULL) + (int)n)
+GPU_GIVES(leak_pool_import, CUdeviceptr, cuMemFree_v2(p))
+
+/* Opened once more it is the same address, which lives until it is closed as often. */
+ALONE void opened_again(void) {
+    CUdeviceptr p = leak_ipc(0), same;
+    char of = key - 1;
+    if (cuIpcOpenMemHandle_v2(&same, handle_of(of), 1) != 0 || same != p) truth_fail("another address");
+    if (cuIpcCloseMemHandle(p) != 0) truth_fail("close");
+    p = leak_ipc(0), of = key - 1;
+    if (cuIpcOpenMemHandle_v2(&same, handle_of(of), 1) != 0 || same != p) truth_fail("another address");
+    if (cuIpcCloseMemHandle(p) != 0) truth_fail("close");
+    leak_ipc_free(p, 0);
+}
+
 #define RUN(name, size)                                                                            \
     for (int i = 0; i < 3; i++) name(size);                                                        \
     for (int i = 0; i < 2; i++) name##_free(name(size), size);
 
-/* Taken back as memory is, and none of this process's. */
-ALONE void no_memory_of_ours(void) {
-    CUdeviceptr p;
-    if (cuMemPoolImportPointer(&p, pool, NULL) != 0 || cuMemFree_v2(p) != 0) truth_fail("import");
+/* No event at all. */
+ALONE void nothing(void) {
     if (cuMemFree_v2(0) != 0 || cuMemPoolTrimTo(pool, 0) != 0) truth_fail("free of nothing");
 }
 
@@ -146,7 +159,9 @@ int main(int argc, char **argv) {
     RUN(leak_mipmap, MIPMAP)
     RUN(leak_ipc, 0)
     RUN(leak_ipc_v2, 0)
-    no_memory_of_ours();
+    RUN(leak_pool_import, 0)
+    opened_again();
+    nothing();
     untracked();
     if (cuMemPoolDestroy(pool) != 0) truth_fail("pool"); /* frees nothing */
     tell_gpu_truth();

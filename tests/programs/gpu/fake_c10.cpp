@@ -8,8 +8,8 @@
 namespace c10 {
 
 EXPORTED void reportMemoryUsageToProfiler(void *address, int64_t bytes, total_t, total_t, Device) {
-    /* A profiler that does not like this one: nothing is left undone by it. */
-    if (address == (void *)0x1 && bytes == 0) throw std::runtime_error("profiler");
+    /* A profiler that does not like this one. */
+    if (address == (void *)0x1000 && bytes > 0) throw std::runtime_error("profiler");
 }
 
 } // namespace c10

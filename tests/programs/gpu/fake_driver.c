@@ -100,8 +100,8 @@ void fake_gpu_count(enum fake_gpu_space space, uint64_t *blocks, uint64_t *bytes
     pthread_mutex_lock(&fake_lock);
     for (struct record *record = records; record < records + record_count; record++) {
         if (record->kind == UNUSED || record->space != space) continue;
-        *blocks += record->kind == IPC ? record->references : 1;
-        *bytes += record->kind == IPC ? 0 : record->size;
+        *blocks += 1;
+        *bytes += space == FAKE_IPC ? 0 : record->size;
     }
     pthread_mutex_unlock(&fake_lock);
 }
@@ -450,14 +450,14 @@ static CUresult default_pool(CUmemoryPool *pool, CUdevice device) {
 CUresult cuDeviceGetDefaultMemPool(CUmemoryPool *pool, CUdevice device) { LOCKED(default_pool(pool, device)); }
 
 /* An address of another process's memory, which cuMemFree_v2 takes back. */
-static CUresult new_foreign_address(CUdeviceptr *p) {
+static CUresult new_foreign_address(CUdeviceptr *p, enum fake_gpu_space space) {
     CUresult ready = fake_ready();
     if (ready != CU_OK) return ready;
     *p = fake_take_number(&foreign, 1 << 21);
-    fake_add(MEMORY, FAKE_OTHER, *p, 0);
+    fake_add(MEMORY, space, *p, 0);
     return CU_OK;
 }
-CUresult cuMemPoolImportPointer(CUdeviceptr *p, CUmemoryPool pool, void *data) { (void)pool, (void)data; LOCKED(new_foreign_address(p)); }
+CUresult cuMemPoolImportPointer(CUdeviceptr *p, CUmemoryPool pool, void *data) { (void)pool, (void)data; LOCKED(new_foreign_address(p, FAKE_IPC)); }
 
 /* -- what leaktrace does not follow */
 
@@ -475,7 +475,7 @@ CUresult cuGraphAddMemFreeNode(CUgraphNode *node, CUgraph graph, const CUgraphNo
 CUresult cuImportExternalMemory(CUexternalMemory *memory, const CUexternalDesc *desc) { (void)desc; LOCKED(new_object((uint64_t *)memory, EXTERNAL)); }
 CUresult cuExternalMemoryGetMappedBuffer(CUdeviceptr *p, CUexternalMemory memory, const CUexternalBuffer *buffer) {
     (void)memory, (void)buffer;
-    LOCKED(new_foreign_address(p));
+    LOCKED(new_foreign_address(p, FAKE_OTHER));
 }
 CUresult cuDestroyExternalMemory(CUexternalMemory memory) { LOCKED(take_back(EXTERNAL, (uint64_t)memory, CU_INVALID_HANDLE)); }
 

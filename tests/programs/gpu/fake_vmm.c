@@ -49,16 +49,16 @@ CUresult cuMemCreate(CUhandle *handle, size_t n, const CUmemProp *prop, unsigned
 }
 
 /* A handle without memory of this process. */
-static CUresult create_foreign(CUhandle *handle) {
+static CUresult create_foreign(CUhandle *handle, enum fake_gpu_space space) {
     CUresult ready = fake_ready();
     if (ready != CU_OK) return ready;
     *handle = fake_take_number(&handles, 8);
-    fake_add(HANDLE, FAKE_OTHER, *handle, 0)->size = 0;
+    fake_add(HANDLE, space, *handle, 0);
     return CU_OK;
 }
 CUresult cuMulticastCreate(CUhandle *handle, const CUmulticastProp *prop) {
     (void)prop;
-    LOCKED(create_foreign(handle));
+    LOCKED(create_foreign(handle, FAKE_OTHER));
 }
 
 /* Memory lives as long as there is either a reference or a mapping. */
@@ -104,7 +104,7 @@ CUresult cuMemExportToShareableHandle(void *shareable, CUhandle handle, unsigned
 }
 static CUresult import_handle(CUhandle *handle, uint64_t os_handle) {
     struct record *record = fake_find(HANDLE, os_handle);
-    if (record == NULL) return create_foreign(handle);
+    if (record == NULL) return create_foreign(handle, FAKE_IPC);
     record->references++;
     *handle = record->id;
     return CU_OK;
@@ -117,7 +117,7 @@ CUresult cuMemImportFromShareableHandle(CUhandle *handle, void *os_handle, unsig
 static CUresult map(CUdeviceptr p, size_t n, size_t offset, CUhandle handle) {
     struct record *record = fake_find(HANDLE, handle), *other = NULL;
     if (record == NULL || record->references == 0 || n == 0 || n % GRAIN != 0) return CU_INVALID_VALUE;
-    if (record->space != FAKE_OTHER && offset + n > record->size) return CU_INVALID_VALUE;
+    if (record->size > 0 && offset + n > record->size) return CU_INVALID_VALUE;
     bool inside = false;
     while ((other = fake_each(other, RESERVED)) != NULL) inside |= p >= other->id && p + n <= other->id + other->size;
     while ((other = fake_each(other, MAPPING)) != NULL) inside &= p + n <= other->id || p >= other->id + other->size;

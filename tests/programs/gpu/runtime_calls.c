@@ -49,6 +49,9 @@ static cudaIpcHandle handle = {{1}};
 CUDA_TAKES(leak_ipc, cudaIpcOpenMemHandle, cuIpcOpenMemHandle_v2, FAKE_IPC, void *, (handle.bytes[0]++, cudaIpcOpenMemHandle(p, handle, 1) + (int)n))
 GPU_GIVES(leak_ipc, void *, cudaIpcCloseMemHandle(p))
 
+CUDA_TAKES(leak_pool_import, cudaMemPoolImportPointer, cuMemPoolImportPointer, FAKE_IPC, void *, cudaMemPoolImportPointer(p, pool, NULL) + (int)n)
+GPU_GIVES(leak_pool_import, void *, cudaFree(p))
+
 #define RUN(name, size)                                                                            \
     for (int i = 0; i < 3; i++) name(size);                                                        \
     for (int i = 0; i < 2; i++) name##_free(name(size), size);
@@ -57,15 +60,13 @@ static void must(int result) {
     if (result != 0) truth_fail("a call of the runtime library failed");
 }
 
-/* Calls of the runtime library that the driver hears nothing of, or that are no memory of ours. */
+/* Calls of the runtime library that the driver hears nothing of. */
 ALONE void no_memory(void) {
     void *p = &p;
     must(cudaMalloc(&p, 0));
     if (p != NULL) truth_fail("something of nothing");
     must(cudaFree(NULL));
     must(cudaFreeHost(NULL));
-    must(cudaMemPoolImportPointer(&p, pool, NULL));
-    must(cudaFree(p));
 }
 
 static void all(void) {
@@ -86,6 +87,7 @@ static void all(void) {
     RUN(leak_pool, 13000)
     RUN(leak_pool_ptsz, 14000)
     RUN(leak_ipc, 0)
+    RUN(leak_pool_import, 0)
     no_memory();
     must(cudaMemPoolDestroy(pool));
 }

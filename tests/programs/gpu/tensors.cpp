@@ -6,7 +6,7 @@
 
 /* A tensor at a site of its own. That is not the driver's memory: it is compared with what the allocator says. */
 #define TENSORS(name)                                                                              \
-    SITE(name, "reportMemoryUsageToProfiler");                                                     \
+    SITE(name, "tensor");                                                     \
     extern "C" ALONE void *name(size_t n, int device) {                                            \
         void *tensor = fake_torch::allocate(n, device); took(&name##_site, tensor, fake_torch::block_bytes(n));            \
         return tensor;                                                                             \
@@ -53,16 +53,26 @@ static void oom() {
     large_gone(large(64 * MIB, 0), 64 * MIB);
 }
 
-/* An exception through the probed function itself. */
+/* An exception through the probed function itself, each time that a tensor is reported; that it goes is reported well. */
+SITE(reported, "tensor");
+extern "C" ALONE void reported(int64_t bytes) {
+    size_t now = fake_torch::allocated(0) + (bytes > 0 ? size_t(bytes) : 0);
+    c10::reportMemoryUsageToProfiler((void *)0x1000, bytes, now, fake_torch::reserved(0), {1, 0});
+}
+
 static void throws() {
     int caught = 0;
     keep(5 * MIB, 0);
     for (int i = 0; i < 20; i++) {
         try {
-            c10::reportMemoryUsageToProfiler((void *)0x1, 0, fake_torch::allocated(0), fake_torch::reserved(0), {1, 0});
+            reported(512);
         } catch (const std::runtime_error &) {
             caught++;
         }
+        truth_add(&reported_site.allocs, 1);
+        truth_add(&reported_site.alloc_bytes, 512);
+        reported(-512);
+        gave(&reported_site, 512);
     }
     fact("caught", caught);
     /* The host's memory is none of a GPU's. */

@@ -152,9 +152,17 @@ ALONE void remap(void) {
     map(p, 4 * MIB2, leak(4 * MIB2));
 }
 
-/* One's own memory through another process's hands is one more reference; another's is none of ours. */
+/* Another process's: of no size here. */
+GPU_SITE(foreign, "cuMemImportFromShareableHandle", "cuMemImportFromShareableHandle", FAKE_IPC);
+ALONE CUhandle foreign(uintptr_t number) {
+    CUhandle handle;
+    int result = cuMemImportFromShareableHandle(&handle, (void *)number, 1); gpu_took(foreign, result, 0);
+    return handle;
+}
+
+/* One's own memory through another process's hands is one more reference; another's is none of our bytes. */
 ALONE void import(void) {
-    CUhandle handle = given_back(MIB2), same, foreign;
+    CUhandle handle = given_back(MIB2), same, other;
     CUdeviceptr p = reserve(2 * MIB2);
     int number = 0;
     must(cuMemExportToShareableHandle(&number, handle, 1, 0));
@@ -165,10 +173,11 @@ ALONE void import(void) {
     must(cuMemExportToShareableHandle(&number, handle, 1, 0));
     must(cuMemImportFromShareableHandle(&same, (void *)(intptr_t)number, 1));
     must(cuMemRelease(handle));
-    must(cuMemImportFromShareableHandle(&foreign, (void *)(intptr_t)0x777777, 1));
-    map(p, MIB2, foreign);
-    must(cuMemUnmap(p, MIB2));
-    must(cuMemRelease(foreign));
+    other = foreign(0x777777);
+    map(p, MIB2, other);
+    must(cuMemRelease(other));
+    LAST(foreign, 0, cuMemUnmap(p, MIB2));
+    foreign(0x777778);
 }
 
 /* Given back like memory, and none; the number of the handle is memory's next. */
