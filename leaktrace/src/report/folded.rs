@@ -94,6 +94,25 @@ mod tests {
     }
 
     #[test]
+    fn each_kind_of_gpu_memory_has_a_root_of_its_own() {
+        let mut out = Vec::new();
+        Folded { native: false }.render(&sample::gpu(), &mut out).unwrap();
+        let lines = String::from_utf8(out).unwrap();
+        let roots: Vec<&str> = lines
+            .lines()
+            .map(|line| &line[..line.find("server-").or_else(|| line.find("worker-")).unwrap()])
+            .collect();
+        assert_eq!(
+            roots,
+            ["[device];cuda:0;", "[pinned];cuda:1;", "[tensor];cuda:0;", "", ""]
+        );
+        assert!(
+            lines.starts_with("[device];cuda:0;server-4242;load_weights;cudaMalloc 41943040\n"),
+            "{lines}"
+        );
+    }
+
+    #[test]
     fn plumbing_is_shown_when_asked_for() {
         let line = folded(true);
         assert!(line.starts_with("server-4242;Py_RunMain;<lambda>"), "{line}");

@@ -24,8 +24,46 @@ impl Renderer for Json {
 
 #[cfg(test)]
 mod tests {
+    use leaktrace_common::call::Space;
+
     use super::*;
     use crate::report::sample;
+
+    #[test]
+    fn gpu_memory_is_there_kind_by_kind() {
+        let rendered = |report: &Report| -> serde_json::Value {
+            let mut out = Vec::new();
+            Json { pretty: false }.render(report, &mut out).unwrap();
+            serde_json::from_slice(&out).unwrap()
+        };
+        let report = rendered(&sample::gpu());
+        let survivor = &report["survivors"][0];
+        assert_eq!(
+            (&survivor["device"], &survivor["reserved_by"]),
+            (&0.into(), &"PyTorch".into())
+        );
+        assert_eq!(survivor.get("unsure"), None);
+        assert_eq!(report["survivors"][1]["unsure"]["why"], "context destroyed");
+        let by_space = report["totals"]["by_space"].as_object().unwrap();
+        assert_eq!(by_space.len(), Space::ALL.len());
+        assert_eq!(by_space["tensor"]["live_blocks"], 6);
+        let gpu = &report["gpu"];
+        assert_eq!(
+            (&gpu["state"], &gpu["spaces"][1]["device"]),
+            (&"followed".into(), &1.into())
+        );
+        assert_eq!(gpu["torch"][0]["outside_bytes"], 8 << 20);
+        assert_eq!(gpu["errors"][0]["name"], "out of memory");
+        assert_eq!(gpu["nvml"]["processes"][0]["devices"][0]["index"], 3);
+        assert_eq!(gpu["not_tracked"]["calls"], 2);
+        assert_eq!(report["omitted"]["gpu"][0]["space"], "device");
+
+        let report = rendered(&sample::report());
+        assert!(report["gpu"].is_null());
+        for name in ["device", "reserved_by", "unsure"] {
+            assert_eq!(report["survivors"][0].get(name), None);
+        }
+    }
 
     #[test]
     fn all_frames_are_there_and_say_what_they_are() {

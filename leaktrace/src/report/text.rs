@@ -47,7 +47,7 @@ impl Renderer for Text {
         page.skipped(report)?;
         page.warnings(&report.warnings)?;
         page.stacks(report)?;
-        page.ledger(&report.ledger)
+        page.ledger(report)
     }
 }
 
@@ -407,8 +407,9 @@ impl Page<'_> {
         })
     }
 
-    fn ledger(&mut self, ledger: &BTreeMap<&'static str, u64>) -> io::Result<()> {
-        let entries = ordered(ledger);
+    fn ledger(&mut self, report: &Report) -> io::Result<()> {
+        let mut entries = ordered(&report.ledger);
+        entries.retain(|entry| entry.number > 0 || report.gpu.is_some() || !gpu::is_gpus(&entry.line));
         let losses: Vec<_> = entries.iter().filter(|entry| entry.lost()).collect();
         let verdict = match losses.len() {
             0 => self.style.paint(Ink::Good, "nothing lost".to_owned()),

@@ -163,15 +163,7 @@ pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
         Stacks::new(raw, Box::new(parts), config.verify_stacks),
         settings(config),
     );
-    if config.python_pools {
-        collector.follow_pools();
-    }
-    if let Some(gpu) = gpu {
-        collector.follow_gpu(gpu);
-    }
-    if let Some(resolver) = resolver {
-        collector.read_code(resolver);
-    }
+    set_up(&mut collector, config, gpu, resolver);
     Ok(Running {
         traced,
         collector,
@@ -218,6 +210,19 @@ fn python_maps(
         PartTable::new(kernel)?,
         Parts::new(kernel)?,
     ))
+}
+
+/// What is read besides blocks of the heap.
+fn set_up(collector: &mut Collector, config: &Config, gpu: Option<GpuMemory>, resolver: Option<Resolver>) {
+    if config.python_pools {
+        collector.follow_pools();
+    }
+    if let Some(gpu) = gpu {
+        collector.follow_gpu(gpu);
+    }
+    if let Some(resolver) = resolver {
+        collector.read_code(resolver);
+    }
 }
 
 /// What reads of GPU memory, unless that is not to be followed.

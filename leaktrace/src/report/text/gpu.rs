@@ -7,6 +7,7 @@ use leaktrace_common::call::Space;
 use super::{Page, clean, column_widths, process_name, stack};
 use crate::report::{
     gpu::{Failures, Gpu, GpuState, NotTracked, NvmlProcess, PlaceSums, Table, Torch},
+    ledger::Line,
     model::{Report, State, Survivor},
     style::Ink,
     units::{count, counted, duration_ms, growth, size},
@@ -153,6 +154,11 @@ impl Page<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// Whether a line of the ledger says nothing where there is no GPU.
+pub(super) fn is_gpus(line: &Line) -> bool {
+    line.name.starts_with("gpu_") || line.name.starts_with("tensor_")
 }
 
 fn place_cells(place: &PlaceSums) -> [String; 5] {

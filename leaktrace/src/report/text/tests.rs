@@ -22,6 +22,7 @@ fn show() {
     println!("{}", rendered(&sample::sampled(), false, None));
     println!("{}", rendered(&sample::python(), false, None));
     println!("{}", rendered(&sample::python(), true, Some(80)));
+    println!("{}", rendered(&sample::gpu(), false, None));
 }
 
 #[test]
@@ -178,4 +179,132 @@ fn a_process_without_python_lines_says_why() {
     let text = rendered(&report, false, None);
     let line = "\npython 3.13.1 of process 4242: stacks are without Python frames: Python 2.7 is not known\n";
     assert!(text.contains(line), "{text}");
+}
+
+#[test]
+fn each_kind_of_gpu_memory_is_a_line_and_what_pytorch_says_stands_beside_the_driver() {
+    let text = rendered(&sample::gpu(), false, None);
+    let header = "\
+\x20 GPU memory   each kind by itself, and none in the numbers above
+               device  48.0 MiB in 3 blocks  +4.0 KiB/s  cuda:0
+               device  16.0 MiB in 1 block   +4.0 KiB/s  cuda:1
+               pinned   3.0 MiB in 3 blocks  +4.0 KiB/s  cuda:1
+               tensor  30.0 MiB in 6 blocks  +4.0 KiB/s  cuda:0
+  PyTorch cuda:0 allocated 30.0 MiB / reserved 40.0 MiB (last event 1.2 s ago); driver live 48.0 MiB; outside \
+                  PyTorch 8.0 MiB
+  NVML         used by the process 612.0 MiB; driver live 64.0 MiB; 548.0 MiB more: context, modules, what was before \
+                  the attach
+";
+    assert!(text.contains(header), "{text}");
+    assert!(
+        text.contains("  outstanding  1.2 MiB in 1,301 blocks"),
+        "the host's sum is without it: {text}"
+    );
+}
+
+#[test]
+fn survivors_are_in_three_tables_and_say_where_their_memory_is() {
+    let text = rendered(&sample::gpu(), false, None);
+    let titles = ["\nGPU memory\n", "\ntensors\n", "\nhost memory\n"].map(|title| text.find(title).unwrap());
+    assert!(titles.is_sorted(), "{text}");
+    for line in [
+        "\n       cudaMalloc (device memory on cuda:0) in server (4242), reserved by PyTorch's caching allocator\n",
+        "\n       cuMemAllocHost_v2 (pinned memory for cuda:1) in server (4242), 1.0 MiB in 1 block of it: context \
+         destroyed, unsure\n",
+        "\n       reportMemoryUsageToProfiler (tensor memory on cuda:0) in server (4242)\n",
+        "\n       malloc in server (4242)\n",
+        "\nnot shown: 1 site of device memory with 24.0 MiB in 2 blocks (--top 2)\n",
+        "\nnot shown: 12 sites with 40.7 KiB in 66 blocks (--top 2)\n",
+    ] {
+        assert!(text.contains(line), "{line}in\n{text}");
+    }
+    let mut report = sample::gpu();
+    let unsure = report.survivors[1].unsure.as_mut().unwrap();
+    unsure.blocks = 3;
+    report.survivors[1].state = State::Exited;
+    let text = rendered(&report, false, None);
+    assert!(
+        text.contains(" in server (4242), context destroyed, unsure, live at exit\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_failed_is_said_with_its_stack_and_what_is_not_followed_with_its_number() {
+    let mut report = sample::gpu();
+    let text = rendered(&report, false, None);
+    let failed = "\nfailed: cudaMalloc out of memory 3x, largest 20.0 GiB, in server (4242)\n";
+    assert!(text.contains(failed), "{text}");
+    assert!(
+        text.contains(
+            "\nnot tracked: 2 calls of the GPU's driver that make memory which is not followed:\n  cuImportExternalMemory 2x\n"
+        ),
+        "{text}"
+    );
+    let gpu = report.gpu.as_mut().unwrap();
+    let mut other = gpu.errors[0].clone();
+    (other.name, other.code, other.largest_bytes) = (None, 4711, 0);
+    gpu.errors = vec![other; 5];
+    gpu.not_tracked = crate::report::gpu::NotTracked::default();
+    let text = rendered(&report, false, None);
+    assert!(
+        text.contains("\nfailed: cudaMalloc result 4711 3x, in server (4242)\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("\nfailed: 6 calls more from 2 places, all listed by --format json\n"),
+        "{text}"
+    );
+    assert!(!text.contains("not tracked"), "{text}");
+}
+
+#[test]
+fn a_gpu_that_is_waited_for_is_a_line_and_nothing_else() {
+    let mut report = sample::report();
+    let without = rendered(&report, false, None);
+    report.gpu = Some(crate::report::gpu::Gpu::default());
+    let waiting = rendered(&report, false, None);
+    // The ledger has its lines only then.
+    assert!(
+        !without.contains("gpu_") && waiting.contains("gpu_full"),
+        "{without}"
+    );
+    let above = |text: &str| text[..text.find("ledger:").unwrap()].to_owned();
+    let (waiting, without) = (above(&waiting), above(&without));
+    let line = "  GPU memory   no CUDA driver is mapped yet\n";
+    assert!(waiting.contains(line), "{waiting}");
+    assert_eq!(waiting.replace(line, ""), without);
+}
+
+#[test]
+fn a_table_without_sites_says_why() {
+    let mut report = sample::gpu();
+    report.survivors.retain(|survivor| survivor.space == "heap");
+    let text = rendered(&report, false, None);
+    // Only an age or an empty list can hide what is there.
+    assert!(
+        text.contains("\ntensors\nnothing outstanding is older than"),
+        "{text}"
+    );
+    let gpu = report.gpu.as_mut().unwrap();
+    for place in &mut gpu.spaces {
+        (place.live_bytes, place.live_blocks) = (0, 0);
+    }
+    report.omitted.gpu.clear();
+    let text = rendered(&report, false, None);
+    let freed =
+        "\nGPU memory\nnothing outstanding: every block handed out since the attach was freed\n\ntensors\n";
+    assert!(text.contains(freed), "{text}");
+}
+
+#[test]
+fn more_reserved_than_the_driver_was_seen_to_hand_out_was_there_before() {
+    let mut report = sample::gpu();
+    let torch = &mut report.gpu.as_mut().unwrap().torch[0];
+    (torch.driver_live_bytes, torch.outside_bytes, torch.of_all_devices) = (8 << 20, -(32 << 20), true);
+    let text = rendered(&report, false, None);
+    assert!(
+        text.contains("; driver live 8.0 MiB on all devices; reserved before the attach at least 32.0 MiB\n"),
+        "{text}"
+    );
 }
