@@ -72,7 +72,7 @@ uprobe! {
 }
 
 uprobe! {
-    /// A call of CUDA is entered, or a tensor reported.
+    /// A call of CUDA is entered.
     gpu_enter => |ctx| gpu::enter(ctx)
 }
 
@@ -84,6 +84,18 @@ uprobe! {
 uprobe! {
     /// Both of the above as one session.
     gpu_session => |ctx| if registers::at_entry(ctx) { gpu::enter(ctx) } else { gpu::exit(ctx) }
+}
+
+uprobe! {
+    /// A call of CUDA is entered of which nothing else is of interest.
+    gpu_note => |ctx| gpu::note(ctx)
+}
+
+uprobe! {
+    /// A tensor comes or goes. A program of its own and none of a session: those see the return of every process in
+    /// which another tracer's filter keeps them from running (kernel 6.13, kernel/trace/bpf_trace.c:
+    /// `uprobe_multi_link_handler` keeps the return where `uprobe_prog_run` answers 0), and an exception would end it.
+    gpu_tensor => |ctx| gpu::tensor(ctx)
 }
 
 uprobe! {

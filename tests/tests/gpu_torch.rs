@@ -170,6 +170,29 @@ fn an_exception_through_the_probed_function_is_survived() {
     assert_eq!(traced.truth.fact("caught"), 20);
 }
 
+/// The kernel has a probe's program decide whether the return is wanted, and where that does not run, as for a process
+/// that another link is for, the return is probed.
+#[test]
+fn an_exception_is_survived_while_another_process_is_traced() {
+    let Some(rig) = unless_missing(Rig::torch("tensors", Torch::Current)) else {
+        return;
+    };
+    let mut targets = [rig.start(&["throws"]), rig.start(&["throws"])];
+    for target in &mut targets {
+        target.ready();
+    }
+    let run = Leaktrace::attach(&[targets[0].pid(), targets[1].pid()]).start();
+    for target in &mut targets {
+        target.go();
+        assert_eq!(target.truth().fact("caught"), 20);
+    }
+    run.stop().exited_with(0);
+    for mut target in targets {
+        target.go();
+        target.finish_with(0);
+    }
+}
+
 #[test]
 fn the_text_report_tells_totals() {
     let Some(rig) = unless_missing(Rig::torch("tensors", Torch::Current)) else {

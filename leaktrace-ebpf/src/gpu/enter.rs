@@ -8,7 +8,7 @@ use leaktrace_common::{
     record::Thread,
 };
 
-use super::{array, context, handle, live, thread, torch};
+use super::{array, context, handle, live, thread};
 use crate::{
     KEEP_RETURN, SKIP_RETURN, counter::bump, enter::is_under_way, hits, registers, registers::Arguments,
     stack, thread as threads,
@@ -43,19 +43,9 @@ pub fn enter(ctx: &ProbeContext) -> u32 {
     };
     let process = state.process;
     let arguments = Arguments::read(ctx);
-    if cookie.is(GpuOp::Untracked) {
-        bump(Counter::GpuUntracked);
-        return SKIP_RETURN;
-    }
-    if cookie.is(GpuOp::Exit) {
-        context::note_exit(process);
-        return SKIP_RETURN;
-    }
-    let mut report = None;
     let mut owner = cookie;
     let mut stack_id = 0;
     let mut within = false;
-    let wants_stack;
     let Some(gpu) = thread::current() else {
         return SKIP_RETURN;
     };
@@ -64,45 +54,24 @@ pub fn enter(ctx: &ProbeContext) -> u32 {
         instruction: registers::instruction(ctx),
         trampoline: trampoline(state),
     };
-    if cookie.is(GpuOp::ContextSet) {
-        set_context(gpu, process, &arguments);
-        return SKIP_RETURN;
+    let in_driver = nesting(&mut gpu.driver, &place, process);
+    if in_driver != Nesting::Outermost {
+        return part_of(in_driver);
     }
-    if cookie.is(GpuOp::Tensor) {
-        let Some(tensor) = torch::read(&arguments) else {
-            return SKIP_RETURN;
-        };
-        torch::note_totals(process, &tensor, &arguments);
-        if !tensor.is_new() {
-            torch::gone(process, &tensor);
-            return SKIP_RETURN;
+    let in_runtime = nesting(&mut gpu.runtime, &place, process);
+    if in_runtime != Nesting::Outermost {
+        if cookie.is_of_runtime() {
+            return part_of(in_runtime);
         }
-        report = Some(tensor);
-        wants_stack = true;
-    } else {
-        let in_driver = nesting(&mut gpu.driver, &place, process);
-        if in_driver != Nesting::Outermost {
-            return part_of(in_driver);
-        }
-        let in_runtime = nesting(&mut gpu.runtime, &place, process);
-        if in_runtime != Nesting::Outermost {
-            if cookie.is_of_runtime() {
-                return part_of(in_runtime);
-            }
-            within = true;
-            owner = GpuCookie(gpu.runtime.call.cookie);
-            stack_id = gpu.runtime.call.stack_id;
-        }
-        // Of a call of the runtime that allocates nothing there is none.
-        wants_stack = cookie.allocates() && stack_id == 0;
+        within = true;
+        owner = GpuCookie(gpu.runtime.call.cookie);
+        stack_id = gpu.runtime.call.stack_id;
     }
+    // Of a call of the runtime that allocates nothing there is none.
+    let wants_stack = cookie.allocates() && stack_id == 0;
     // The one place where a stack is walked: the verifier looks at the walk for each.
     if wants_stack {
         stack_id = stack::capture(ctx, state).id;
-    }
-    if let Some(tensor) = report {
-        torch::came(process, &tensor, cookie, stack_id);
-        return SKIP_RETURN;
     }
     if cookie.is_of_runtime() {
         begin(&mut gpu.runtime, &place, cookie, owner, stack_id, &arguments);
@@ -209,19 +178,6 @@ fn look_ahead(pending: &mut GpuPending, process: Process, cookie: GpuCookie) {
         // `CUmemAllocationProp`: type and handle types, then the kind of the location and its number.
         pending.args[1] = registers::read_word(pending.args[1].wrapping_add(8)).unwrap_or(0);
     }
-}
-
-/// The thread's context, from its own word or the one that the runtime library has for a device.
-#[inline(always)]
-fn set_context(gpu: &mut GpuThread, process: Process, arguments: &Arguments) {
-    let context = arguments.get(0, 0);
-    let mut device = 0;
-    let runtime = GpuCookie(gpu.runtime.call.cookie);
-    if gpu.runtime.call.sp != 0 && runtime.is(GpuOp::SetDevice) {
-        device = device_code(i64::from(gpu.runtime.call.out_pointer as i32));
-    }
-    context::note(process, context, device);
-    thread::set_context(gpu, context);
 }
 
 /// The thread will use another device: which context that means is said by the driver's call inside, if it is another one.

@@ -1,7 +1,7 @@
 //! Tensors: what `PyTorch`'s allocator reports of each (c10/core/Allocator.h: `reportMemoryUsageToProfiler`, with the address,
 //! the bytes more or less, the totals of the device and the device).
 
-use aya_ebpf::bindings::BPF_ANY;
+use aya_ebpf::{EbpfContext as _, bindings::BPF_ANY, helpers::bpf_get_attach_cookie, programs::ProbeContext};
 use leaktrace_common::{
     call::Space,
     counter::Counter,
@@ -11,13 +11,40 @@ use leaktrace_common::{
 };
 
 use super::live;
-use crate::{config, counter::bump, live::now_ns, maps::TORCH_TOTALS, registers::Arguments};
+use crate::{
+    KEEP_RETURN, config, counter::bump, hits, live::now_ns, maps::TORCH_TOTALS, registers::Arguments, stack,
+    thread as threads,
+};
+
+/// A tensor comes or goes. Always 0: the function can be left by an exception, and its return is none of ours.
+#[inline(always)]
+pub fn tensor(ctx: &ProbeContext) -> u32 {
+    // SAFETY: the helper takes the context of this program.
+    let cookie = GpuCookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
+    hits::entry(cookie.plain());
+    let arguments = Arguments::read(ctx);
+    let Some(report) = read(&arguments) else {
+        return KEEP_RETURN;
+    };
+    let Some(state) = threads::current() else {
+        return KEEP_RETURN;
+    };
+    let process = state.process;
+    note_totals(process, &report, &arguments);
+    if report.bytes < 0 {
+        gone(process, &report);
+    } else if report.bytes > 0 {
+        let stack_id = stack::capture(ctx, state).id;
+        came(process, &report, cookie, stack_id);
+    }
+    KEEP_RETURN
+}
 
 /// `c10::DeviceType::CUDA`.
 const CUDA: u8 = 1;
 
 /// A report.
-pub struct Report {
+struct Report {
     address: u64,
     /// Of a tensor that goes, below 0.
     bytes: i64,
@@ -26,7 +53,7 @@ pub struct Report {
 
 /// What a call reports; none of other devices than GPUs.
 #[inline(always)]
-pub fn read(arguments: &Arguments) -> Option<Report> {
+fn read(arguments: &Arguments) -> Option<Report> {
     // `c10::Device` is two bytes: its type and its number.
     let device = arguments.get(4, 0) as u16;
     if device as u8 != CUDA {
@@ -39,16 +66,9 @@ pub fn read(arguments: &Arguments) -> Option<Report> {
     })
 }
 
-impl Report {
-    /// Whether a tensor comes.
-    pub const fn is_new(&self) -> bool {
-        self.bytes > 0
-    }
-}
-
 /// Notes what the allocator says of the device.
 #[inline(always)]
-pub fn note_totals(process: Process, report: &Report, arguments: &Arguments) {
+fn note_totals(process: Process, report: &Report, arguments: &Arguments) {
     let key = live::key(process, u64::from(report.device), Domain::Tensor as u8);
     // SAFETY: a copy of a word; of two reports at once one may be uncounted.
     let reports = unsafe { TORCH_TOTALS.get(key) }.map_or(0, |totals| totals.reports);
@@ -65,7 +85,7 @@ pub fn note_totals(process: Process, report: &Report, arguments: &Arguments) {
 
 /// A tensor has gone.
 #[inline(always)]
-pub fn gone(process: Process, report: &Report) {
+fn gone(process: Process, report: &Report) {
     let key = live::key(process, report.address, Domain::Tensor as u8);
     let mut record = live::NONE;
     if live::take(&key, &mut record) {
@@ -77,7 +97,7 @@ pub fn gone(process: Process, report: &Report) {
 
 /// A tensor has come.
 #[inline(always)]
-pub fn came(process: Process, report: &Report, cookie: GpuCookie, stack_id: u64) {
+fn came(process: Process, report: &Report, cookie: GpuCookie, stack_id: u64) {
     let size_bytes = report.bytes as u64;
     if config::is_filtered(size_bytes) {
         bump(Counter::FilteredSize);

@@ -41,22 +41,38 @@ pub struct Programs {
     pub free_enter: OwnedFd,
     /// What the dynamic linker calls when it changes what is mapped.
     pub linker_state: OwnedFd,
-    gpu: OnceLock<GpuPrograms>,
+    gpu: [OnceLock<OwnedFd>; GpuProgram::ALL.len()],
     loader: Loader,
 }
 
-/// What is loaded for calls of CUDA.
-#[derive(Debug)]
-pub enum GpuPrograms {
-    /// Entry and return in one; for [`AttachKind::Session`].
-    Session(OwnedFd),
-    /// Each by itself.
-    Pair {
-        /// Entry of a call.
-        enter: OwnedFd,
-        /// Its return.
-        exit: OwnedFd,
-    },
+/// Those for calls of CUDA. Each is loaded when it is first wanted, in a tenth of a second or two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GpuProgram {
+    /// Entry of a call.
+    Enter,
+    /// Its return.
+    Exit,
+    /// Both in one; only for [`AttachKind::Session`].
+    Session,
+    /// Entry of a call of which nothing else is of interest.
+    Note,
+    /// Entry of the function that tensors are reported to.
+    Tensor,
+}
+
+impl GpuProgram {
+    /// All of them.
+    const ALL: [Self; 5] = [Self::Enter, Self::Exit, Self::Session, Self::Note, Self::Tensor];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Enter => "gpu_enter",
+            Self::Exit => "gpu_exit",
+            Self::Session => "gpu_session",
+            Self::Note => "gpu_note",
+            Self::Tensor => "gpu_tensor",
+        }
+    }
 }
 
 /// Which of the uprobe programs.
@@ -70,12 +86,8 @@ pub enum Program {
     AllocSession,
     /// Entry of a free.
     FreeEnter,
-    /// Entry of a call of CUDA.
-    GpuEnter,
-    /// Its return.
-    GpuExit,
-    /// Both in one.
-    GpuSession,
+    /// One for calls of CUDA.
+    Gpu(GpuProgram),
 }
 
 impl Loader {
@@ -138,28 +150,31 @@ impl Programs {
             alloc_session: session.transpose()?,
             free_enter: loader.load_plain("free_enter")?,
             linker_state: loader.load_plain("linker_state")?,
-            gpu: OnceLock::new(),
+            gpu: [const { OnceLock::new() }; GpuProgram::ALL.len()],
             loader,
         })
     }
 
-    /// Those of GPU calls. The first call loads them, in a tenth of a second or two.
+    /// One of those for calls of CUDA.
     ///
     /// # Errors
     /// [`LoadError`].
-    pub fn gpu(&self) -> Result<&GpuPrograms, LoadError> {
-        if let Some(programs) = self.gpu.get() {
-            return Ok(programs);
+    pub fn gpu(&self, program: GpuProgram) -> Result<BorrowedFd<'_>, LoadError> {
+        let slot = &self.gpu[program as usize];
+        if let Some(loaded) = slot.get() {
+            return Ok(loaded.as_fd());
         }
-        let programs = if self.loader.has_sessions() {
-            GpuPrograms::Session(self.loader.load_session("gpu_session")?)
+        let loaded = if program == GpuProgram::Session {
+            self.loader.load_session(program.name())?
         } else {
-            GpuPrograms::Pair {
-                enter: self.loader.load_plain("gpu_enter")?,
-                exit: self.loader.load_plain("gpu_exit")?,
-            }
+            self.loader.load_plain(program.name())?
         };
-        Ok(self.gpu.get_or_init(|| programs))
+        Ok(slot.get_or_init(|| loaded).as_fd())
+    }
+
+    /// Whether entry and return are one program.
+    pub fn has_sessions(&self) -> bool {
+        self.loader.has_sessions()
     }
 
     /// All that are loaded.
@@ -168,14 +183,10 @@ impl Programs {
             .alloc_session
             .as_ref()
             .map(|fd| (Program::AllocSession, fd.as_fd()));
-        let gpu = match self.gpu.get() {
-            Some(GpuPrograms::Session(session)) => [Some((Program::GpuSession, session.as_fd())), None],
-            Some(GpuPrograms::Pair { enter, exit }) => [
-                Some((Program::GpuEnter, enter.as_fd())),
-                Some((Program::GpuExit, exit.as_fd())),
-            ],
-            None => [None, None],
-        };
+        let gpu = GpuProgram::ALL.into_iter().filter_map(|program| {
+            let loaded = self.gpu[program as usize].get()?;
+            Some((Program::Gpu(program), loaded.as_fd()))
+        });
         [
             (Program::AllocEnter, self.alloc_enter.as_fd()),
             (Program::AllocExit, self.alloc_exit.as_fd()),
@@ -183,7 +194,7 @@ impl Programs {
         ]
         .into_iter()
         .chain(session)
-        .chain(gpu.into_iter().flatten())
+        .chain(gpu)
     }
 
     /// The session program, or the entry program where there are no sessions.

@@ -5,10 +5,13 @@
 
 use std::{collections::HashMap, ops::AddAssign};
 
-use leaktrace_common::{call::Op, record::Hits};
+use leaktrace_common::{
+    call::{Op, Space},
+    record::Hits,
+};
 
 use crate::{
-    kernel::programs::Program,
+    kernel::programs::{GpuProgram, Program},
     probe::site::SiteKind,
     traced::slots::{Return, Slot},
 };
@@ -28,8 +31,7 @@ impl ProbeKind {
     /// Of a function; `session` where entry and return are one program.
     pub fn of(slot: &Slot, session: bool) -> Self {
         let (enter, exit) = match (slot.op, slot.exit) {
-            _ if slot.space.is_gpus() && session => (Program::GpuSession, Program::GpuSession),
-            _ if slot.space.is_gpus() => (Program::GpuEnter, Program::GpuExit),
+            _ if slot.space.is_gpus() => of_gpu(slot, session),
             (Op::Free, _) => (Program::FreeEnter, Program::FreeEnter),
             (_, Some(Return::Probe)) if session => (Program::AllocSession, Program::AllocSession),
             _ => (Program::AllocEnter, Program::AllocExit),
@@ -40,6 +42,17 @@ impl ProbeKind {
             exit: slot.exit.map(|by| (by, exit)),
         }
     }
+}
+
+/// The programs of a function of CUDA's, and of those that stand beside them.
+const fn of_gpu(slot: &Slot, session: bool) -> (Program, Program) {
+    let (entry, exit) = match (slot.exit, slot.space) {
+        (None, Space::Tensor) => (GpuProgram::Tensor, GpuProgram::Tensor),
+        (None, _) => (GpuProgram::Note, GpuProgram::Note),
+        (Some(_), _) if session => (GpuProgram::Session, GpuProgram::Session),
+        (Some(_), _) => (GpuProgram::Enter, GpuProgram::Exit),
+    };
+    (Program::Gpu(entry), Program::Gpu(exit))
 }
 
 /// What a trap costs here, an empty program included, in nanoseconds of the target's time.

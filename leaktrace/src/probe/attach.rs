@@ -10,7 +10,7 @@ use std::{
     path::Path,
 };
 
-use leaktrace_common::call::Op;
+use leaktrace_common::call::{Op, Space};
 
 use super::{
     elf::{Function, Returns},
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::kernel::{
     caps::AttachKind,
-    programs::{GpuPrograms, Programs},
+    programs::{GpuProgram, Programs},
     sys::{self, PerfLink, PerfUprobe, Point},
 };
 
@@ -245,30 +245,43 @@ impl Attacher {
             return Ok(links);
         }
         let is_free = |one: &Function| one.shape.op == Op::Free;
-        let place = |points: &[Point], program: &OwnedFd, attach_type: u32, on_return: bool| {
-            self.placement(program.as_fd(), attach_type, on_return)
-                .place(path, pid, points)
+        let place = |wanted: &dyn Fn(&Function) -> bool, (program, attach_type, on_return)| {
+            let points = points(functions, wanted);
+            if points.is_empty() {
+                return Ok(Vec::new());
+            }
+            let program = self.programs.gpu(program).map_err(io::Error::other)?;
+            self.placement(program, attach_type, on_return)
+                .place(path, pid, &points)
         };
-        match self.programs.gpu().map_err(io::Error::other)? {
-            GpuPrograms::Session(session) => {
-                let session =
-                    |points: &[Point]| place(points, session, AttachKind::SESSION_ATTACH_TYPE, false);
-                links.frees = session(&points(functions, is_free))?;
-                links.entries = session(&points(functions, |one| !is_free(one)))?;
-            }
-            GpuPrograms::Pair { enter, exit } => {
-                let multi = self.programs.kind.attach_type_of_multi();
-                let returns = |wanted: &dyn Fn(&Function) -> bool| {
-                    let returns = |one: &Function| one.returns == Returns::Probe && wanted(one);
-                    place(&points(functions, returns), exit, multi, true)
-                };
-                let returns_of_frees = returns(&is_free)?;
-                links.frees = place(&points(functions, is_free), enter, multi, false)?;
-                links.frees.extend(returns_of_frees);
-                links.returns = returns(&|one| !is_free(one))?;
-                links.entries = place(&points(functions, |one| !is_free(one)), enter, multi, false)?;
-            }
+        let programs = &self.programs;
+        let multi = programs.kind.attach_type_of_multi();
+        let session = (GpuProgram::Session, AttachKind::SESSION_ATTACH_TYPE, false);
+        let enter = (GpuProgram::Enter, multi, false);
+        let (frees, returning) = (&is_free, |one: &Function| one.returns == Returns::Probe);
+        let of_frees = |one: &Function| returning(one) && frees(one);
+        let of_others = |one: &Function| returning(one) && !frees(one);
+        if programs.has_sessions() {
+            links.frees = place(&of_frees, session)?;
+            links.entries = place(&of_others, session)?;
+        } else {
+            let exit = (GpuProgram::Exit, multi, true);
+            let returns_of_frees = place(&of_frees, exit)?;
+            links.frees = place(&of_frees, enter)?;
+            links.frees.extend(returns_of_frees);
+            links.returns = place(&of_others, exit)?;
+            links.entries = place(&of_others, enter)?;
         }
+        // By no session, even where there is one: its return probe would be in place for what another tracer's link sees.
+        let is_tensor = |one: &Function| one.shape.space == Space::Tensor;
+        let noted = |one: &Function| !returning(one) && !is_tensor(one);
+        let tensors = |one: &Function| !returning(one) && is_tensor(one);
+        links
+            .entries
+            .extend(place(&noted, (GpuProgram::Note, multi, false))?);
+        links
+            .entries
+            .extend(place(&tensors, (GpuProgram::Tensor, multi, false))?);
         Ok(links)
     }
 

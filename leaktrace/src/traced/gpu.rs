@@ -167,7 +167,7 @@ impl TracedSet {
             match self.attacher.attach(&path, traced.pid, &[exit]) {
                 Ok(links) => traced.keep(object, Gear::Gpu, None, links),
                 Err(error) => {
-                    tracing::warn!("GPU memory that lives at exit may be reported as freed: {error}")
+                    tracing::warn!("GPU memory that lives at exit may be reported as freed: {error}");
                 }
             }
         }
