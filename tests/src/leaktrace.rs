@@ -60,6 +60,9 @@ pub fn require_tracing() {
 /// Runs the suites with one of the kernel's mechanisms instead of the best: `session`, `multi`, `perf`.
 const ATTACH: &str = "LEAKTRACE_TEST_ATTACH";
 
+/// Has every run follow GPU memory from its start, found or not.
+const GPU: &str = "LEAKTRACE_TEST_GPU";
+
 /// Whether the suites run with perf's probes.
 pub fn by_perf() -> bool {
     std::env::var_os(ATTACH).is_some_and(|kind| kind == "perf")
@@ -149,6 +152,13 @@ impl Leaktrace {
             .is_some_and(|option| option.as_encoded_bytes().starts_with(b"-"));
         if let Some(kind) = std::env::var_os(ATTACH).filter(|_| !chosen && traces) {
             command.arg("--attach").arg(kind);
+        }
+        let decided = self
+            .options
+            .iter()
+            .any(|option| option == "--gpu" || option == "--no-gpu");
+        if std::env::var_os(GPU).is_some() && !decided && traces {
+            command.arg("--gpu");
         }
         if !self.command.is_empty() {
             command.arg("--").args(&self.command);

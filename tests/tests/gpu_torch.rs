@@ -186,7 +186,8 @@ fn an_exception_is_survived_while_another_process_is_traced() {
         target.go();
         assert_eq!(target.truth().fact("caught"), 20);
     }
-    run.stop().exited_with(0);
+    let report = run.stop().exited_with(0).report();
+    report.assert_no_losses();
     for mut target in targets {
         target.go();
         target.finish_with(0);

@@ -163,7 +163,10 @@ fn end_to_end(filter: Option<&str>, attach: Option<&str>) -> Result<Vec<String>>
         .env("LEAKTRACE_BIN", release_binary()?)
         .env("LEAKTRACE_SKIP_LOG", &log);
     if let Some(kind) = attach {
-        suite.env("LEAKTRACE_TEST_ATTACH", kind);
+        // And with GPU memory followed, which must not change anything else.
+        suite
+            .env("LEAKTRACE_TEST_ATTACH", kind)
+            .env("LEAKTRACE_TEST_GPU", "1");
         for name in of_mechanism(&workspace().join("tests/tests"))? {
             suite.args(["--test", &name]);
         }

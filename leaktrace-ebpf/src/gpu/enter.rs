@@ -8,7 +8,7 @@ use leaktrace_common::{
     record::Thread,
 };
 
-use super::{array, context, handle, live, thread};
+use super::{context, handle, live, thread};
 use crate::{
     KEEP_RETURN, SKIP_RETURN, counter::bump, enter::is_under_way, hits, registers, registers::Arguments,
     stack, thread as threads,
@@ -151,7 +151,7 @@ fn begin(
 }
 
 /// What has to be looked at before the call does its work: what it gives back, which another thread may have again before
-/// it returns, and what it is told through pointers.
+/// it returns.
 #[inline(always)]
 fn look_ahead(pending: &mut GpuPending, process: Process, cookie: GpuCookie) {
     let identity = pending.call.out_pointer;
@@ -165,18 +165,9 @@ fn look_ahead(pending: &mut GpuPending, process: Process, cookie: GpuCookie) {
         let key = live::key(process, identity, cookie.domain());
         pending.call.old_address = identity;
         pending.call.old_known = handle::let_go(&key, ONE_REFERENCE, &mut pending.taken);
-    } else if cookie.is(GpuOp::Array) {
-        pending.call.size_bytes = array::flat_bytes(pending.args[0]);
-    } else if cookie.is(GpuOp::Array3d) {
-        pending.call.size_bytes = array::deep_bytes(pending.args[0], 1);
-    } else if cookie.is(GpuOp::Mipmap) {
-        pending.call.size_bytes = array::deep_bytes(pending.args[0], pending.args[1] & 0xffff_ffff);
     } else if cookie.is(GpuOp::AllocPitch) {
         // Only for a failure: the width as it was asked for.
         pending.call.size_bytes = pending.args[1].wrapping_mul(pending.args[2]);
-    } else if cookie.is(GpuOp::Create) {
-        // `CUmemAllocationProp`: type and handle types, then the kind of the location and its number.
-        pending.args[1] = registers::read_word(pending.args[1].wrapping_add(8)).unwrap_or(0);
     }
 }
 

@@ -12,7 +12,7 @@ use leaktrace_common::{
     record::Live,
 };
 
-use super::{context, failed, handle, live, thread};
+use super::{array, context, failed, handle, live, thread};
 use crate::{KEEP_RETURN, config, counter::bump, hits, registers, thread as threads};
 
 /// Kinds of `CUmemLocation`.
@@ -78,6 +78,7 @@ fn settle_runtime(gpu: &mut GpuThread, process: Process, code: u32) {
 
 #[inline(always)]
 fn settle_driver(gpu: &mut GpuThread, process: Process, code: u32) {
+    measure(&mut gpu.driver);
     if code != 0 {
         settle_failed(gpu, process, code);
         return;
@@ -96,6 +97,21 @@ fn settle_driver(gpu: &mut GpuThread, process: Process, code: u32) {
         }
         op if op < GpuOp::Untracked as u8 => made(gpu, process, cookie),
         _ => {}
+    }
+}
+
+/// The size of what is told through a pointer. Not at the entry: what the program has not touched before, as a constant of
+/// its own, can be read only after the driver has.
+#[inline(always)]
+fn measure(pending: &mut GpuPending) {
+    let cookie = GpuCookie(pending.call.cookie);
+    let description = pending.args[0];
+    if cookie.is(GpuOp::Array) {
+        pending.call.size_bytes = array::flat_bytes(description);
+    } else if cookie.is(GpuOp::Array3d) {
+        pending.call.size_bytes = array::deep_bytes(description, 1);
+    } else if cookie.is(GpuOp::Mipmap) {
+        pending.call.size_bytes = array::deep_bytes(description, pending.args[1] & 0xffff_ffff);
     }
 }
 
@@ -238,11 +254,14 @@ fn result(pending: &GpuPending, cookie: GpuCookie) -> Option<(u64, u64)> {
 #[inline(always)]
 fn accounted(gpu: &GpuThread, process: Process, cookie: GpuCookie) -> (u8, u8) {
     if cookie.is(GpuOp::Create) {
-        let location = gpu.driver.args[1];
-        if location as u32 == LOCATION_DEVICE {
-            return (Space::Vmm as u8, device_code((location >> 32) as i64));
-        }
-        return (Space::VmmHost as u8, NO_DEVICE);
+        // `CUmemAllocationProp`: type and handle types, then the kind of the location and its number.
+        return match registers::read_word(gpu.driver.args[1].wrapping_add(8)) {
+            Some(location) if location as u32 == LOCATION_DEVICE => {
+                (Space::Vmm as u8, device_code((location >> 32) as i64))
+            }
+            Some(_) => (Space::VmmHost as u8, NO_DEVICE),
+            None => (Space::Vmm as u8, NO_DEVICE),
+        };
     }
     let space = cookie.space();
     if space == Space::Pinned as u8 || space == Space::Registered as u8 || space == Space::Ipc as u8 {

@@ -65,9 +65,9 @@ impl GpuTables {
             }
         })?;
         sys::map_delete_all(self.live.as_fd(), &gone).map_err(error("GPU_LIVE", "purge"))?;
-        self.purge::<Mapping>(&self.mappings, "GPU_MAPPINGS", tgid, image)?;
-        self.purge::<Context>(&self.contexts, "GPU_CONTEXTS", tgid, image)?;
-        self.purge::<TorchTotals>(&self.torch, "TORCH_TOTALS", tgid, image)?;
+        purge::<Mapping>(&self.mappings, "GPU_MAPPINGS", tgid, image)?;
+        purge::<Context>(&self.contexts, "GPU_CONTEXTS", tgid, image)?;
+        purge::<TorchTotals>(&self.torch, "TORCH_TOTALS", tgid, image)?;
         let process = Process {
             tgid,
             image,
@@ -75,23 +75,6 @@ impl GpuTables {
             device: 0,
         };
         sys::map_delete(self.processes.as_fd(), &process).map_err(error("GPU_PROCESSES", "purge"))
-    }
-
-    fn purge<V: sys::Plain>(
-        &self,
-        table: &OwnedFd,
-        name: &'static str,
-        tgid: u32,
-        image: u16,
-    ) -> Result<(), TableError> {
-        let mut gone = Vec::new();
-        sys::map_for_each(table.as_fd(), |key: &GpuKey, _: &V| {
-            if belongs(key.process, tgid, image) {
-                gone.push(*key);
-            }
-        })
-        .map_err(error(name, "read"))?;
-        sys::map_delete_all(table.as_fd(), &gone).map_err(error(name, "purge"))
     }
 
     /// All calls that have failed, of processes that have ended too.
@@ -119,4 +102,21 @@ impl GpuTables {
         .map_err(error("TORCH_TOTALS", "read"))?;
         Ok(all)
     }
+}
+
+/// Takes what is kept of an image out of a table.
+fn purge<V: sys::Plain>(
+    table: &OwnedFd,
+    name: &'static str,
+    tgid: u32,
+    image: u16,
+) -> Result<(), TableError> {
+    let mut gone = Vec::new();
+    sys::map_for_each(table.as_fd(), |key: &GpuKey, _: &V| {
+        if belongs(key.process, tgid, image) {
+            gone.push(*key);
+        }
+    })
+    .map_err(error(name, "read"))?;
+    sys::map_delete_all(table.as_fd(), &gone).map_err(error(name, "purge"))
 }

@@ -382,7 +382,7 @@ pub(super) enum DriverCount {
     #[default]
     Unasked,
     /// It can be asked.
-    Known(nvml::Nvml),
+    Known(Box<nvml::Nvml>),
     /// There is no driver, or it tells nothing here.
     Absent,
 }
@@ -392,7 +392,7 @@ impl DriverCount {
     pub(super) fn beside(&mut self, pids: &[u32], snapshot: &Snapshot) -> Option<Nvml> {
         if matches!(self, Self::Unasked) {
             *self = match nvml::Nvml::load() {
-                Ok(library) => Self::Known(library),
+                Ok(library) => Self::Known(Box::new(library)),
                 Err(why) => {
                     tracing::info!("{why}");
                     Self::Absent

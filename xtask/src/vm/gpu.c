@@ -3,7 +3,8 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#define CALL __attribute__((noinline, visibility("default")))
+/* Called as a library's functions are: with all their arguments. */
+#define CALL __attribute__((noipa))
 enum { MIB = 1 << 20 };
 
 static volatile uint64_t next = 0x7f0000000000;
