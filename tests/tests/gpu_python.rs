@@ -34,7 +34,7 @@ fn the_line_that_keeps_device_memory() {
     let of_gpu: Vec<_> = report
         .survivors()
         .into_iter()
-        .filter(|survivor| survivor.is_gpus())
+        .filter(leaktrace_tests::report::Survivor::is_gpus)
         .collect();
     assert_eq!(of_gpu.len(), 1, "{}", report.summary());
     let kept = &of_gpu[0];
