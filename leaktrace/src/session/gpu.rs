@@ -390,6 +390,9 @@ pub(super) enum DriverCount {
 impl DriverCount {
     /// What the driver says of these processes, beside what it was seen to hand out; none where it says nothing.
     pub(super) fn beside(&mut self, pids: &[u32], snapshot: &Snapshot) -> Option<Nvml> {
+        if pids.is_empty() {
+            return None;
+        }
         if matches!(self, Self::Unasked) {
             *self = match nvml::Nvml::load() {
                 Ok(library) => Self::Known(Box::new(library)),

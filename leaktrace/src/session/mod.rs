@@ -11,6 +11,7 @@ mod keep;
 mod pace;
 mod pools;
 mod python;
+mod reports;
 mod stacks;
 mod start;
 
@@ -29,7 +30,7 @@ use tokio::{
 
 pub use self::child::ChildFate;
 use self::{
-    build::{Builder, Sources, Unnamed},
+    build::{Builder, Unnamed},
     census::{Censuses, Occasion, Taken},
     child::{Signals, reap},
     gpu::DriverCount,
@@ -446,134 +447,6 @@ impl<'a> Session<'a> {
         self.end_census(pid, known, State::Exited);
         Ok(())
     }
-
-    /// Makes a report; it is written when its names are known.
-    fn report(&mut self, ended: &UnboundedSender<u32>, last: bool) -> Result<(), Error> {
-        // A report is of what has happened, not of what has been looked at.
-        self.follow(ended)?;
-        self.measure()?;
-        // While the names are looked up.
-        let (occasion, wait) = if last {
-            (Occasion::LastReport, LAST_CENSUS_WAIT)
-        } else {
-            (Occasion::Report, CENSUS_WAIT)
-        };
-        self.count(occasion);
-        let Running {
-            traced,
-            collector,
-            counters,
-            sideband,
-            meter,
-            keeper,
-            ..
-        } = &mut self.running;
-        traced.refresh_memory();
-        let snapshot = collector.snapshot(traced)?;
-        let budget = keeper
-            .as_mut()
-            .map(|keeper| keeper.budget(&traced.catalog.slots, collector));
-        let sources = Sources {
-            config: self.config,
-            traced,
-            collector,
-            counters,
-            sideband,
-            overhead: costs::overhead(meter, &traced.catalog, keeper.as_ref(), budget),
-            largest_mean_bytes: keeper
-                .as_ref()
-                .map_or(self.config.sample_bytes, |keeper| keeper.largest_mean_bytes),
-        };
-        let (mut report, unnamed) = self.builder.report(&sources, &snapshot, last);
-        if let Some(gpu) = &mut report.gpu {
-            let users = traced
-                .iter()
-                .filter(|process| process.gpu.probed().next().is_some());
-            let running = users.filter(|process| process.state == State::Running);
-            let pids: Vec<u32> = running.map(|process| process.pid).collect();
-            gpu.nvml = if pids.is_empty() {
-                None
-            } else {
-                self.driver_count.beside(&pids, &snapshot)
-            };
-        }
-        meter.begin_interval();
-        self.unnamed = Some(Waiting {
-            report,
-            unnamed,
-            counted_until: Instant::now() + wait,
-        });
-        Ok(())
-    }
-
-    /// Writes the report that is waiting for names, if it has them and what is counted for it.
-    fn write_if_named(&mut self) -> Result<(), Error> {
-        if self.builder.has_names() && self.waits_for_census().is_none() {
-            self.write()?;
-        }
-        Ok(())
-    }
-
-    /// Until when the report that is waiting, which has its names, does so for a census; none if for none.
-    fn waits_for_census(&self) -> Option<Instant> {
-        let limit = self.unnamed.as_ref()?.counted_until;
-        (self.is_counting() && self.builder.has_names() && Instant::now() < limit).then_some(limit)
-    }
-
-    /// Writes the report that is waiting, with the names that it has.
-    fn write(&mut self) -> Result<(), Error> {
-        let Some(Waiting {
-            mut report, unnamed, ..
-        }) = self.unnamed.take()
-        else {
-            return Ok(());
-        };
-        let Running {
-            traced, collector, ..
-        } = &self.running;
-        self.builder.name(&mut report, traced, collector, &unnamed);
-        if let Some(censuses) = &mut self.censuses {
-            report.types = censuses.report(start::sort(self.config.sort), self.config.top);
-        }
-        Ok(self.output.report(&report)?)
-    }
-
-    /// The last report waits a while for debug files that are being fetched and for the last census; a signal ends that.
-    async fn last_report(
-        &mut self,
-        ended: &UnboundedSender<u32>,
-        signals: &mut Signals,
-    ) -> Result<(), Error> {
-        self.write()?;
-        self.report(ended, true)?;
-        // What is left to do needs no probes.
-        self.running.traced.release_all();
-        let limit = Instant::now() + FETCH_WAIT;
-        loop {
-            if self.builder.take_better()
-                && let Some(waiting) = &self.unnamed
-            {
-                let Running {
-                    traced, collector, ..
-                } = &self.running;
-                self.builder.ask(traced, collector, &waiting.unnamed);
-            }
-            let has_names = self.builder.has_names();
-            let late = self.waits_for_census();
-            if has_names && late.is_none() && (self.builder.fetching() == 0 || Instant::now() >= limit) {
-                break;
-            }
-            tokio::select! {
-                biased;
-                _ = signals.next() => break,
-                () = self.builder.answered() => {}
-                taken = next_census(&mut self.censuses) => self.note_census(taken),
-                () = until(late) => {}
-                () = sleep_until(limit), if has_names && late.is_none() => {}
-            }
-        }
-        self.write()
-    }
 }
 
 /// A line on standard error, at any verbosity. Nobody may be there to read it.
@@ -589,13 +462,8 @@ fn async_fd(descriptor: OwnedFd) -> Result<AsyncFd<OwnedFd>, Error> {
 const READ_SOON: Duration = Duration::from_millis(50);
 const READ_LATER: Duration = Duration::from_secs(1);
 
-/// How long the last report waits for debug files from servers.
-const FETCH_WAIT: Duration = Duration::from_secs(10);
-
-/// How long the beginning, a report and the last report wait for censuses that have begun for them.
+/// How long the beginning waits for the census that has begun for it.
 const FIRST_CENSUS_WAIT: Duration = Duration::from_millis(500);
-const CENSUS_WAIT: Duration = Duration::from_millis(300);
-const LAST_CENSUS_WAIT: Duration = Duration::from_secs(2);
 
 /// Reports when a ring has something.
 fn watch_ring(descriptor: OwnedFd, changed: UnboundedSender<()>, pace: Arc<Pace>) -> Result<(), Error> {
