@@ -16,17 +16,22 @@ pub fn note(ctx: &ProbeContext) -> u32 {
     // SAFETY: the helper takes the context of this program.
     let cookie = GpuCookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
     hits::entry(cookie.plain());
+    if cookie.is(GpuOp::ContextSet) {
+        // Both states of a thread are there, or neither: at its end the one tells of the other.
+        if let Some(state) = threads::current()
+            && let Some(gpu) = thread::current()
+        {
+            set_context(gpu, state.process, Arguments::read(ctx).get(0, 0));
+        }
+        return KEEP_RETURN;
+    }
     let Some(process) = threads::current_process() else {
         return KEEP_RETURN;
     };
-    if cookie.is(GpuOp::Untracked) {
-        bump(Counter::GpuUntracked);
-    } else if cookie.is(GpuOp::Exit) {
+    if cookie.is(GpuOp::Exit) {
         context::note_exit(process);
-    } else if cookie.is(GpuOp::ContextSet)
-        && let Some(gpu) = thread::current()
-    {
-        set_context(gpu, process, Arguments::read(ctx).get(0, 0));
+    } else {
+        bump(Counter::GpuUntracked);
     }
     KEEP_RETURN
 }

@@ -68,6 +68,14 @@ impl GpuTables {
         purge::<Mapping>(&self.mappings, "GPU_MAPPINGS", tgid, image)?;
         purge::<Context>(&self.contexts, "GPU_CONTEXTS", tgid, image)?;
         purge::<TorchTotals>(&self.torch, "TORCH_TOTALS", tgid, image)?;
+        self.forget(tgid, image)
+    }
+
+    /// Forgets what is known of a process image that has never made a context: that it has called `exit`.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn forget(&self, tgid: u32, image: u16) -> Result<(), TableError> {
         let process = Process {
             tgid,
             image,

@@ -338,8 +338,12 @@ impl Collector {
                 freezing.add_block(&LiveBlock::new(key, block));
             })?;
         }
-        let left = match self.gpu.as_ref().filter(|_| has_gpu) {
-            Some(gpu) => gpu.take_image(pid, image, |block| freezing.add_block(block))?,
+        let left = match &self.gpu {
+            Some(gpu) if has_gpu => gpu.take_image(pid, image, |block| freezing.add_block(block))?,
+            Some(gpu) => {
+                gpu.forget(pid, image)?;
+                Left::default()
+            }
             None => Left::default(),
         };
         let id = freezing.finish();

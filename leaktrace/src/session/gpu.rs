@@ -53,6 +53,12 @@ pub(super) trait Tables: Debug {
         each: &mut dyn FnMut(&GpuKey, &GpuLive),
     ) -> Result<(), TableError>;
 
+    /// Forgets an image that is gone and has never used a GPU.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    fn forget(&self, tgid: u32, image: u16) -> Result<(), TableError>;
+
     /// Failed calls, of images that are gone too.
     ///
     /// # Errors
@@ -78,6 +84,10 @@ impl Tables for GpuTables {
         each: &mut dyn FnMut(&GpuKey, &GpuLive),
     ) -> Result<(), TableError> {
         Self::take_image(self, tgid, image, each)
+    }
+
+    fn forget(&self, tgid: u32, image: u16) -> Result<(), TableError> {
+        Self::forget(self, tgid, image)
     }
 
     fn errors(&self) -> Result<Vec<(GpuErrorKey, GpuErrors)>, TableError> {
@@ -239,6 +249,14 @@ impl GpuMemory {
             }
         })?;
         Ok(left)
+    }
+
+    /// An image has ended that has not used a GPU.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub(super) fn forget(&self, tgid: u32, image: u16) -> Result<(), TableError> {
+        self.tables.forget(tgid, image)
     }
 
     /// Keeps what an image has left, under the number of its end.

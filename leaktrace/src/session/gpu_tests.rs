@@ -51,6 +51,10 @@ impl Tables for Fake {
         Ok(())
     }
 
+    fn forget(&self, _tgid: u32, _image: u16) -> Result<(), TableError> {
+        Ok(())
+    }
+
     fn errors(&self) -> Result<Vec<(GpuErrorKey, GpuErrors)>, TableError> {
         Ok(self.0.borrow().errors.clone())
     }
