@@ -224,8 +224,19 @@ fn text_says_what_json_says() {
     let json = pairs(&["-i", "0", "--format", "json"]).last_report();
     let ledger = json.value()["ledger"].as_object().expect("an object");
     assert!(ledger.len() >= 17, "{ledger:?}");
+    // Those of GPU memory only where that is followed: nothing of it can have gone unseen elsewhere.
+    let is_of_gpu = |counter: &str| counter.starts_with("gpu_") || counter.starts_with("tensor_");
+    let has_gpu = json.value()["gpu"].is_object();
     for counter in ledger.keys() {
-        assert!(text.contains(counter.as_str()), "{counter} is not in\n{text}");
+        let is_told = has_gpu || !is_of_gpu(counter);
+        assert_eq!(text.contains(counter.as_str()), is_told, "{counter} in\n{text}");
+    }
+    let followed = pairs(&["-i", "0", "--gpu"]).stdout;
+    for counter in ledger.keys() {
+        assert!(
+            followed.contains(counter.as_str()),
+            "{counter} is not in\n{followed}"
+        );
     }
     assert!(!text.contains('\u{1b}'), "no colours into a pipe: {text:?}");
 }
