@@ -181,7 +181,9 @@ impl Hierarchies {
             None => self
                 .trees
                 .iter()
+                .rev()
                 .map(|tree| tree.nearest(&wanted))
+                // Of equal ones the last, which is of the first tree.
                 .max_by_key(|(nearest, _)| nearest.components().count())
                 .unwrap_or_default(),
         };
@@ -358,7 +360,7 @@ fn find_at_depth(folder: &Path, depth: usize, inode: u64) -> Option<Vec<String>>
 }
 
 /// Whether there are processes in it or below; in version 1 only those in it can be seen at once.
-fn is_populated(cgroup: &Cgroup) -> bool {
+pub(super) fn is_populated(cgroup: &Cgroup) -> bool {
     let read = |name: &str| fs::read_to_string(cgroup.folder.join(name)).unwrap_or_default();
     match cgroup.hierarchy {
         Hierarchy::V2 => read("cgroup.events").lines().any(|line| line == "populated 1"),

@@ -239,7 +239,7 @@ pub(super) fn bare(runtime: Runtime, root: &Path) -> Vec<(String, Runtime, Strin
         let paths = said.cgroup_paths.into_values().chain(said.cgroup_path);
         all.extend(
             paths
-                .filter(|path| path.trim_matches('/') != "")
+                .filter(|path| !path.trim_matches('/').is_empty())
                 .map(|path| (path, runtime, id.to_owned())),
         );
     }

@@ -8,6 +8,7 @@ pub mod events;
 pub mod gpu;
 pub mod maps;
 pub mod object;
+pub mod pages;
 pub mod programs;
 pub mod python;
 pub mod raw;

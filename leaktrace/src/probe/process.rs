@@ -376,6 +376,14 @@ fn without_deleted(path: PathBuf) -> PathBuf {
     }
 }
 
+/// The pid by which the process knows itself: another one than `pid` in a pid namespace of its own. None when it is gone,
+/// and before Linux 4.1, which does not say.
+pub fn inner_pid(pid: u32) -> Option<u32> {
+    let status = Status::read(pid, file_of(pid, "status")).ok()?;
+    // From leaktrace's own namespace to the innermost.
+    status.text("NSpid")?.split_whitespace().next_back()?.parse().ok()
+}
+
 /// When the process started, in clock ticks since boot: differs when a pid has been used again.
 ///
 /// # Errors
