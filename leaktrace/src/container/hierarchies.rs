@@ -181,10 +181,8 @@ impl Hierarchies {
             None => self
                 .trees
                 .iter()
-                .rev()
                 .map(|tree| tree.nearest(&wanted))
-                // Of equal ones the last, which is of the first tree.
-                .max_by_key(|(nearest, _)| nearest.components().count())
+                .min_by_key(|(_, rest)| rest.len())
                 .unwrap_or_default(),
         };
         let mut there = wanted.last().map_or_else(Vec::new, |last| self.named(last));
@@ -427,7 +425,7 @@ mod tests {
         };
         assert_eq!(
             said("/docker/xx"),
-            "there is no control group /docker/xx: /memory/docker has ab, cd; name one of those, or see systemd-cgls"
+            "there is no control group /docker/xx: /unified/docker has ab; name one of those, or see systemd-cgls"
         );
         assert!(said("nginx").contains("has /system.slice/nginx.service;"));
         let typed = folder.path().join("unified/docker/abc");
