@@ -399,9 +399,12 @@ fn container(identity: &Identity, names: Option<Names>) -> Container {
         uid: Some(uid.clone()),
         ..Pod::default()
     });
+    // A bare id is anybody's, and in a pod it need not be containerd's.
+    let is_guess = matches!(identity.runtime, Runtime::Unknown | Runtime::Containerd);
+    let said = names.runtime.filter(|_| is_guess);
     Container {
         id: identity.id.clone(),
-        runtime: names.runtime.unwrap_or(identity.runtime),
+        runtime: said.unwrap_or(identity.runtime),
         name: names
             .name
             .or_else(|| (identity.id.len() != 64).then(|| identity.id.clone())),
