@@ -244,6 +244,9 @@ pub struct Control {
     pub process_live_max: u64,
     /// Stacks that one may put into the table of stacks.
     pub process_stacks_max: u64,
+    /// Not 0 where user space is told of each target as soon as it is one, and not only when something of it is recorded:
+    /// it has to set the probes.
+    pub tells_at_once: u64,
 }
 
 const _: () = assert!(size_of::<Live>() == 32);

@@ -185,9 +185,15 @@ fn join(tgid: u32) {
         // SAFETY: a word of the map's value; its process has ended.
         fresh.image = unsafe { (*old).image } + 1;
     }
+    let tells = CONTROL.get(0).is_some_and(|control| control.tells_at_once != 0);
+    if tells {
+        fresh.state = tracked::TOLD;
+    }
     let flags = if fresh.image == 0 { BPF_NOEXIST } else { BPF_ANY };
     if PROCESSES.insert(tgid, fresh, u64::from(flags)).is_err() {
         bump(Counter::ProcessesFull);
+    } else if tells {
+        lifecycle::announce_joined(tgid, fresh.image);
     }
 }
 

@@ -239,7 +239,6 @@ pub struct Tables {
     processes: OwnedFd,
     layout_slots: OwnedFd,
     properties: OwnedFd,
-    threads: OwnedFd,
     control: OwnedFd,
     /// What is in the last one.
     controls: Cell<Control>,
@@ -255,12 +254,12 @@ impl Tables {
             processes: kernel.map("PROCESSES")?,
             layout_slots: kernel.map("LAYOUT_SLOTS")?,
             properties: kernel.map("PROPERTIES")?,
-            threads: kernel.map("THREADS")?,
             control: kernel.map("CONTROL")?,
             controls: Cell::new(Control {
                 mean_bytes: 0,
                 process_live_max: u64::MAX,
                 process_stacks_max: u64::MAX,
+                tells_at_once: 0,
             }),
         })
     }
@@ -324,6 +323,17 @@ impl Tables {
         self.control(Control {
             process_live_max: live_max,
             process_stacks_max: stacks_max,
+            ..self.controls.get()
+        })
+    }
+
+    /// Has user space told of each target as soon as it is one.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn tell_at_once(&self) -> Result<(), TableError> {
+        self.control(Control {
+            tells_at_once: 1,
             ..self.controls.get()
         })
     }
@@ -399,6 +409,21 @@ impl Tables {
     pub fn remove_process(&self, tgid: u32) -> Result<(), TableError> {
         sys::map_delete(self.layout_slots.as_fd(), &tgid).map_err(error("LAYOUT_SLOTS", "write"))?;
         sys::map_delete(self.processes.as_fd(), &tgid).map_err(error("PROCESSES", "write"))
+    }
+
+    /// Has the kernel side record no more of a target.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn turn_away(&self, tgid: u32) -> Result<(), TableError> {
+        let Some(process) = self.process(tgid)? else {
+            return Ok(());
+        };
+        let process = Tracked {
+            state: process.state | tracked::LEFT,
+            ..process
+        };
+        sys::map_update(self.processes.as_fd(), &tgid, &process).map_err(error("PROCESSES", "write"))
     }
 
     /// Forgets one that has left, unless its number has come to another that is a target: then that one's image is

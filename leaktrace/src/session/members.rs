@@ -11,7 +11,7 @@ use super::{Session, start::Running};
 use crate::{
     config::{Config, Scope, defaults},
     error::Error,
-    kernel::maps::{ImageKey, TableError, Tables},
+    kernel::maps::{ImageKey, Images, TableError, Tables},
     report::model::State,
     select::{self, Selected},
     traced::{host::Reach, set::TracedSet},
@@ -63,10 +63,17 @@ pub(super) fn take_in(
     let reach = match config.scope {
         Scope::Host => Reach::Host,
         Scope::Process => Reach::Targets,
-        Scope::Auto if selected.selection.all || members.len() > defaults::PROCESSES_FEW => Reach::Host,
+        Scope::Auto
+            if selected.selection.all || members.is_empty() || members.len() > defaults::PROCESSES_FEW =>
+        {
+            Reach::Host
+        }
         Scope::Auto => Reach::Private,
     };
     traced.reach(reach, &members);
+    if reach != Reach::Host {
+        tables.tell_at_once()?;
+    }
     let by_group =
         !selected.selection.wanted.cgroups.is_empty() || !selected.selection.wanted.containers.is_empty();
     if reach == Reach::Host && !by_group {
@@ -94,7 +101,27 @@ impl Session<'_> {
         let Running {
             traced, collector, ..
         } = &mut self.running;
-        traced.join(pid, collector.tables())?;
+        if traced.join(pid, collector.tables())? && traced.needs_own_probes() {
+            traced.unseen.forks_followed_late += 1;
+        }
+        Ok(())
+    }
+
+    /// Members that have become something that must not be probed leave.
+    pub(super) fn turn_away(&mut self) -> Result<(), TableError> {
+        let Running {
+            traced,
+            collector,
+            departed,
+            ..
+        } = &mut self.running;
+        for pid in traced.take_turned_away() {
+            let tables = collector.tables();
+            if let Some(image) = tables.image(pid)? {
+                tables.turn_away(pid)?;
+                departed.add(pid, image);
+            }
+        }
         Ok(())
     }
 
@@ -113,16 +140,20 @@ impl Session<'_> {
             traced, collector, ..
         } = &mut self.running;
         let mut gone: Vec<ImageKey> = Vec::new();
+        let mut refused = Images::new();
         for (&pid, &image) in &images {
-            if traced.get(pid).is_none() {
-                // It has ended before it was taken in: what is known of it from the side-band is enough.
-                traced.join(pid, collector.tables())?;
-            }
+            let is_known = traced.get(pid).is_some() || traced.join_gone(pid, image);
             let known = traced.get(pid).map_or(image, |process| process.image());
-            gone.extend((known.min(image)..=image).map(|image| (pid, image)));
-            traced.leave(pid);
+            let of_process = (known.min(image)..=image).map(|image| (pid, image));
+            if is_known {
+                gone.extend(of_process);
+                traced.leave(pid);
+            } else {
+                refused.extend(of_process);
+            }
         }
         collector.freeze_all(traced, &gone, State::Exited)?;
+        collector.discard(refused)?;
         for (&pid, &image) in &images {
             collector.tables().forget_left(pid, image)?;
         }

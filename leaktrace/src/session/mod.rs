@@ -208,6 +208,15 @@ impl<'a> Session<'a> {
             Target::Pids(_) => names.join(", "),
             Target::Selected(selection) => selection.words(),
         };
+        if traced.follows_members() {
+            let running = traced.iter().count();
+            let files = counted(traced.files_for_all() as u64, "file");
+            say(&format!(
+                "tracing {names}: {files} for all, {running} taken in, attach {}",
+                traced.attach_kind()
+            ));
+            return;
+        }
         say(&format!(
             "tracing {names}: {functions} functions in {} object{}, attach {}",
             objects.len(),
@@ -404,6 +413,7 @@ impl<'a> Session<'a> {
                 }
             }
         }
+        self.turn_away()?;
         self.count(Occasion::Meanwhile);
         let Running {
             traced, collector, ..

@@ -81,7 +81,6 @@ impl TracedSet {
                 Change::Ended => self.newcomers.ended(pid, time_ns),
                 Change::Exec { comm } if self.follows_members && !self.runs(pid) => {
                     self.newcomer_executed(pid, comm, tables);
-                    followed.extend(self.take_in(pid, tables));
                 }
                 Change::Exec { comm } => {
                     self.clear_interpreter(pid);
@@ -96,7 +95,6 @@ impl TracedSet {
                 Change::Forked { parent } if self.follows_members => {
                     self.newcomer_forked(pid, parent, tables);
                     self.settle_mapped(std::mem::take(&mut mapped));
-                    followed.extend(self.take_in(pid, tables));
                 }
                 Change::Forked { parent } => {
                     self.settle_mapped(std::mem::take(&mut mapped));
@@ -115,24 +113,6 @@ impl TracedSet {
         self.processes
             .get(&pid)
             .is_some_and(|traced| traced.state == State::Running)
-    }
-
-    /// Takes a member in that needs probes of its own.
-    fn take_in(&mut self, pid: u32, tables: &Tables) -> Option<Followed> {
-        if !self.needs_own_probes() {
-            return None;
-        }
-        match self.join(pid, tables) {
-            Ok(true) => {
-                self.unseen.forks_followed_late += 1;
-                Some(Followed::Joined(pid))
-            }
-            Ok(false) => None,
-            Err(error) => {
-                tracing::warn!("{error}");
-                None
-            }
-        }
     }
 
     /// Notes a mapping. What is to be done about it is left to [`Self::settle_mapped`].
@@ -218,6 +198,9 @@ impl TracedSet {
         traced.refused = refusal.is_some();
         if let Some(refusal) = refusal {
             traced.release();
+            if self.follows_members {
+                self.turned_away.push(traced.pid);
+            }
             let warning = format!("no longer traced after its exec: {refusal}");
             tracing::warn!("{warning}");
             self.warnings.push(warning);

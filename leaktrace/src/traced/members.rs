@@ -30,6 +30,9 @@ use crate::{
 /// Warnings of processes that could not be taken in, at most: of a host's thousands the first say it.
 const WARNINGS_MAX: usize = 20;
 
+/// How often one that executes something just then is looked at.
+const ATTEMPTS: usize = 3;
+
 /// How many members there have been.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemberCounts {
@@ -78,7 +81,7 @@ impl TracedSet {
     /// # Errors
     /// [`TableError`].
     pub fn join(&mut self, pid: u32, tables: &Tables) -> Result<bool, TableError> {
-        let Some(image) = tables.image(pid)? else {
+        let Some(mut image) = tables.image(pid)? else {
             return Ok(false);
         };
         if let Some(known) = self.processes.get(&pid)
@@ -89,9 +92,26 @@ impl TracedSet {
         let slot = self.layout_slot(pid);
         tables.set_layout(pid, slot)?;
         let newcomer = self.newcomers.take(pid);
+        let mut running = self.of_running(pid, image, tables);
+        for _ in 1..ATTEMPTS {
+            let now = tables.image(pid)?.unwrap_or(image);
+            if now == image {
+                break;
+            }
+            // An exec meanwhile.
+            image = now;
+            running = self.of_running(pid, image, tables);
+        }
+        // It has ended, perhaps while it was looked at, or its number is another's by now.
+        let is_gone = match &running {
+            Err(TraceError::Process(_) | TraceError::Reused { .. }) => true,
+            Err(_) => !proc::is_alive(pid),
+            Ok(_) => false,
+        };
+        self.members.unprobed += u64::from(is_gone && self.needs_own_probes());
         let outcome = match newcomer {
-            Some(newcomer) if !proc::is_alive(pid) => Ok(Self::of_newcomer(pid, image, &newcomer)),
-            newcomer => self.of_running(pid, image, tables, newcomer),
+            Some(newcomer) if is_gone => Ok(Self::of_newcomer(pid, image, &newcomer)),
+            _ => running,
         };
         match outcome {
             Ok(traced) => {
@@ -110,10 +130,8 @@ impl TracedSet {
     /// It is not taken in: the kernel side records no more of it.
     fn turn_away(&mut self, pid: u32, error: &TraceError, tables: &Tables) -> Result<(), TableError> {
         self.forget(pid);
-        match error {
-            TraceError::Refused(_) => self.members.refused += 1,
-            _ if !proc::is_alive(pid) => self.members.unprobed += 1,
-            _ => {}
+        if matches!(error, TraceError::Refused(_)) {
+            self.members.refused += 1;
         }
         if proc::is_alive(pid) {
             tracing::info!("{pid} is not traced: {error}");
@@ -121,17 +139,28 @@ impl TracedSet {
                 self.warnings.push(error.to_string());
             }
         }
-        tables.remove_process(pid)
+        self.turned_away.push(pid);
+        tables.turn_away(pid)
+    }
+
+    /// Members that are traced no more because of what they are.
+    pub fn take_turned_away(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.turned_away)
+    }
+
+    /// Takes one in that is gone, as far as it is known from the side-band. Whether it is.
+    pub fn join_gone(&mut self, pid: u32, image: u16) -> bool {
+        let Some(newcomer) = self.newcomers.take(pid) else {
+            return false;
+        };
+        self.members.joined += 1;
+        self.processes
+            .insert(pid, Self::of_newcomer(pid, image, &newcomer));
+        true
     }
 
     /// One that runs.
-    fn of_running(
-        &mut self,
-        pid: u32,
-        image: u16,
-        tables: &Tables,
-        newcomer: Option<Newcomer>,
-    ) -> Result<Traced, TraceError> {
+    fn of_running(&mut self, pid: u32, image: u16, tables: &Tables) -> Result<Traced, TraceError> {
         let facts = proc::facts(pid)?;
         let maps = proc::mappings(pid)?;
         self.check(pid, &facts, &maps)?;
@@ -139,17 +168,10 @@ impl TracedSet {
         let mut traced = Traced::of_image_number(pid, facts.comm.clone(), facts.exe, image);
         traced.counted_from(from_ns);
         traced.known_from(from_ns);
-        let objects = match self.read_mappings(&mut traced) {
-            Ok(objects) => objects,
-            // It has ended just now.
-            Err(error) => match newcomer {
-                Some(newcomer) => return Ok(Self::of_newcomer(pid, image, &newcomer)),
-                None => return Err(error.into()),
-            },
-        };
+        let objects = self.read_mappings(&mut traced)?;
+        // From here on the side-band tells of it.
         if tables.image(pid)?.is_some_and(|now| now != image) {
-            // An exec meanwhile: the side-band will tell of it.
-            traced.counted_from(from_ns);
+            return Err(TraceError::Reused { pid });
         }
         self.publish(&mut traced);
         for object in objects {
@@ -251,7 +273,7 @@ impl TracedSet {
     }
 
     /// Whether members have probes of their own, so that they have to be taken in before they record anything.
-    pub(super) fn needs_own_probes(&self) -> bool {
+    pub fn needs_own_probes(&self) -> bool {
         self.follows_members && self.reaches() != Reach::Host
     }
 

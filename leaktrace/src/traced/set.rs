@@ -114,6 +114,8 @@ pub struct TracedSet {
     /// Whether processes become targets by themselves, and how many have.
     pub(super) follows_members: bool,
     pub(super) all_are_members: bool,
+    /// Members that have become programs that must not be probed.
+    pub(super) turned_away: Vec<u32>,
     pub(super) members: MemberCounts,
     pub(super) newcomers: Newcomers,
     /// See [`Unseen`].
@@ -153,6 +155,7 @@ impl TracedSet {
             processes: BTreeMap::new(),
             follows_members: false,
             all_are_members: false,
+            turned_away: Vec::new(),
             members: MemberCounts::default(),
             newcomers: Newcomers::default(),
             unseen: Unseen::default(),
