@@ -8,6 +8,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod container;
 pub mod demo;
 pub mod doctor;
 pub mod error;
