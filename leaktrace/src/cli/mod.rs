@@ -14,7 +14,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, parser::ValueSource};
 pub use clap_complete::Shell;
 
 use self::args::{Cli, Command, DemoArgs, OutputArgs};
-use crate::config::{self, AttachKind, Bound, Config, Filters, Gpu, Output, Target, custom_pair};
+use crate::config::{self, AttachKind, Bound, Config, Filters, Gpu, Output, Target, custom_pair, defaults};
 
 /// Exit status of a run that could not be.
 pub const EXIT_UNUSABLE: u8 = 2;
@@ -203,6 +203,7 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
         bounds_python: sampling.max_overhead.is_none() && sampling.sample_bytes.0 == 0,
         top: report.top,
         sort: report.sort,
+        by: report.by.unwrap_or(defaults::BY),
         show_blocks: report.show_blocks,
         interval: Some(report.interval.0).filter(|interval| !interval.is_zero()),
         duration: report.duration.map(|duration| duration.0),

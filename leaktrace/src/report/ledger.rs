@@ -59,6 +59,13 @@ pub const UNWIND_MAPPINGS_LEFT_OUT: Line = Line {
            whole. Trace fewer processes at a time.",
     is_loss: true,
 };
+/// Not listed any more.
+pub const PROCESSES_FORGOTTEN: Line = Line {
+    name: "processes_forgotten",
+    help: "Processes that have ended and were one too many to be listed: what they left is in the sums and, as long as \
+           it was listed, not in the sites.",
+    is_loss: false,
+};
 /// Torn reads.
 pub const TORN: Line = Line {
     name: "torn",
@@ -67,7 +74,7 @@ pub const TORN: Line = Line {
 };
 
 /// The lines that user space counts.
-const OF_USER_SPACE: [Line; 8] = [
+const OF_USER_SPACE: [Line; 9] = [
     OBJECTS_LATE,
     FORKS_FOLLOWED_LATE,
     FORKS_NOT_FOLLOWED,
@@ -75,6 +82,7 @@ const OF_USER_SPACE: [Line; 8] = [
     STACKS_CUT,
     UNWIND_TABLES_FULL,
     UNWIND_MAPPINGS_LEFT_OUT,
+    PROCESSES_FORGOTTEN,
     TORN,
 ];
 

@@ -15,7 +15,8 @@ use super::{
     units::{count, counted, duration_ms, duration_s, growth, rate, size},
 };
 use words::{
-    by_space, ending, filters, in_all, nothing, numbers, process_name, resident, rests_on, stands_for,
+    by_space, ending, filters, in_all, members, name_of, nothing, numbers, owner, resident, rests_on,
+    stands_for,
 };
 
 /// The text format.
@@ -71,7 +72,7 @@ impl Page<'_> {
     fn header(&mut self, report: &Report) -> io::Result<()> {
         let title = match report.target.processes.as_slice() {
             [] => "no process".to_owned(),
-            [process] => format!("{}{}", process_name(&process.comm, process.pid), ending(process)),
+            [process] => format!("{}{}", name_of(process), ending(process)),
             processes => format!("{} processes", processes.len()),
         };
         let number = match (report.sequence, report.last) {
@@ -93,6 +94,12 @@ impl Page<'_> {
                 .width
                 .map_or(line.clone(), |width| elide(&line, width.saturating_sub(15)));
             writeln!(self.out, "  command      {line}")?;
+        }
+        if let Some(selection) = &report.target.selection {
+            writeln!(self.out, "  selected by  {}", clean(&selection.join(" ")))?;
+        }
+        if let Some(line) = members(&report.target) {
+            writeln!(self.out, "  processes    {line}")?;
         }
         self.totals(report)?;
         if let Some(gpu) = &report.gpu {
@@ -184,7 +191,7 @@ impl Page<'_> {
             .iter()
             .map(|process| {
                 [
-                    format!("{}{}", process_name(&process.comm, process.pid), ending(process)),
+                    format!("{}{}", name_of(process), ending(process)),
                     size(process.live_bytes),
                     format!("in {}", counted(process.live_blocks, "block")),
                     process
@@ -284,8 +291,8 @@ impl Page<'_> {
             gpu::place_of(survivor)
         };
         let call = clean(&survivor.call);
-        let process = process_name(&survivor.comm, survivor.pid);
-        write!(self.out, "{INDENT}{call}{space} in {process}")?;
+        let owner = owner(survivor);
+        write!(self.out, "{INDENT}{call}{space} in {owner}")?;
         for remark in gpu::remarks(survivor) {
             write!(self.out, ", {remark}")?;
         }

@@ -6,14 +6,17 @@ mod census;
 mod child;
 mod collect;
 mod costs;
+mod ended;
 mod gpu;
 mod keep;
 mod pace;
 mod pools;
 mod python;
 mod reports;
+mod same;
 mod stacks;
 mod start;
+mod whereabouts;
 
 use std::{
     collections::HashSet, io::Write as _, os::fd::OwnedFd, process::ExitCode, sync::Arc, time::Duration,
@@ -124,8 +127,16 @@ enum Wake {
 }
 
 impl<'a> Session<'a> {
-    fn new(config: &'a Config, running: Running, output: Output) -> Result<Self, Error> {
+    fn new(config: &'a Config, mut running: Running, output: Output) -> Result<Self, Error> {
         let builder = Builder::new(now_ns(), running.kernel_release.clone());
+        let named = match &config.target {
+            Target::Pids(pids) => pids.as_slice(),
+            Target::Command(_) => &[],
+        };
+        let child = running.child.as_ref().map(std::process::Child::id);
+        for pid in named.iter().copied().chain(child) {
+            running.collector.ended.name(pid);
+        }
         let censuses = config.python.then(|| Censuses::start(config.census));
         Ok(Self {
             config,
@@ -396,6 +407,7 @@ impl<'a> Session<'a> {
         if !self.watched.insert(pid) {
             return Ok(());
         }
+        self.running.collector.whereabouts.joined(pid);
         let Some(raw) = rustix::process::Pid::from_raw(pid as i32) else {
             return Ok(());
         };
@@ -444,7 +456,9 @@ impl<'a> Session<'a> {
             collector.freeze(traced, pid, image, State::Exited)?;
         }
         collector.tables().remove_process(pid)?;
+        collector.ended.end(pid);
         self.end_census(pid, known, State::Exited);
+        self.forget();
         Ok(())
     }
 }

@@ -162,6 +162,7 @@ pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
         live,
         Stacks::new(raw, Box::new(parts), config.verify_stacks),
         settings(config),
+        config.by,
     );
     set_up(&mut collector, config, gpu, resolver);
     Ok(Running {
