@@ -6,7 +6,8 @@
 
 use divan::{AllocProfiler, Bencher, counter::ItemsCount};
 use leaktrace::report::model::{
-    Filters, Frame, Members, Process as ProcessRow, Report, SCHEMA, State, Survivor, Target, Totals, Tracing,
+    Filters, Frame, Held, Members, Process as ProcessRow, Report, SCHEMA, State, Survivor, Target, Totals,
+    Tracing,
 };
 use leaktrace::report::overhead::Overhead;
 use leaktrace::report::stacks::Stacks;
@@ -170,6 +171,7 @@ fn report(snapshot: &Snapshot) -> Report {
                 exit: None,
                 python: None,
             }],
+            forgotten: Held::default(),
         },
         tracing: Tracing {
             filters: Filters::default(),

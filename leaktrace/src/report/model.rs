@@ -65,6 +65,8 @@ pub struct Target {
     /// The processes, in order of pid. Of those that have ended only the ones with outstanding blocks, those that have
     /// ended since the report before, and those that were named or started.
     pub processes: Vec<Process>,
+    /// What those hold that have ended and were one too many to be listed.
+    pub forgotten: Held,
 }
 
 /// Numbers of processes.

@@ -276,6 +276,7 @@ pub(super) fn report() -> Report {
                 process(4242, "server", State::Running, 88_290_099, (1_300_000, 1_300)),
                 worker,
             ],
+            forgotten: Held::default(),
         },
         tracing: tracing(),
         overhead: overhead(),

@@ -10,7 +10,7 @@ use super::{
     Renderer,
     frames::{self, columns, elide},
     ledger::{self, Line},
-    model::{Frame, Process, Report, State, Survivor},
+    model::{Frame, Process, Report, State, Survivor, Target},
     style::{Ink, Style},
     units::{count, counted, duration_ms, duration_s, growth, rate, size},
 };
@@ -118,7 +118,7 @@ impl Page<'_> {
             writeln!(self.out, "  counted are  blocks {filters}")?;
         }
         if report.target.processes.len() > 1 {
-            self.processes(&report.target.processes)?;
+            self.processes(&report.target)?;
         }
         writeln!(self.out)
     }
@@ -183,8 +183,8 @@ impl Page<'_> {
         }
     }
 
-    fn processes(&mut self, processes: &[Process]) -> io::Result<()> {
-        let mut processes: Vec<&Process> = processes.iter().collect();
+    fn processes(&mut self, target: &Target) -> io::Result<()> {
+        let mut processes: Vec<&Process> = target.processes.iter().collect();
         processes.sort_by(|a, b| b.live_bytes.cmp(&a.live_bytes).then(a.pid.cmp(&b.pid)));
         let shown = &processes[..processes.len().min(LIST_MAX)];
         let rows: Vec<[String; 4]> = shown
@@ -212,7 +212,15 @@ impl Page<'_> {
             let bytes = size(hidden.iter().map(|process| process.live_bytes).sum());
             writeln!(self.out, "  and {} more with {bytes}", count(hidden.len() as u64))?;
         }
-        Ok(())
+        match target.forgotten.live_blocks {
+            0 => Ok(()),
+            blocks => writeln!(
+                self.out,
+                "  and processes that have ended with {} in {}",
+                size(target.forgotten.live_bytes),
+                counted(blocks, "block")
+            ),
+        }
     }
 
     fn sites(&mut self, report: &Report) -> io::Result<()> {

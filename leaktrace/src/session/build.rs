@@ -376,6 +376,7 @@ fn target(from: &Sources<'_>, snapshot: &Snapshot) -> Target {
             with_blocks: with_blocks.count() as u64,
         },
         processes,
+        forgotten: snapshot.forgotten,
     }
 }
 

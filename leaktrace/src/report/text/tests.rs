@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::report::{
-    model::{Container, Members},
+    model::{Container, Held, Members},
     sample,
 };
 
@@ -368,6 +368,10 @@ fn of_many_processes_those_that_hold_most_are_listed() {
         ended: 1_001,
         with_blocks: 300,
     };
+    report.target.forgotten = Held {
+        live_bytes: 5 << 20,
+        live_blocks: 12,
+    };
     let text = rendered(&report, false, None);
     for line in [
         "300 processes, traced for ",
@@ -375,6 +379,7 @@ fn of_many_processes_those_that_hold_most_are_listed() {
         "\n  processes    299 run, 1,001 of 1,300 have ended; outstanding blocks in 300\n",
         "\n  server (5298)  298.0 MiB in 298 blocks  RSS 84.2 MiB\n",
         "\n  and 292 more with ",
+        "\n  and processes that have ended with 5.0 MiB in 12 blocks\n",
     ] {
         assert!(text.contains(line), "{line}in\n{text}");
     }
