@@ -62,8 +62,8 @@ pub const UNWIND_MAPPINGS_LEFT_OUT: Line = Line {
 /// Not listed any more.
 pub const PROCESSES_FORGOTTEN: Line = Line {
     name: "processes_forgotten",
-    help: "Processes that have ended and were one too many to be listed: what they left is in the sums and, as long as \
-           it was listed, not in the sites.",
+    help: "Processes that have ended and are not listed, because too many have: what they left is in the sums, and not \
+           in the sites.",
     is_loss: false,
 };
 /// Torn reads.
