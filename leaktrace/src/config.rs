@@ -21,7 +21,7 @@ use crate::{
 pub mod defaults {
     use std::time::Duration;
 
-    use super::Sort;
+    use super::{By, Sort};
     use crate::report::Format;
 
     /// Time between reports.
@@ -40,6 +40,10 @@ pub mod defaults {
     pub const TOP: usize = 10;
     /// Order of the sites.
     pub const SORT: Sort = Sort::Bytes;
+    /// What sites are summed by where processes are named or started, and where they are selected.
+    pub const BY: By = By::Process;
+    /// See [`BY`].
+    pub const BY_OF_SELECTIONS: By = By::Site;
     /// Format of the report.
     pub const FORMAT: Format = Format::Text;
     /// Bound on the blocks tracked at a time.
@@ -95,6 +99,8 @@ pub struct Config {
     pub top: usize,
     /// Their order.
     pub sort: Sort,
+    /// What sites of several processes are summed by.
+    pub by: By,
     /// Also list every block of a site.
     pub show_blocks: bool,
     /// Time between reports; `None` reports only at the end.
@@ -237,6 +243,31 @@ impl Sort {
             Self::Blocks => "blocks",
             Self::Growth => "growth",
             Self::Age => "age",
+        }
+    }
+}
+
+/// What sites of several processes are summed by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum By {
+    /// The place in the code, in all processes of one program.
+    Site,
+    /// Nothing: each process has its own sites.
+    Process,
+    /// The place in the code, in all processes of one container.
+    Container,
+    /// The place in the code, in all processes of one name.
+    Comm,
+}
+
+impl By {
+    /// The name, as typed and as reported.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Site => "site",
+            Self::Process => "process",
+            Self::Container => "container",
+            Self::Comm => "comm",
         }
     }
 }
@@ -394,6 +425,7 @@ impl Config {
             bounds_python: true,
             top: defaults::TOP,
             sort: defaults::SORT,
+            by: defaults::BY,
             show_blocks: false,
             interval: Some(defaults::INTERVAL),
             duration: None,

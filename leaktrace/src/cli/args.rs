@@ -10,7 +10,7 @@ use clap_complete::Shell;
 
 use super::parse::{self, Excluded, Size, Time};
 use crate::{
-    config::{AttachKind, Bound, ProbeAt, Scope, Sort, Unwind, defaults},
+    config::{AttachKind, Bound, By, ProbeAt, Scope, Sort, Unwind, defaults},
     report::Format,
 };
 
@@ -298,6 +298,14 @@ pub(super) struct ReportArgs {
     /// What the sites are sorted by, largest first.
     #[arg(long, value_enum, value_name = "KEY", default_value_t = defaults::SORT)]
     pub(super) sort: Sort,
+
+    /// Sum the sites of several processes up by this.
+    ///
+    /// Processes of one program allocate at the same places in its code. By site, such a place is one entry, with the
+    /// sum over all processes that run the program; by container or comm, it is the sum over the processes of one
+    /// container or of one name. By process each has its own: that is the default. GPU memory is always listed by process.
+    #[arg(long, value_enum, value_name = "KEY")]
+    pub(super) by: Option<By>,
 
     /// Also list the blocks of each site, the 1000 oldest: address, size and age.
     #[arg(long)]

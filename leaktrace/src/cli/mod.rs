@@ -224,6 +224,11 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
             && !of_many,
         top: report.top,
         sort: report.sort,
+        by: report.by.unwrap_or(if of_many {
+            defaults::BY_OF_SELECTIONS
+        } else {
+            defaults::BY
+        }),
         show_blocks: report.show_blocks,
         interval: Some(report.interval.0).filter(|interval| !interval.is_zero()),
         duration: report.duration.map(|duration| duration.0),

@@ -66,6 +66,13 @@ pub const UNWIND_MAPPINGS_LEFT_OUT: Line = Line {
            whole. Trace fewer processes at a time.",
     is_loss: true,
 };
+/// Not listed any more.
+pub const PROCESSES_FORGOTTEN: Line = Line {
+    name: "processes_forgotten",
+    help: "Processes that have ended and are not listed, because too many have: what they left is in the sums, and not \
+           in the sites.",
+    is_loss: false,
+};
 /// Torn reads.
 pub const TORN: Line = Line {
     name: "torn",
@@ -74,7 +81,7 @@ pub const TORN: Line = Line {
 };
 
 /// The lines that user space counts.
-const OF_USER_SPACE: [Line; 9] = [
+const OF_USER_SPACE: [Line; 10] = [
     OBJECTS_LATE,
     FORKS_FOLLOWED_LATE,
     FORKS_NOT_FOLLOWED,
@@ -83,6 +90,7 @@ const OF_USER_SPACE: [Line; 9] = [
     STACKS_CUT,
     UNWIND_TABLES_FULL,
     UNWIND_MAPPINGS_LEFT_OUT,
+    PROCESSES_FORGOTTEN,
     TORN,
 ];
 

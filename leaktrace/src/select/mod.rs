@@ -4,14 +4,23 @@
 //! properties that the kernel side decides by; [`Selected::names`] decides the same of a process that runs already.
 //! Must not know probes or what is traced.
 
+mod groups;
 mod process;
 
 use std::{collections::HashMap, path::PathBuf};
 
 use leaktrace_common::select::{HIERARCHIES_MAX, Property, Rules, kind, verdict};
 
+use self::groups::Groups;
 pub use self::process::running;
-use crate::kernel::btf::{self, BtfError};
+use crate::{
+    container::{
+        cgroup::Cgroup,
+        containers::{ContainerError, Containers},
+        hierarchies::{CgroupError, Hierarchies},
+    },
+    kernel::btf::{self, BtfError},
+};
 
 /// What was typed. Values of a kind are alternatives, and a process must be of each kind that has any.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,51 +72,42 @@ impl Selection {
         self.all || !self.wanted.is_empty()
     }
 
-    /// In words, as typed.
-    pub fn words(&self) -> String {
-        let mut words = Vec::new();
-        if self.all {
-            words.push("all processes".to_owned());
-        }
-        words.extend(self.wanted.words());
-        if !self.pids.is_empty() {
-            words.push(format!("pid {}", join(&self.pids)));
-        }
-        let left_out = self.left_out.words().join(", ");
-        if !left_out.is_empty() {
-            words.push(format!("without {left_out}"));
-        }
-        words.join(", ")
+    /// As it can be typed: an option each.
+    pub fn words(&self) -> Vec<String> {
+        let mut words: Vec<String> = self.all.then(|| "--all".to_owned()).into_iter().collect();
+        let wanted = self.wanted.pairs();
+        words.extend(wanted.map(|(kind, value)| format!("--{kind} {value}")));
+        words.extend(self.pids.iter().map(|pid| format!("-p {pid}")));
+        let left_out = self.left_out.pairs();
+        words.extend(left_out.map(|(kind, value)| format!("--exclude {kind}={value}")));
+        words
     }
 }
 
 impl Properties {
-    fn words(&self) -> Vec<String> {
-        let cgroups: Vec<String> = self
+    /// Kinds and values.
+    fn pairs(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let comms = self.comms.iter().map(|name| ("comm", name.clone()));
+        let users = self.users.iter().map(|user| ("user", user.to_string()));
+        let cgroups = self
             .cgroups
             .iter()
-            .map(|path| path.display().to_string())
-            .collect();
-        let kinds = [
-            ("comm", self.comms.join("|")),
-            ("user", join(&self.users)),
-            ("cgroup", cgroups.join("|")),
-            ("container", self.containers.join("|")),
-            ("pid", join(&self.pids)),
-        ];
-        let typed = kinds.into_iter().filter(|(_, values)| !values.is_empty());
-        typed.map(|(kind, values)| format!("{kind} {values}")).collect()
+            .map(|path| ("cgroup", path.display().to_string()));
+        let containers = self.containers.iter().map(|name| ("container", name.clone()));
+        let pids = self.pids.iter().map(|pid| ("pid", pid.to_string()));
+        comms.chain(users).chain(cgroups).chain(containers).chain(pids)
     }
-}
-
-fn join(numbers: &[u32]) -> String {
-    let numbers: Vec<String> = numbers.iter().map(u32::to_string).collect();
-    numbers.join("|")
 }
 
 /// A selection cannot be looked up.
 #[derive(Debug, thiserror::Error)]
 pub enum SelectError {
+    /// No such control group.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// No such container.
+    #[error(transparent)]
+    Container(#[from] ContainerError),
     /// The kernel does not say where it keeps what processes are chosen by.
     #[error("cannot choose processes on this kernel: {0}; name them by -p")]
     Kernel(#[from] BtfError),
@@ -127,6 +127,7 @@ pub struct Selected {
     pub rules: Rules,
     /// What it is told of each property, a bit set of [`verdict`].
     pub properties: HashMap<Property, u32>,
+    groups: Groups,
 }
 
 impl Selected {
@@ -134,7 +135,7 @@ impl Selected {
     ///
     /// # Errors
     /// [`SelectError`].
-    pub fn resolve(selection: Selection) -> Result<Self, SelectError> {
+    pub fn resolve(selection: Selection, containers: &mut Containers) -> Result<Self, SelectError> {
         let mut selected = Self {
             selection,
             rules: Rules {
@@ -143,11 +144,12 @@ impl Selected {
                 ..Rules::NONE
             },
             properties: HashMap::new(),
+            groups: Groups::new(Hierarchies::here()),
         };
         let Selection { wanted, left_out, .. } = selected.selection.clone();
-        selected.add(&wanted, verdict::WANTED)?;
+        selected.add(&wanted, verdict::WANTED, containers)?;
         selected.rules.required = selected.rules.looked_at;
-        selected.add(&left_out, verdict::LEFT_OUT)?;
+        selected.add(&left_out, verdict::LEFT_OUT, containers)?;
         selected.judge(
             Property::number(kind::PID, 0, std::process::id().into()),
             verdict::LEFT_OUT,
@@ -173,11 +175,14 @@ impl Selected {
 
     /// Whether a process that runs is meant; its name and user are given, its groups are looked up.
     pub fn names(&mut self, pid: u32, comm: &str, user: u32) -> bool {
-        let properties = vec![
+        let mut properties = vec![
             Property::number(kind::PID, 0, pid.into()),
             Property::comm(comm.as_bytes()),
             Property::number(kind::USER, 0, user.into()),
         ];
+        if self.rules.looked_at & kind::CGROUP != 0 {
+            properties.extend(self.groups.of_pid(pid));
+        }
         let mut wanted = 0;
         for property in properties {
             let verdict = self.properties.get(&property).copied().unwrap_or_default();
@@ -191,7 +196,12 @@ impl Selected {
         wanted & self.rules.required == self.rules.required
     }
 
-    fn add(&mut self, properties: &Properties, verdict: u32) -> Result<(), SelectError> {
+    fn add(
+        &mut self,
+        properties: &Properties,
+        verdict: u32,
+        containers: &mut Containers,
+    ) -> Result<(), SelectError> {
         for comm in &properties.comms {
             self.judge(Property::comm(comm.as_bytes()), verdict);
         }
@@ -201,6 +211,25 @@ impl Selected {
         for &pid in &properties.pids {
             self.judge(Property::number(kind::PID, 0, pid.into()), verdict);
         }
+        for path in &properties.cgroups {
+            let group = self.groups.resolve(path)?;
+            self.judge_group(&group, verdict)?;
+        }
+        for name in &properties.containers {
+            for (_, groups) in containers.resolve(name)? {
+                if let Some(group) = self.groups.best_of(&groups) {
+                    self.judge_group(&group, verdict)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn judge_group(&mut self, group: &Cgroup, verdict: u32) -> Result<(), SelectError> {
+        let (index, number) = self.groups.ask_about(&group.hierarchy)?;
+        let slot = self.rules.hierarchies.get_mut(index);
+        *slot.ok_or(SelectError::Hierarchies)? = number;
+        self.judge(Property::number(kind::CGROUP, number, group.inode), verdict);
         Ok(())
     }
 

@@ -101,6 +101,13 @@ impl Session<'_> {
         let Running {
             traced, collector, ..
         } = &mut self.running;
+        let runs = traced
+            .get(pid)
+            .is_some_and(|process| process.state == State::Running);
+        if !runs {
+            // Its number may have been another's.
+            collector.whereabouts.joined(pid);
+        }
         if traced.join(pid, collector.tables())? && traced.needs_own_probes() {
             traced.unseen.forks_followed_late += 1;
         }
@@ -143,6 +150,9 @@ impl Session<'_> {
         let mut refused = Images::new();
         for (&pid, &image) in &images {
             let is_known = traced.get(pid).is_some() || traced.join_gone(pid, image);
+            if is_known {
+                collector.whereabouts.joined_once(pid);
+            }
             let known = traced.get(pid).map_or(image, |process| process.image());
             let of_process = (known.min(image)..=image).map(|image| (pid, image));
             if is_known {
@@ -156,10 +166,14 @@ impl Session<'_> {
         collector.discard(refused)?;
         for (&pid, &image) in &images {
             collector.tables().forget_left(pid, image)?;
+            if traced.get(pid).is_some() {
+                collector.ended.end(pid);
+            }
         }
         for (pid, image) in images {
             self.end_census(pid, image, State::Exited);
         }
+        self.forget();
         Ok(())
     }
 

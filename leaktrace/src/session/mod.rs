@@ -6,6 +6,7 @@ mod census;
 mod child;
 mod collect;
 mod costs;
+mod ended;
 mod gpu;
 mod keep;
 mod members;
@@ -13,8 +14,10 @@ mod pace;
 mod pools;
 mod python;
 mod reports;
+mod same;
 mod stacks;
 mod start;
+mod whereabouts;
 
 use std::{
     collections::HashSet, io::Write as _, os::fd::OwnedFd, process::ExitCode, sync::Arc, time::Duration,
@@ -127,8 +130,16 @@ enum Wake {
 }
 
 impl<'a> Session<'a> {
-    fn new(config: &'a Config, running: Running, output: Output) -> Result<Self, Error> {
+    fn new(config: &'a Config, mut running: Running, output: Output) -> Result<Self, Error> {
         let builder = Builder::new(now_ns(), running.kernel_release.clone());
+        let named = match &config.target {
+            Target::Pids(pids) => pids.as_slice(),
+            Target::Command(_) | Target::Selected(_) => &[],
+        };
+        let child = running.child.as_ref().map(std::process::Child::id);
+        for pid in named.iter().copied().chain(child) {
+            running.collector.ended.name(pid);
+        }
         let censuses = config.python.then(|| Censuses::start(config.census));
         Ok(Self {
             config,
@@ -206,7 +217,7 @@ impl<'a> Session<'a> {
         let names = match &self.config.target {
             Target::Command(line) => line[0].to_string_lossy().into_owned(),
             Target::Pids(_) => names.join(", "),
-            Target::Selected(selection) => selection.words(),
+            Target::Selected(selection) => selection.words().join(" "),
         };
         if traced.follows_members() {
             let running = traced.iter().count();
@@ -430,9 +441,14 @@ impl<'a> Session<'a> {
     /// Has the end of a process reported, also if it has come already.
     fn watch(&mut self, pid: u32, ended: &UnboundedSender<u32>) -> Result<(), Error> {
         // Where processes come and go the kernel side tells of it.
-        if self.running.traced.follows_members() || !self.watched.insert(pid) {
+        if self.running.traced.follows_members() {
+            self.running.collector.whereabouts.joined_once(pid);
             return Ok(());
         }
+        if !self.watched.insert(pid) {
+            return Ok(());
+        }
+        self.running.collector.whereabouts.joined(pid);
         let Some(raw) = rustix::process::Pid::from_raw(pid as i32) else {
             return Ok(());
         };
@@ -481,7 +497,9 @@ impl<'a> Session<'a> {
             collector.freeze(traced, pid, image, State::Exited)?;
         }
         collector.tables().remove_process(pid)?;
+        collector.ended.end(pid);
         self.end_census(pid, known, State::Exited);
+        self.forget();
         Ok(())
     }
 }

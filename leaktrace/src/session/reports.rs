@@ -80,6 +80,7 @@ impl Session<'_> {
                 self.driver_count.beside(&pids, &snapshot)
             };
         }
+        collector.ended.reported();
         meter.begin_interval();
         self.unnamed = Some(Waiting {
             report,
@@ -118,7 +119,19 @@ impl Session<'_> {
         if let Some(censuses) = &mut self.censuses {
             report.types = censuses.report(start::sort(self.config.sort), self.config.top);
         }
-        Ok(self.output.report(&report)?)
+        self.output.report(&report)?;
+        self.forget();
+        Ok(())
+    }
+
+    /// Lets go what is known of processes that have ended and are in no report any more; later, if one is waiting.
+    pub(super) fn forget(&mut self) {
+        if self.unnamed.is_none() {
+            let Running {
+                traced, collector, ..
+            } = &mut self.running;
+            collector.forget(traced);
+        }
     }
 
     /// The last report waits a while for debug files that are being fetched and for the last census; a signal ends that.

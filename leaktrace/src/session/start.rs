@@ -20,9 +20,11 @@ use super::{
     keep::Keeper,
     members::{self, Departed},
     stacks::Stacks,
+    whereabouts::HostContainers,
 };
 use crate::{
     config::{Config, Gpu, Share, Sort, Target, Unwind, defaults},
+    container::containers::Containers,
     doctor,
     error::{Error, system},
     kernel::{
@@ -101,8 +103,9 @@ pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
         Target::Command(line) => Some(hold_command(line, config.python_malloc)?),
         Target::Pids(_) | Target::Selected(_) => None,
     };
+    let mut containers = Containers::here();
     let mut selected = match &config.target {
-        Target::Selected(selection) => Some(Selected::resolve(selection.clone())?),
+        Target::Selected(selection) => Some(Selected::resolve(selection.clone(), &mut containers)?),
         Target::Pids(_) | Target::Command(_) => None,
     };
     raise_file_limit();
@@ -190,6 +193,8 @@ pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
         live,
         Stacks::new(raw, Box::new(parts), config.verify_stacks),
         settings(config),
+        config.by,
+        Box::new(HostContainers::new(containers)),
     );
     set_up(&mut collector, config, gpu, resolver);
     Ok(Running {

@@ -390,6 +390,12 @@ impl TracedSet {
         self.processes.get_mut(&pid)
     }
 
+    /// Forgets a process that has ended, if it has. What it had mapped is not known any more.
+    pub fn forget_ended(&mut self, pid: u32) -> bool {
+        let has_ended = self.get(pid).is_some_and(|traced| traced.state == State::Exited);
+        has_ended && self.processes.remove(&pid).is_some()
+    }
+
     /// The mechanism in use.
     pub fn attach_kind(&self) -> crate::kernel::caps::AttachKind {
         self.attacher.kind()
