@@ -194,7 +194,7 @@ impl Catalog {
         let of_object = self
             .known
             .iter()
-            .filter(move |(_, known)| **known == Some(object));
+            .filter(move |(_, known)| known.object == Some(object));
         of_object.map(|(key, _)| *key)
     }
 
