@@ -95,6 +95,8 @@ pub struct Container {
     pub image: Option<String>,
     /// The pod that it is of, `namespace/name` or a uid.
     pub pod: Option<String>,
+    /// Its labels, as far as they are known.
+    pub labels: BTreeMap<String, String>,
 }
 
 impl Container {

@@ -356,7 +356,7 @@ fn target(from: &Sources<'_>, snapshot: &Snapshot) -> Target {
                 .map(|word| word.to_string_lossy().into_owned())
                 .collect(),
         ),
-        crate::config::Target::Pids(_) => None,
+        crate::config::Target::Pids(_) | crate::config::Target::Selected(_) => None,
     };
     let processes = processes(from, snapshot);
     let running = from
@@ -368,7 +368,10 @@ fn target(from: &Sources<'_>, snapshot: &Snapshot) -> Target {
     let with_blocks = processes.iter().filter(|process| process.live_blocks > 0);
     Target {
         command,
-        selection: None,
+        selection: match &from.config.target {
+            crate::config::Target::Selected(selection) => Some(selection.words()),
+            crate::config::Target::Pids(_) | crate::config::Target::Command(_) => None,
+        },
         members: Members {
             running,
             joined: running + ended,
@@ -535,6 +538,7 @@ fn ledger(from: &Sources<'_>, snapshot: &Snapshot) -> (BTreeMap<&'static str, u6
         (ledger::OBJECTS_LATE.name, unseen.objects_late),
         (ledger::FORKS_FOLLOWED_LATE.name, unseen.forks_followed_late),
         (ledger::FORKS_NOT_FOLLOWED.name, unseen.forks_not_followed),
+        (ledger::PROCESSES_UNPROBED.name, from.traced.members().unprobed),
         (ledger::SIDEBAND_LOST.name, from.sideband.lost),
         (ledger::STACKS_CUT.name, from.collector.stacks_cut),
         (ledger::UNWIND_TABLES_FULL.name, missed.tables_full),

@@ -4,7 +4,7 @@
 
 use std::{collections::HashMap, fmt::Debug, sync::Arc};
 
-use crate::{probe::process, report::model::Container};
+use crate::{container::containers, probe::process, report::model::Container};
 
 /// Who knows the containers of processes.
 pub(super) trait Containers: Debug {
@@ -12,13 +12,49 @@ pub(super) trait Containers: Debug {
     fn of(&mut self, pid: u32) -> Option<Arc<Container>>;
 }
 
-/// Nobody: no container is looked for.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct NoContainers;
+/// Those of this machine.
+#[derive(Debug)]
+pub(super) struct HostContainers {
+    found: containers::Containers,
+    /// As reports have them.
+    shown: HashMap<String, Arc<Container>>,
+}
 
-impl Containers for NoContainers {
-    fn of(&mut self, _pid: u32) -> Option<Arc<Container>> {
-        None
+impl HostContainers {
+    /// Nothing shown yet.
+    pub(super) fn new(found: containers::Containers) -> Self {
+        Self {
+            found,
+            shown: HashMap::new(),
+        }
+    }
+}
+
+impl Containers for HostContainers {
+    fn of(&mut self, pid: u32) -> Option<Arc<Container>> {
+        let container = self.found.of_pid(pid)?;
+        if let Some(shown) = self.shown.get(&container.id)
+            && (shown.name.is_some() || container.name.is_none())
+        {
+            return Some(Arc::clone(shown));
+        }
+        let pod = container.pod.as_ref();
+        let pod = pod.and_then(|pod| match (&pod.namespace, &pod.name) {
+            (Some(namespace), Some(name)) => Some(format!("{namespace}/{name}")),
+            (None, Some(name)) => Some(name.clone()),
+            _ => pod.uid.clone(),
+        });
+        let is_named = container.name.is_some() || pod.is_some();
+        let shown = Arc::new(Container {
+            id: container.id.clone(),
+            runtime: container.runtime.name().to_owned(),
+            name: is_named.then(|| container.display_name()),
+            image: container.image.clone(),
+            pod,
+            labels: container.labels.clone(),
+        });
+        self.shown.insert(container.id.clone(), Arc::clone(&shown));
+        Some(shown)
     }
 }
 
@@ -54,6 +90,13 @@ impl Whereabouts {
             inner_pid: process::inner_pid(pid).filter(|&inner| inner != pid),
         };
         self.of.insert(pid, whereabout);
+    }
+
+    /// The same of one that may have been looked at while it lived.
+    pub(super) fn joined_once(&mut self, pid: u32) {
+        if !self.of.contains_key(&pid) {
+            self.joined(pid);
+        }
     }
 
     /// That of a process; nothing of one that has not joined.
