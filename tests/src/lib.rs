@@ -9,6 +9,7 @@
 )]
 
 pub mod chains;
+pub mod containers;
 pub mod debian;
 pub mod fixtures;
 pub mod gpu;
@@ -20,6 +21,7 @@ pub mod python_leak;
 pub mod python_truth;
 pub mod pythons;
 pub mod report;
+pub mod rootfs;
 pub mod servers;
 pub mod skip;
 pub mod target;

@@ -86,9 +86,14 @@ impl Target {
 
     /// Lets it go on from where it waits.
     pub fn go(&mut self) {
+        self.send(b"g");
+    }
+
+    /// Writes to its stdin.
+    pub fn send(&mut self, bytes: &[u8]) {
         let Some(stdin) = &mut self.stdin else { return };
         // It may be gone: then the test sees that by what it does next.
-        if stdin.write_all(b"g").and_then(|()| stdin.flush()).is_err() {
+        if stdin.write_all(bytes).and_then(|()| stdin.flush()).is_err() {
             self.stdin = None;
         }
     }
