@@ -102,6 +102,14 @@ impl Leaktrace {
             .args(&["--max-overhead", "off"])
     }
 
+    /// Traces what a selection means; one JSON report at the end with every site, and every allocation in it, a
+    /// process at a time.
+    pub fn selecting(selection: &[&str]) -> Self {
+        Self::bare(selection)
+            .args(&["--format", "json", "-i", "0", "--top", "1000000"])
+            .args(&["--sample-bytes", "0", "--max-overhead", "off", "--by", "process"])
+    }
+
     /// Starts a command and traces it; one JSON report at the end, written to a file, because stdout is
     /// the command's.
     pub fn command(program: &Path, arguments: &[&str]) -> Self {
@@ -212,7 +220,10 @@ impl Leaktrace {
 
 /// Options with a value that [`Leaktrace::attach`] and [`Leaktrace::command`] imply.
 fn is_replaceable(option: &str) -> bool {
-    matches!(option, "-i" | "--top" | "--format" | "-o" | "-d" | "--sort")
+    matches!(
+        option,
+        "-i" | "--top" | "--format" | "-o" | "-d" | "--sort" | "--sample-bytes" | "--by"
+    )
 }
 
 /// A running leaktrace. Dropping it kills it.

@@ -8,6 +8,7 @@
     reason = "a harness panics: that is how a test fails, with everything it has seen"
 )]
 
+pub mod cgroups;
 pub mod chains;
 pub mod containers;
 pub mod debian;

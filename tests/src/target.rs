@@ -3,7 +3,7 @@
 
 use std::{
     io::{ErrorKind, Write as _},
-    os::unix::process::ExitStatusExt as _,
+    os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::Path,
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
 };
@@ -53,6 +53,11 @@ impl Target {
     /// Starts the C fixture `name`.
     pub fn c(name: &str, arguments: &[&str]) -> Self {
         Self::program(&fixtures::c(name), arguments)
+    }
+
+    /// Starts a program as another user, who has no name.
+    pub fn as_user(uid: u32, path: &Path, arguments: &[&str]) -> Self {
+        Self::spawn(Command::new(path).args(arguments).uid(uid).gid(uid))
     }
 
     /// Starts a program with a library preloaded.
