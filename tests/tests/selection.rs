@@ -5,7 +5,10 @@
 //! Suites run beside each other: each test has programs by names of its own (see [`named`]), and looks at
 //! its own processes and functions only.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use leaktrace_tests::{
     cgroups::{Cgroup, Version},
@@ -29,7 +32,7 @@ fn named(fixture: &str, name: &str) -> PathBuf {
 }
 
 /// A `serve` that waits.
-fn serving(program: &PathBuf) -> Target {
+fn serving(program: &Path) -> Target {
     let mut target = Target::program(program, &[]);
     target.ready();
     target
@@ -228,7 +231,7 @@ fn processes_that_start_later_join() {
 }
 
 /// Runs `short` by this name, by its answer exactly.
-fn live_shortly(program: &PathBuf, blocks: u64, size: u64) {
+fn live_shortly(program: &Path, blocks: u64, size: u64) {
     let arguments = ["7".to_owned(), blocks.to_string(), size.to_string()];
     let output = Command::new(program)
         .args(&arguments)
@@ -338,7 +341,7 @@ fn children_and_what_they_execute() {
 }
 
 /// Of a user, by which it stays chosen whatever it executes.
-fn executes(uid: u32, name: &str, program: &PathBuf) -> (Target, Run) {
+fn executes(uid: u32, name: &str, program: &Path) -> (Target, Run) {
     let mut target = Target::as_user(
         uid,
         &named("serve", name),

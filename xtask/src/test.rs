@@ -14,8 +14,9 @@ use crate::{
 };
 
 /// What the fixtures are built with and the programs they are: compilers, linkers, allocators, servers.
-const PACKAGES: [&str; 32] = [
+const PACKAGES: [&str; 33] = [
     "binutils",
+    "bpftool",
     "bpftrace",
     "busybox-static",
     "docker.io",
