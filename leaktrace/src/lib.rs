@@ -18,6 +18,7 @@ pub mod overhead;
 pub mod probe;
 pub mod python;
 pub mod report;
+pub mod select;
 pub mod session;
 pub mod symbol;
 pub mod traced;

@@ -8,9 +8,9 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use super::parse::{self, Size, Time};
+use super::parse::{self, Excluded, Size, Time};
 use crate::{
-    config::{AttachKind, Bound, ProbeAt, Sort, Unwind, defaults},
+    config::{AttachKind, Bound, ProbeAt, Scope, Sort, Unwind, defaults},
     report::Format,
 };
 
@@ -22,6 +22,9 @@ Examples:
                                          what was allocated in ten minutes and is a minute old at least
   sudo leaktrace -- ./server --port 80   trace a command from before its first allocation
   sudo leaktrace -p 4242 -i 0 -d 1m --format folded | flamegraph.pl --countname bytes > leak.svg
+  sudo leaktrace --container web         trace a container, what starts in it later too
+  sudo leaktrace --comm postgres --older-than 1m
+                                         all backends, sampled; sites summed over processes
   leaktrace doctor                       what this kernel and user can do, and what is missing
 
 Exit status: 0, or 2 when leaktrace could not run. With -- CMD it is the command's own (128+N when signal N ended it).";
@@ -37,7 +40,7 @@ Exit status: 0, or 2 when leaktrace could not run. With -- CMD it is the command
     version,
     after_help = "'--help' says more than '-h'. 'leaktrace demo' is a good start.",
     after_long_help = EXAMPLES,
-    override_usage = "leaktrace [OPTIONS] -p PID[,PID...]\n       leaktrace [OPTIONS] -- CMD [ARGS...]\n       leaktrace <COMMAND>",
+    override_usage = "leaktrace [OPTIONS] -p PID[,PID...]\n       leaktrace [OPTIONS] --all|--comm|--user|--cgroup|--container ...\n       leaktrace [OPTIONS] -- CMD [ARGS...]\n       leaktrace <COMMAND>",
     max_term_width = 110
 )]
 pub(super) struct Cli {
@@ -83,9 +86,12 @@ pub(super) struct TargetArgs {
     )]
     pub(super) pids: Vec<u32>,
 
+    #[command(flatten)]
+    pub(super) selection: SelectionArgs,
+
     /// Also trace the children that the traced processes fork.
     ///
-    /// A child starts with nothing outstanding: what it inherits belongs to its parent.
+    /// With --comm and its like children are always traced. A child starts with nothing outstanding: what it inherits belongs to its parent.
     #[arg(long)]
     pub(super) follow_forks: bool,
 
@@ -163,6 +169,49 @@ pub(super) struct TargetArgs {
     pub(super) argv: Vec<OsString>,
 }
 
+/// Which processes, where they are not named one by one.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Target")]
+#[group(skip)]
+pub(super) struct SelectionArgs {
+    /// Trace all processes, those too that start later.
+    #[arg(short = 'a', long, conflicts_with = "argv")]
+    pub(super) all: bool,
+
+    /// Trace processes of this name, those too that start later.
+    ///
+    /// The name as `ps -o comm` has it: 15 bytes at most. May be given several times, as may --user, --cgroup and
+    /// --container: values of one option are alternatives, and a process must suit each option that is given.
+    /// What a traced process forks is traced. Example: --comm postgres
+    #[arg(long, value_name = "NAME", value_parser = parse::comm, conflicts_with = "argv")]
+    pub(super) comm: Vec<String>,
+
+    /// Trace processes that this user runs, by name or number: the real user.
+    ///
+    /// Example: --user www-data
+    #[arg(long, value_name = "USER", value_parser = parse::user, conflicts_with = "argv")]
+    pub(super) user: Vec<u32>,
+
+    /// Trace processes in this control group or below it, of version 1 or 2.
+    ///
+    /// Its folder, or its path within the hierarchy. Example: --cgroup /sys/fs/cgroup/system.slice/nginx.service
+    #[arg(long, value_name = "PATH", conflicts_with = "argv")]
+    pub(super) cgroup: Vec<PathBuf>,
+
+    /// Trace the processes of this container, pod or systemd unit.
+    ///
+    /// By its name or id (or the id's beginning), as docker, podman, containerd and CRI-O know it.
+    /// Example: --container web
+    #[arg(long, value_name = "NAME|ID", conflicts_with = "argv")]
+    pub(super) container: Vec<String>,
+
+    /// Leave out processes that would be traced: comm=, user=, cgroup=, container= or pid=.
+    ///
+    /// May be given several times; a bare NAME is comm=NAME. Example: --all --exclude comm=java --exclude user=root
+    #[arg(long, value_name = "KIND=VALUE", value_parser = parse::exclude, conflicts_with = "argv")]
+    pub(super) exclude: Vec<Excluded>,
+}
+
 /// Which blocks count.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Filter")]
@@ -197,9 +246,10 @@ pub(super) struct SamplingArgs {
     /// For programs that allocate so often that recording everything costs too much. Large blocks are
     /// more likely to be taken than small ones, and each one that is stands for those that are not:
     /// bytes and blocks become estimates, with the range that holds the true number in 95 of 100 runs.
-    /// A size from 1KiB to 64MiB, as for --min-size. Example: --sample-bytes 512KiB
-    #[arg(long, value_name = "SIZE", default_value_t = Size(defaults::SAMPLE_BYTES))]
-    pub(super) sample_bytes: Size,
+    /// A size from 1KiB to 64MiB, as for --min-size. The default is 0 with -p and -- CMD, and 512KiB where processes are
+    /// chosen by --all, --comm and their like. Example: --sample-bytes 512KiB
+    #[arg(long, value_name = "SIZE")]
+    pub(super) sample_bytes: Option<Size>,
 
     /// Hold what tracing costs the targets to this share of their CPU time.
     ///
@@ -297,6 +347,28 @@ pub(super) struct BoundArgs {
     /// Example: --max-live 50000000
     #[arg(long, value_name = "N", default_value_t = defaults::MAX_LIVE, value_parser = parse::bound, allow_negative_numbers = true)]
     pub(super) max_live: u32,
+
+    /// Track at most this many blocks of one process at a time, where there are many.
+    ///
+    /// One that holds more cannot push out the others: its blocks beyond the bound are not recorded, and the report
+    /// counts them as `live_process_full`. The default is a quarter of --max-live. Example: --max-live-per-process 100000
+    #[arg(long, value_name = "N", value_parser = parse::bound, allow_negative_numbers = true)]
+    pub(super) max_live_per_process: Option<u32>,
+
+    /// Whose calls the probes see, where processes are chosen by --all, --comm and their like.
+    ///
+    /// process: each target has probes of its own. Nobody else pays, and what a process does in the first moments after
+    /// its start goes unseen. host: the probes of a file are for all processes that map it. Nothing is missed, and each
+    /// call of a process that is no target costs it a trap. auto: host with --all, for more than 16 processes and for files
+    /// that only targets map; else process.
+    #[arg(long, value_enum, value_name = "SCOPE", default_value_t = Scope::Auto)]
+    pub(super) scope: Scope,
+
+    /// End all tracing when this file is there.
+    ///
+    /// So that one command can end it on many hosts; SIGUSR1 does the same. Example: --killswitch /run/leaktrace.off
+    #[arg(long, value_name = "FILE")]
+    pub(super) killswitch: Option<PathBuf>,
 
     /// Attach by this mechanism and no other, for tests.
     #[arg(long, value_enum, value_name = "KIND", hide = true)]

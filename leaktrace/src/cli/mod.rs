@@ -13,8 +13,14 @@ use std::{env, ffi::OsString, fmt, path::PathBuf, time::Duration};
 use clap::{CommandFactory as _, FromArgMatches as _, parser::ValueSource};
 pub use clap_complete::Shell;
 
-use self::args::{Cli, Command, DemoArgs, OutputArgs};
-use crate::config::{self, AttachKind, Bound, Config, Filters, Gpu, Output, Target, custom_pair};
+use self::{
+    args::{Cli, Command, DemoArgs, OutputArgs, SelectionArgs},
+    parse::Excluded,
+};
+use crate::{
+    config::{self, AttachKind, Bound, Config, Filters, Gpu, Output, Scope, Target, custom_pair, defaults},
+    select::{Properties, Selection},
+};
 
 /// Exit status of a run that could not be.
 pub const EXIT_UNUSABLE: u8 = 2;
@@ -174,12 +180,25 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
         Some(object) => Some(custom_pair(object, &target.alloc, &target.free)?),
         None => None,
     };
+    let pids = parse::unique(&target.pids);
+    let what = if target.argv.is_empty() {
+        chosen(pids, target.selection)?
+    } else {
+        Target::Command(target.argv)
+    };
+    let of_many = matches!(what, Target::Selected(_));
+    if bounds.scope != Scope::Auto && !of_many {
+        return Err(config::ConfigError::NotOpen("--scope").into());
+    }
+    let default_mean = if of_many {
+        defaults::SAMPLE_BYTES_OF_MANY
+    } else {
+        defaults::SAMPLE_BYTES
+    };
     let config = Config {
-        target: if target.argv.is_empty() {
-            Target::Pids(parse::unique(&target.pids))
-        } else {
-            Target::Command(target.argv)
-        },
+        target: what,
+        scope: bounds.scope,
+        killswitch: bounds.killswitch,
         follow_forks: target.follow_forks,
         python_malloc: target.python_malloc,
         python_pools: target.python_pools,
@@ -195,12 +214,14 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
             min_size_bytes: filter.min_size.map_or(0, |size| size.0),
             max_size_bytes: filter.max_size.map_or(u64::MAX, |size| size.0),
         },
-        sample_bytes: sampling.sample_bytes.0,
+        sample_bytes: sampling.sample_bytes.map_or(default_mean, |size| size.0),
         max_overhead: match sampling.max_overhead {
             Some(Bound::Share(share)) => Some(share),
             Some(Bound::Off) | None => None,
         },
-        bounds_python: sampling.max_overhead.is_none() && sampling.sample_bytes.0 == 0,
+        bounds_python: sampling.max_overhead.is_none()
+            && sampling.sample_bytes.is_none_or(|size| size.0 == 0)
+            && !of_many,
         top: report.top,
         sort: report.sort,
         show_blocks: report.show_blocks,
@@ -211,6 +232,9 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
             ..output(output_args, general)
         },
         max_live: bounds.max_live,
+        max_live_per_process: bounds
+            .max_live_per_process
+            .unwrap_or(bounds.max_live.div_ceil(defaults::PROCESS_SHARE)),
         attach: bounds.attach,
         unwind: bounds.unwind,
         python: !target.no_python,
@@ -222,6 +246,40 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
     };
     config.validate()?;
     Ok(config)
+}
+
+/// Processes named one by one, or all that a selection means.
+fn chosen(pids: Vec<u32>, typed: SelectionArgs) -> Result<Target, config::ConfigError> {
+    let mut selection = Selection {
+        all: typed.all,
+        pids,
+        wanted: Properties {
+            comms: typed.comm,
+            users: typed.user,
+            cgroups: typed.cgroup,
+            containers: typed.container,
+            pids: Vec::new(),
+        },
+        left_out: Properties::default(),
+    };
+    if !selection.is_open() {
+        return if typed.exclude.is_empty() {
+            Ok(Target::Pids(selection.pids))
+        } else {
+            Err(config::ConfigError::NotOpen("--exclude"))
+        };
+    }
+    let left_out = &mut selection.left_out;
+    for excluded in typed.exclude {
+        match excluded {
+            Excluded::Comm(name) => left_out.comms.push(name),
+            Excluded::User(user) => left_out.users.push(user),
+            Excluded::Cgroup(path) => left_out.cgroups.push(path),
+            Excluded::Container(name) => left_out.containers.push(name),
+            Excluded::Pid(pid) => left_out.pids.push(pid),
+        }
+    }
+    Ok(Target::Selected(selection))
 }
 
 fn demonstration(args: DemoArgs, general: General) -> Result<Demo, Stop> {

@@ -349,7 +349,7 @@ fn target(from: &Sources<'_>, snapshot: &Snapshot) -> Target {
                 .map(|word| word.to_string_lossy().into_owned())
                 .collect(),
         ),
-        crate::config::Target::Pids(_) => None,
+        crate::config::Target::Pids(_) | crate::config::Target::Selected(_) => None,
     };
     let processes = from.traced.iter().map(|process| {
         let images = snapshot

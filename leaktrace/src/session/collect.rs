@@ -1,11 +1,15 @@
 //! From the kernel's tables to a snapshot: one reading an interval, and one at the end of each process
 //! image.
 
-use std::{collections::HashMap, rc::Rc, sync::PoisonError};
+use std::{
+    collections::{HashMap, HashSet},
+    rc::Rc,
+    sync::PoisonError,
+};
 
 use leaktrace_common::{
     call::Space,
-    key::SiteKey,
+    key::{LiveKey, SiteKey},
     math::BLOCKS_FRACTION_BITS,
     record::{Live, Site},
     unwind::{end, end_of},
@@ -21,7 +25,7 @@ use crate::{
     kernel::{
         clock::now_ns,
         events::SharedLiveTable,
-        maps::{TableError, Tables},
+        maps::{ImageKey, Images, TableError, Tables},
     },
     python::resolver::Resolver,
     report::{
@@ -68,6 +72,14 @@ pub(super) struct Collector {
     /// What each call has handed out, as far as it was recorded; images that have ended included.
     pub handed_out: HashMap<u32, HandedOut>,
     handed_out_ended: HashMap<u32, HandedOut>,
+    /// Stacks of images that have ended, where processes come and go.
+    doomed: HashSet<u64>,
+}
+
+/// What the tables had of an image that has ended.
+struct Remains {
+    sites: Vec<(SiteKey, Site)>,
+    blocks: Vec<(LiveKey, Live)>,
 }
 
 /// Blocks and bytes.
@@ -132,6 +144,7 @@ impl Collector {
             unsure_ended: HandedOut::default(),
             handed_out: HashMap::new(),
             handed_out_ended: HashMap::new(),
+            doomed: HashSet::new(),
         }
     }
 
@@ -221,6 +234,8 @@ impl Collector {
         let interpreters = of_targets(traced);
         let mut failed = None;
         self.tables.for_each_site(|key, totals| {
+            // What was forked has its parent's addresses, and so its stacks.
+            self.doomed.remove(&key.stack_id);
             let handed_out = self.handed_out.entry(key.call).or_default();
             handed_out.add(HandedOut::of_site(totals));
             self.tracker.add_totals(*key, &with_freed(pools, key, totals));
@@ -236,6 +251,8 @@ impl Collector {
                 .err()
                 .or(failed.take());
         })?;
+        let gone: Vec<u64> = self.doomed.drain().collect();
+        self.tables.remove_stacks(&gone)?;
         self.unsure = self.unsure_ended;
         {
             let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
@@ -293,12 +310,55 @@ impl Collector {
         image: u16,
         state: State,
     ) -> Result<(), TableError> {
+        self.freeze_all(traced, &[(pid, image)], state)
+    }
+
+    /// The same of many, in one reading of the tables.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub(super) fn freeze_all(
+        &mut self,
+        traced: &TracedSet,
+        ended: &[ImageKey],
+        state: State,
+    ) -> Result<(), TableError> {
         self.finish_stacks(traced)?;
         self.catch_up();
-        if let (Some(pools), Some(process)) = (&mut self.pools, traced.get(pid)) {
-            let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-            pools.end(&live, process, image, now_ns())?;
+        for &(pid, image) in ended {
+            if let (Some(pools), Some(process)) = (&mut self.pools, traced.get(pid)) {
+                let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+                pools.end(&live, process, image, now_ns())?;
+            }
         }
+        let images: Images = ended.iter().copied().collect();
+        let mut sites = self.tables.take_sites(&images)?;
+        let holds = |(_, totals): &(SiteKey, Site)| totals.allocs > totals.frees;
+        // A sweep of the whole table for processes that have left nothing is spared: children that live for milliseconds
+        // end by the thousand.
+        let mut blocks = if sites.values().flatten().any(holds) || self.pools.is_some() {
+            let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+            live.take_images(&images)?
+        } else {
+            HashMap::new()
+        };
+        for &image in ended {
+            let left = Remains {
+                sites: sites.remove(&image).unwrap_or_default(),
+                blocks: blocks.remove(&image).unwrap_or_default(),
+            };
+            self.freeze_one(traced, image, state, &left)?;
+        }
+        Ok(())
+    }
+
+    fn freeze_one(
+        &mut self,
+        traced: &TracedSet,
+        (pid, image): ImageKey,
+        state: State,
+        kept: &Remains,
+    ) -> Result<(), TableError> {
         let pools = self.pools.as_ref();
         let mut freezing = self.tracker.freeze(pid, image, state, now_ns());
         let interpreters = of_targets(traced);
@@ -307,7 +367,7 @@ impl Collector {
         let mut has_gpu = traced
             .get(pid)
             .is_some_and(|process| process.gpu.probed().next().is_some());
-        self.tables.take_sites(pid, image, |key, totals| {
+        for (key, totals) in &kept.sites {
             has_gpu |= Space::of(key.process.space).is_some_and(Space::is_gpus);
             outstanding = outstanding.saturating_add(totals.allocs.saturating_sub(totals.frees));
             let handed_out = self.handed_out_ended.entry(key.call).or_default();
@@ -324,19 +384,20 @@ impl Collector {
                 .add(&self.tables, traced, key, totals)
                 .err()
                 .or(failed.take());
-        })?;
+            if traced.follows_members() && key.stack_id != 0 {
+                self.doomed.insert(key.stack_id);
+                if totals.allocs > totals.frees {
+                    self.stacks.read(&self.tables, key.stack_id)?;
+                }
+            }
+        }
         if let Some(pools) = &mut self.pools {
             pools.forget(pid, image);
         }
         self.stacks.forget(pid, image);
-        // A sweep of the whole table for a process that has left nothing is spared: children that live for
-        // milliseconds end by the thousand.
-        if outstanding > 0 {
-            let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-            live.take_image(pid, image, |key, block| {
-                self.unsure_ended.add_older(self.unsure_before_ns, block);
-                freezing.add_block(&LiveBlock::new(key, block));
-            })?;
+        for (key, block) in &kept.blocks {
+            self.unsure_ended.add_older(self.unsure_before_ns, block);
+            freezing.add_block(&LiveBlock::new(key, block));
         }
         let left = match &self.gpu {
             Some(gpu) if has_gpu => gpu.take_image(pid, image, |block| freezing.add_block(block))?,

@@ -8,6 +8,7 @@ mod collect;
 mod costs;
 mod gpu;
 mod keep;
+mod members;
 mod pace;
 mod pools;
 mod python;
@@ -45,6 +46,7 @@ use crate::{
     report::{
         model::{Report, State},
         output::Output,
+        units::counted,
     },
     traced::follow::Followed,
 };
@@ -121,6 +123,7 @@ enum Wake {
     Ended(u32),
     Counted(Taken),
     Late,
+    Departed,
 }
 
 impl<'a> Session<'a> {
@@ -191,9 +194,19 @@ impl<'a> Session<'a> {
             .iter()
             .filter_map(|&(object, gear)| Some(traced.catalog.scan(object)?.of(gear).0.len()))
             .sum();
+        let for_all = traced.files_for_all();
+        if for_all > 0 {
+            say(&format!(
+                "the probes of {} are for all processes that map {}: calls of those that are no targets cost them a trap \
+                 each; --scope process spares them",
+                counted(for_all as u64, "file"),
+                if for_all == 1 { "it" } else { "them" },
+            ));
+        }
         let names = match &self.config.target {
             Target::Command(line) => line[0].to_string_lossy().into_owned(),
             Target::Pids(_) => names.join(", "),
+            Target::Selected(selection) => selection.words(),
         };
         say(&format!(
             "tracing {names}: {functions} functions in {} object{}, attach {}",
@@ -233,6 +246,7 @@ impl<'a> Session<'a> {
             // report may take longer than the interval, and then one is always due.
             let look_again = self.look_again();
             let late = self.waits_for_census();
+            let departed = self.running.departed.due();
             let wake = tokio::select! {
                 biased;
                 signal = watched.next() => Wake::Stop(signal),
@@ -244,6 +258,7 @@ impl<'a> Session<'a> {
                 () = sleep_until(self.next_reading) => Wake::Measure,
                 taken = next_census(&mut self.censuses) => Wake::Counted(taken),
                 () = until(late) => Wake::Late,
+                () = until(departed) => Wake::Departed,
                 () = self.builder.answered(), if self.unnamed.is_some() => Wake::Named,
                 () = next(&mut ticks), if self.unnamed.is_none() => Wake::Interval,
                 Some(()) = changes.recv() => Wake::Changes,
@@ -277,6 +292,17 @@ impl<'a> Session<'a> {
                 }
                 Wake::Event(event) if event.kind == kind::UNMAPPED => {
                     self.running.traced.unmapped(event.tgid);
+                }
+                Wake::Event(event) if event.kind == kind::JOINED => {
+                    self.follow(&ended)?;
+                    self.member_joined(event.tgid)?;
+                }
+                Wake::Event(event) if event.kind == kind::LEFT => {
+                    self.member_left(event.tgid, event.value as u16);
+                }
+                Wake::Departed => {
+                    self.follow(&ended)?;
+                    self.settle_departed()?;
                 }
                 Wake::Event(event) => {
                     self.follow(&ended)?;
@@ -393,7 +419,8 @@ impl<'a> Session<'a> {
 
     /// Has the end of a process reported, also if it has come already.
     fn watch(&mut self, pid: u32, ended: &UnboundedSender<u32>) -> Result<(), Error> {
-        if !self.watched.insert(pid) {
+        // Where processes come and go the kernel side tells of it.
+        if self.running.traced.follows_members() || !self.watched.insert(pid) {
             return Ok(());
         }
         let Some(raw) = rustix::process::Pid::from_raw(pid as i32) else {

@@ -32,6 +32,8 @@ impl Session<'_> {
     pub(super) fn report(&mut self, ended: &UnboundedSender<u32>, last: bool) -> Result<(), Error> {
         // A report is of what has happened, not of what has been looked at.
         self.follow(ended)?;
+        self.look_for_members()?;
+        self.settle_departed()?;
         self.measure()?;
         // While the names are looked up.
         let (occasion, wait) = if last {

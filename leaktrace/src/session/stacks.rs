@@ -13,6 +13,7 @@ use leaktrace_common::{
 use super::python::{Parts, PythonStack};
 use crate::{
     kernel::{
+        clock::now_ns,
         maps::{KeptStack, TableError, Tables},
         raw::{Raw, RawStacks},
     },
@@ -28,6 +29,9 @@ use crate::{
 
 /// Stacks that are not equal and are reported in full.
 const DIFFERENCES_MAX: usize = 20;
+
+/// A process that joins is taken in within this time, or its stacks are not walked on.
+const JOINS_WITHIN_NS: u64 = 2_000_000_000;
 
 /// A stack that is to be walked.
 #[derive(Debug)]
@@ -92,6 +96,16 @@ impl Stacks {
     /// [`TableError`].
     pub(super) fn finish(&mut self, tables: &Tables, traced: &TracedSet) -> Result<(), TableError> {
         for Waiting { raw, tried } in std::mem::take(&mut self.waiting) {
+            // Of a process that is about to be taken in.
+            let is_early = traced.follows_members()
+                && traced
+                    .get(raw.tgid)
+                    .is_none_or(|process| process.image() < raw.image)
+                && now_ns().saturating_sub(raw.time_ns) < JOINS_WITHIN_NS;
+            if is_early {
+                self.waiting.push(Waiting { raw, tried });
+                continue;
+            }
             if self.finish_one(&raw, tables, traced)? {
                 continue;
             }

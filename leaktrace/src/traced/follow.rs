@@ -72,9 +72,17 @@ impl TracedSet {
                         executable: true,
                         deleted: false,
                     };
+                    if self.follows_members && !self.processes.contains_key(&pid) {
+                        self.newcomer_mapped(pid, &mapping, time_ns);
+                    }
                     mapped.extend(self.mapped(pid, mapping, time_ns, is_known));
                 }
                 _ if is_known => {}
+                Change::Ended => self.newcomers.ended(pid, time_ns),
+                Change::Exec { comm } if self.follows_members && !self.runs(pid) => {
+                    self.newcomer_executed(pid, comm, tables);
+                    followed.extend(self.take_in(pid, tables));
+                }
                 Change::Exec { comm } => {
                     self.clear_interpreter(pid);
                     let traced = self
@@ -84,6 +92,11 @@ impl TracedSet {
                     if let Some(gone) = traced.and_then(|traced| traced.replace_image(comm, time_ns)) {
                         followed.push(Followed::Replaced(pid, gone));
                     }
+                }
+                Change::Forked { parent } if self.follows_members => {
+                    self.newcomer_forked(pid, parent, tables);
+                    self.settle_mapped(std::mem::take(&mut mapped));
+                    followed.extend(self.take_in(pid, tables));
                 }
                 Change::Forked { parent } => {
                     self.settle_mapped(std::mem::take(&mut mapped));
@@ -95,6 +108,31 @@ impl TracedSet {
         }
         self.settle_mapped(mapped);
         followed
+    }
+
+    /// Whether a process is traced and runs.
+    fn runs(&self, pid: u32) -> bool {
+        self.processes
+            .get(&pid)
+            .is_some_and(|traced| traced.state == State::Running)
+    }
+
+    /// Takes a member in that needs probes of its own.
+    fn take_in(&mut self, pid: u32, tables: &Tables) -> Option<Followed> {
+        if !self.needs_own_probes() {
+            return None;
+        }
+        match self.join(pid, tables) {
+            Ok(true) => {
+                self.unseen.forks_followed_late += 1;
+                Some(Followed::Joined(pid))
+            }
+            Ok(false) => None,
+            Err(error) => {
+                tracing::warn!("{error}");
+                None
+            }
+        }
     }
 
     /// Notes a mapping. What is to be done about it is left to [`Self::settle_mapped`].

@@ -100,6 +100,20 @@ impl Traced {
         }
     }
 
+    /// The same where it runs an image of a later number: those before it are not known.
+    pub fn of_image_number(pid: u32, comm: String, exe: Option<PathBuf>, image: u16) -> Self {
+        let mut traced = Self::new(pid, comm, exe);
+        for _ in 0..image {
+            traced.images.push(traced.images[0].clone());
+        }
+        traced
+    }
+
+    /// What is mapped in the current image is known from elsewhere.
+    pub(super) fn set_mappings(&mut self, mappings: Mappings) {
+        self.current_mut().mappings = mappings;
+    }
+
     /// Number of the image that runs now.
     pub const fn image(&self) -> u16 {
         (self.images.len() - 1) as u16

@@ -9,7 +9,12 @@ use std::{
     sync::Arc,
 };
 
-use super::{catalog::Catalog, pauser::Pauser, process::Traced};
+use leaktrace_common::record::tracked;
+
+use super::{
+    catalog::Catalog, host::Host, members::MemberCounts, newcomers::Newcomers, pauser::Pauser,
+    process::Traced,
+};
 use crate::{
     kernel::{
         clock::now_ns,
@@ -102,8 +107,15 @@ pub struct TracedSet {
     pub catalog: Catalog,
     pub(super) kernel: KernelVersion,
     pub(super) follow_forks: bool,
+    /// Probes that all processes have in common.
+    pub(super) host: Host,
     pub(super) python_pools: bool,
     pub(super) processes: BTreeMap<u32, Traced>,
+    /// Whether processes become targets by themselves, and how many have.
+    pub(super) follows_members: bool,
+    pub(super) all_are_members: bool,
+    pub(super) members: MemberCounts,
+    pub(super) newcomers: Newcomers,
     /// See [`Unseen`].
     pub unseen: Unseen,
     /// Sentences for the report.
@@ -136,8 +148,13 @@ impl TracedSet {
             catalog,
             kernel,
             follow_forks,
+            host: Host::default(),
             python_pools: false,
             processes: BTreeMap::new(),
+            follows_members: false,
+            all_are_members: false,
+            members: MemberCounts::default(),
+            newcomers: Newcomers::default(),
             unseen: Unseen::default(),
             warnings: warnings.into_iter().collect(),
         }
@@ -196,11 +213,16 @@ impl TracedSet {
 
     /// Tells the kernel side of a process.
     pub(super) fn count(&mut self, pid: u32, tables: &Tables) -> Result<(), TableError> {
-        let slot = self
-            .unwinder
+        let slot = self.layout_slot(pid);
+        tables.set_layout(pid, slot)?;
+        tables.add_process(pid, tracked::TOLD | tracked::NAMED)
+    }
+
+    /// A slot for the layout of a process.
+    pub(super) fn layout_slot(&mut self, pid: u32) -> u32 {
+        self.unwinder
             .as_mut()
-            .map_or(NO_SLOT, |unwinder| unwinder.join(pid, now_ns()));
-        tables.add_process(pid, slot)
+            .map_or(NO_SLOT, |unwinder| unwinder.join(pid, now_ns()))
     }
 
     /// Takes back [`Self::count`].
@@ -280,7 +302,7 @@ impl TracedSet {
         if scan.functions.is_empty() || traced.is_probed(object) {
             return Ok(unseen);
         }
-        for (slot, links) in self.links_of(traced.pid, object, &scan.functions)? {
+        for (slot, links) in self.links_of(traced.pid, object, Gear::Heap, &scan.functions)? {
             traced.keep(object, Gear::Heap, slot, links);
         }
         self.log(traced.pid, object, &scan, Gear::Heap);
@@ -337,7 +359,8 @@ impl TracedSet {
     /// Takes every probe out.
     pub fn release_all(&mut self) {
         self.settle_all();
-        let links: Vec<Links> = self.processes.values_mut().flat_map(Traced::take_links).collect();
+        let mut links: Vec<Links> = self.processes.values_mut().flat_map(Traced::take_links).collect();
+        links.extend(self.host.take());
         attach::release(links);
         self.settle_all();
     }
