@@ -99,7 +99,7 @@ impl Leaktrace {
         Self::bare(&["-p", &pids.join(","), "--format", "json"])
             .args(&["-i", "0", "--top", "1000000"])
             // What is compared with the truth is to be whole, whatever it costs.
-            .args(&["--max-overhead", "off"])
+            .args(&["--max-overhead", "off", "--by", "process"])
     }
 
     /// Traces what a selection means; one JSON report at the end with every site, and every allocation in it, a
