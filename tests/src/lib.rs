@@ -10,6 +10,7 @@
 
 pub mod cgroups;
 pub mod chains;
+pub mod contained;
 pub mod containers;
 pub mod debian;
 pub mod fixtures;

@@ -123,6 +123,26 @@ impl Rootfs {
         self
     }
 
+    /// Adds a folder of this machine with all that is in it, at the same path.
+    pub fn with_folder(&self, folder: &Path) -> &Self {
+        let below = folder.strip_prefix("/").expect("an absolute path");
+        let to = self.path().join(below);
+        let parent = to.parent().expect("it is below the root");
+        fs::create_dir_all(parent).expect("a folder of a root can be made");
+        // Links may lead out of it: what they mean is what is wanted.
+        let copied = Command::new("cp")
+            .args(["-rL", "--preserve=mode"])
+            .arg(folder)
+            .arg(parent)
+            .status();
+        assert!(
+            copied.expect("cp starts").success(),
+            "{} cannot be copied",
+            folder.display()
+        );
+        self
+    }
+
     /// The folder itself.
     pub fn path(&self) -> &Path {
         self.folder.path()

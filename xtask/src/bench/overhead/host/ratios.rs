@@ -58,7 +58,7 @@ struct Row {
     inside_ns: Vec<Option<f64>>,
     /// Instructions of the outsider that are breakpoints, the most of all rounds.
     breakpoints: usize,
-    /// Calls of outsiders that the kernel side turned away, by pair of the outsider's.
+    /// Calls that the kernel side turned away, of the outsider and of everybody else on the machine.
     turned_away: Vec<f64>,
 }
 
@@ -123,7 +123,7 @@ fn one(
         let turned_away = report["ledger"]["outside"]
             .as_u64()
             .context("no ledger.outside")?;
-        row.turned_away.push(turned_away as f64 / unseen.units as f64);
+        row.turned_away.push(turned_away as f64);
     }
     Ok(())
 }
@@ -161,8 +161,9 @@ fn breakpoints(target: &Target) -> Result<usize> {
 fn table(rows: &BTreeMap<Setup, Row>, rounds: u16, batch: Duration) -> String {
     let mut text = format!(
         "Two processes of malloc/free pairs, 64 to 575 bytes, one C library; one is traced (a sample each 512 KiB), \
-         the other is none of the targets. Medians of {rounds} rounds of {} ms, and the range of all of them.\n\n\
-         | setup | others: ns a pair | ratio | breakpoints in them | calls turned away, a pair | \
+         the other is none of the targets. Calls turned away are of all that are no targets, on \
+         the whole machine. Medians of {rounds} rounds of {} ms, and the range of all of them.\n\n\
+         | setup | others: ns a pair | ratio | breakpoints in them | calls turned away | \
          targets: ns a pair | ratio |\n|---|---:|---:|---:|---:|---:|---:|\n",
         batch.as_millis()
     );
@@ -181,7 +182,7 @@ fn table(rows: &BTreeMap<Setup, Row>, rounds: u16, batch: Duration) -> String {
         };
         let turned_away = stats::summary(row.turned_away.iter().copied());
         let turned_away =
-            turned_away.map_or_else(|| "-".to_owned(), |summary| format!("{:.2}", summary.median));
+            turned_away.map_or_else(|| "-".to_owned(), |summary| format!("{:.0}", summary.median));
         // Writing to a string cannot fail.
         let _written = writeln!(
             text,
