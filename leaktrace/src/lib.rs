@@ -23,3 +23,4 @@ pub mod symbol;
 pub mod traced;
 pub mod track;
 pub mod unwind;
+pub mod watch;
