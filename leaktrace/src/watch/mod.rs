@@ -5,3 +5,4 @@
 
 pub mod arm;
 pub mod growth;
+pub mod processes;
