@@ -1,8 +1,13 @@
 //! The gear without probes: who grows, and which stacks first touched the memory that grew, for any language and
 //! allocator; tracing is armed for those that keep growing.
 //!
-//! [`growth`] and [`arm`] are pure: they say how a process goes and which ones are to be traced.
+//! [`growth`], [`arm`] and [`kept`] are pure: how a process goes, which ones are to be traced, what sampled page faults
+//! stand for. [`processes`] and [`space`] read `/proc`, [`witness`] puts stacks to page faults, [`tracer`] traces.
+//! [`session`] is the loop.
 
 pub mod arm;
 pub mod growth;
+pub mod kept;
 pub mod processes;
+pub mod space;
+pub mod witness;
