@@ -108,6 +108,8 @@ pub struct Config {
     pub max_unwind_bytes: u64,
     /// Walk each stack once more by framehop, and compare.
     pub verify_stacks: bool,
+    /// End when the process that has started this one does: this one.
+    pub ends_with_parent: Option<u32>,
     /// How much to say on stderr.
     pub verbose: u8,
 }
@@ -363,6 +365,7 @@ impl Config {
             census: false,
             max_unwind_bytes: defaults::MAX_UNWIND_BYTES,
             verify_stacks: false,
+            ends_with_parent: None,
             verbose: 0,
         }
     }

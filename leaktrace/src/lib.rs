@@ -12,6 +12,7 @@ pub mod demo;
 pub mod doctor;
 pub mod error;
 pub mod kernel;
+pub mod killswitch;
 pub mod launch;
 pub mod nvml;
 pub mod overhead;

@@ -8,7 +8,10 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use super::parse::{self, Size, Time};
+use super::{
+    parse::{self, Size, Time},
+    watch::WatchArgs,
+};
 use crate::{
     config::{AttachKind, Bound, ProbeAt, Sort, Unwind, defaults},
     report::Format,
@@ -320,6 +323,10 @@ pub(super) struct BoundArgs {
     /// Walk each stack once more in another way and report where the two differ, for tests.
     #[arg(long, hide = true)]
     pub(super) verify_stacks: bool,
+
+    /// End when the process that has started this one does: this one, for 'leaktrace watch'.
+    #[arg(long, value_name = "PID", hide = true)]
+    pub(super) ends_with_parent: Option<u32>,
 }
 
 /// What every subcommand takes.
@@ -342,6 +349,11 @@ pub(super) enum Command {
     ///
     /// The program holds a steady leak, a bounded cache, a start-up block and churn, of known sizes.
     Demo(DemoArgs),
+    /// Say which processes grow and which stacks first touched the memory that grew, without a probe.
+    ///
+    /// For any language and allocator: by page faults that the kernel samples. With --arm, those that keep growing are
+    /// traced, and not any more when they stop. Example: leaktrace watch -a --arm 'rss>10MiB/10min'
+    Watch(WatchArgs),
     /// Say what this kernel and user can do, and what to do about what is missing.
     ///
     /// Exit status 2 when tracing is impossible.

@@ -7,6 +7,7 @@ mod args;
 mod fold;
 pub mod generate;
 pub mod parse;
+mod watch;
 
 use std::{env, ffi::OsString, fmt, path::PathBuf, time::Duration};
 
@@ -14,7 +15,10 @@ use clap::{CommandFactory as _, FromArgMatches as _, parser::ValueSource};
 pub use clap_complete::Shell;
 
 use self::args::{Cli, Command, DemoArgs, OutputArgs};
-use crate::config::{self, AttachKind, Bound, Config, Filters, Gpu, Output, Target, custom_pair};
+use crate::{
+    config::{self, AttachKind, Bound, Config, Filters, Gpu, Output, Target, custom_pair},
+    watch::session::Settings,
+};
 
 /// Exit status of a run that could not be.
 pub const EXIT_UNUSABLE: u8 = 2;
@@ -28,6 +32,8 @@ pub enum Invocation {
     Demo(Demo),
     /// Be the built-in program.
     DemoTarget,
+    /// Watch who grows.
+    Watch(Settings),
     /// Say what this kernel and user can do.
     Doctor(General),
     /// Print where functions of these files are probed.
@@ -68,6 +74,7 @@ impl Invocation {
         match self {
             Self::Trace(config) => config.verbose,
             Self::Demo(demo) => demo.verbose,
+            Self::Watch(settings) => settings.verbose,
             Self::Doctor(general) => general.verbose,
             Self::DemoTarget | Self::Probes(_) | Self::Tables(_) | Self::Completions(_) | Self::Man => 0,
         }
@@ -129,6 +136,7 @@ fn parse_with(line: impl IntoIterator<Item = OsString>, color: bool) -> Result<I
     match cli.command {
         None => trace(cli, general).map(Invocation::Trace),
         Some(Command::Demo(demo)) => demonstration(demo, general).map(Invocation::Demo),
+        Some(Command::Watch(args)) => watch::settings(args, general).map(Invocation::Watch),
         Some(Command::DemoTarget) => Ok(Invocation::DemoTarget),
         Some(Command::Doctor) => Ok(Invocation::Doctor(general)),
         Some(Command::Probes { files }) => Ok(Invocation::Probes(files)),
@@ -218,6 +226,7 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
         max_unwind_bytes: bounds.max_unwind.0,
         probe_at: bounds.probe_at,
         verify_stacks: bounds.verify_stacks,
+        ends_with_parent: bounds.ends_with_parent,
         verbose: general.verbose,
     };
     config.validate()?;

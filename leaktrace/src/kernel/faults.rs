@@ -1,10 +1,11 @@
 //! Page faults of the whole machine, sampled by perf with registers and stack, or calls of a tracepoint in the same way:
 //! what the kernel does when memory is touched for the first time, whatever asked for it.
 //!
-//! The kernel holds each CPU to a number of samples a second by itself and says with each how many events it stands for.
-//! Nothing is put into any process. Must not know whose faults are wanted, nor how a stack is walked.
+//! Every so many events are sampled, on each CPU by itself; how many is set anew whenever a ring is read, so that no CPU
+//! takes more than some samples a second. The kernel counts all events: a sample stands for those that came since the
+//! last reading, shared among the samples, whatever was lost. Nothing is put into any process. Must not know whose faults are wanted, nor how a stack is walked.
 
-use std::{fs, io, os::fd::OwnedFd, path::Path};
+use std::{fs, io, os::fd::OwnedFd, path::Path, time::Instant};
 
 use leaktrace_common::unwind::{raw, raw_base};
 use perf_event_open::{
@@ -28,8 +29,12 @@ const WAKE_BYTES: u32 = 192 << 10;
 /// Bytes of stack that a sample has: the frames of most programs take less.
 const STACK_BYTES: u32 = 8 << 10;
 
-/// Samples a second on each CPU. A prime, so that it keeps step with nothing.
-const SAMPLES_PER_S: u64 = 97;
+/// Samples that a CPU is to take in a second.
+const SAMPLES_PER_S: f64 = 100.0;
+
+/// Events from one sample to the next, to begin with and at most.
+const PERIOD: u64 = 63;
+const PERIOD_MAX: u64 = 1 << 20;
 
 /// `PERF_REG_X86_BP`, `_SP`, `_IP` (arch/x86/include/uapi/asm/perf_regs.h); they come in this order.
 const REGISTERS: u64 = 1 << 6 | 1 << 7 | 1 << 8;
@@ -71,16 +76,28 @@ pub struct Touch {
     /// The address that was touched; 0 for a call.
     pub address: u64,
     /// How many events it stands for.
-    pub period: u64,
+    pub stands_for: f64,
     /// Size of the page that was made, in bytes: 2 MiB of a huge one.
     pub page_bytes: u64,
     /// Where user space was, with its stack.
     pub stack: Raw,
 }
 
+/// The ring of a CPU.
+struct Ring {
+    counter: Counter,
+    sampler: Sampler,
+    /// Events from one sample to the next.
+    period: u64,
+    /// Events up to the last sample that was read.
+    counted: u64,
+    /// When it was read last.
+    read: Instant,
+}
+
 /// The open rings.
 pub struct FaultRings {
-    rings: Vec<(Counter, Sampler)>,
+    rings: Vec<Ring>,
     /// Samples that the kernel had to drop.
     pub lost: u64,
     /// How often the kernel has stopped sampling for the rest of a tick.
@@ -141,7 +158,11 @@ impl FaultRings {
         };
         let open_all = |page_sizes| {
             let open = |cpu| {
-                open_ring(tracepoint, cpu, page_sizes).map_err(|source| FaultsError::Open { what, cpu, source })
+                open_ring(tracepoint, cpu, page_sizes).map_err(|source| FaultsError::Open {
+                    what,
+                    cpu,
+                    source,
+                })
             };
             online_cpus().into_iter().map(open).collect::<Result<Vec<_>, _>>()
         };
@@ -165,19 +186,24 @@ impl FaultRings {
     /// # Errors
     /// When they cannot be duplicated.
     pub fn descriptors(&self) -> io::Result<Vec<OwnedFd>> {
-        let files = self.rings.iter().map(|(counter, _)| counter.file());
+        let files = self.rings.iter().map(|ring| ring.counter.file());
         files.map(|file| file.try_clone().map(OwnedFd::from)).collect()
     }
 
     /// Takes what has been sampled since the last call. `wanted` is asked before a stack is taken over: most are not.
     pub fn drain(&mut self, mut wanted: impl FnMut(u32) -> bool) -> Vec<Touch> {
         let mut touches = Vec::new();
-        for (_, sampler) in &self.rings {
+        for ring in &mut self.rings {
+            let first = touches.len();
+            let mut samples = 0_u64;
             // There is one iterator at a time: this one.
-            let Some(records) = sampler.iter() else { continue };
+            let Some(records) = ring.sampler.iter() else {
+                continue;
+            };
             for (_, record) in records {
                 match record {
                     Record::Sample(sample) => {
+                        samples += 1;
                         let pid = sample.record_id.task.as_ref().map_or(0, |task| task.pid);
                         if wanted(pid) {
                             touches.extend(touch(*sample, pid));
@@ -188,8 +214,39 @@ impl FaultRings {
                     _ => {}
                 }
             }
+            let stands_for = ring.settle(samples);
+            for touch in &mut touches[first..] {
+                touch.stands_for = stands_for;
+            }
         }
         touches
+    }
+}
+
+impl Ring {
+    /// After a reading that had so many samples: how many events each of them stands for. Sets the period for the next.
+    fn settle(&mut self, samples: u64) -> f64 {
+        let Ok(stat) = self.counter.stat() else {
+            return self.period as f64;
+        };
+        let events = stat.count.saturating_sub(self.counted);
+        let elapsed_s = self.read.elapsed().as_secs_f64().max(1e-4);
+        let wanted = (events as f64 / elapsed_s / SAMPLES_PER_S) as u64;
+        let wanted = wanted.clamp(1, PERIOD_MAX) | 1;
+        // Each change takes one more sample.
+        if wanted > 2 * self.period || 4 * wanted < self.period {
+            match self.sampler.sample_on(wanted) {
+                Ok(()) => self.period = wanted,
+                Err(error) => tracing::debug!("a period of {wanted} events cannot be set: {error}"),
+            }
+        }
+        self.read = Instant::now();
+        if samples == 0 {
+            // They go to the next sample.
+            return self.period as f64;
+        }
+        self.counted = stat.count;
+        events as f64 / samples as f64
     }
 }
 
@@ -212,11 +269,11 @@ fn tracepoint(call: Call) -> Result<u64, FaultsError> {
 }
 
 /// A ring for page faults, or for the tracepoint with this number.
-fn open_ring(tracepoint: Option<u64>, cpu: u32, page_sizes: bool) -> io::Result<(Counter, Sampler)> {
+fn open_ring(tracepoint: Option<u64>, cpu: u32, page_sizes: bool) -> io::Result<Ring> {
     let mut opts = Opts::default();
-    // Not a fixed period: with one and PERF_SAMPLE_PERIOD, perf_swevent_event (kernel/events/core.c) samples every event.
-    opts.sample_on = SampleOn::Freq(SAMPLES_PER_S);
-    opts.sample_format.period = true;
+    // Without PERF_SAMPLE_PERIOD: with it, perf_swevent_event (kernel/events/core.c, 6.18) samples every event. And not by
+    // frequency: perf_adjust_period there lets a period end early, so that what it says a sample stands for is too much.
+    opts.sample_on = SampleOn::Count(PERIOD);
     opts.sample_format.data_addr = true;
     opts.sample_format.data_page_size = page_sizes;
     opts.sample_format.user_regs = Some(RegsMask(REGISTERS));
@@ -235,7 +292,13 @@ fn open_ring(tracepoint: Option<u64>, cpu: u32, page_sizes: bool) -> io::Result<
     };
     let sampler = counter.sampler(RING_PAGES_LOG2)?;
     counter.enable()?;
-    Ok((counter, sampler))
+    Ok(Ring {
+        counter,
+        sampler,
+        period: PERIOD,
+        counted: 0,
+        read: Instant::now(),
+    })
 }
 
 /// None for a thread of the kernel, which has no registers of user space.
@@ -251,8 +314,11 @@ fn touch(sample: Sample, pid: u32) -> Option<Touch> {
     bytes[before..].copy_from_slice(&stack);
     Some(Touch {
         address: sample.data_addr.unwrap_or_default(),
-        period: sample.period.unwrap_or(1).max(1),
-        page_bytes: sample.data_page_size.filter(|size| *size > 0).unwrap_or(PAGE_BYTES),
+        stands_for: 1.0,
+        page_bytes: sample
+            .data_page_size
+            .filter(|size| *size > 0)
+            .unwrap_or(PAGE_BYTES),
         stack: Raw {
             stack_id: 0,
             tgid: pid,
@@ -274,7 +340,9 @@ mod tests {
     #[test]
     fn first_touches_of_this_process_are_sampled_with_their_pages() {
         // Where perf is locked there is nothing to see.
-        let Ok(mut rings) = FaultRings::open(Source::Faults) else { return };
+        let Ok(mut rings) = FaultRings::open(Source::Faults) else {
+            return;
+        };
         let mut memory = vec![0_u8; 64 << 20];
         for at in (0..memory.len()).step_by(4096) {
             memory[at] = 1;
@@ -282,10 +350,14 @@ mod tests {
         let range = memory.as_ptr() as u64..memory.as_ptr() as u64 + memory.len() as u64;
         let own = std::process::id();
         let touches = rings.drain(|pid| pid == own);
-        let inside: Vec<&Touch> = touches.iter().filter(|touch| range.contains(&touch.address)).collect();
+        let inside: Vec<&Touch> = touches
+            .iter()
+            .filter(|touch| range.contains(&touch.address))
+            .collect();
         assert!(!inside.is_empty(), "{} samples, none of the block", touches.len());
         for touch in inside {
             assert_eq!(touch.stack.tgid, own);
+            assert!(touch.stands_for >= 1.0);
             assert!(touch.page_bytes >= 4096 && touch.page_bytes.is_power_of_two());
             assert!(touch.stack.word(touch.stack.sp).is_some());
         }

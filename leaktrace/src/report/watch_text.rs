@@ -136,7 +136,11 @@ impl Page<'_> {
             )?;
         }
         if report.omitted > 0 {
-            writeln!(self.out, "  {} more rise; --top shows them", count(report.omitted))?;
+            writeln!(
+                self.out,
+                "  {} more rise; --top shows them",
+                count(report.omitted)
+            )?;
         }
         writeln!(self.out)
     }
@@ -263,7 +267,11 @@ fn frame(json: &serde_json::Value) -> Frame {
     let text = |name: &str| json[name].as_str().map(str::to_owned);
     Frame {
         address: text("address").unwrap_or_default(),
-        lang: if json["lang"] == "python" { Lang::Python } else { Lang::Native },
+        lang: if json["lang"] == "python" {
+            Lang::Python
+        } else {
+            Lang::Native
+        },
         object: text("object"),
         offset: text("offset"),
         symbol: text("symbol"),

@@ -54,6 +54,9 @@ use crate::{
 /// # Errors
 /// [`Error`] when tracing cannot begin or go on.
 pub fn run(config: &Config, fate: ChildFate) -> Result<ExitCode, Error> {
+    if let Some(parent) = config.ends_with_parent {
+        child::end_with_parent(parent)?;
+    }
     let output = Output::open(&config.output)?;
     start::runtime()?.block_on(async {
         // First of all: a signal that comes while the probes are put in place ends the run in good order.

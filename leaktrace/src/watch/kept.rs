@@ -87,11 +87,15 @@ impl Kept {
             *bytes += sample.bytes;
             *samples += 1;
         }
-        let touched = self.stacks.iter().zip(sums).map(|(frames, (bytes, samples))| Touched {
-            frames,
-            bytes,
-            samples,
-        });
+        let touched = self
+            .stacks
+            .iter()
+            .zip(sums)
+            .map(|(frames, (bytes, samples))| Touched {
+                frames,
+                bytes,
+                samples,
+            });
         let mut touched: Vec<_> = touched.filter(|touched| touched.samples > 0).collect();
         touched.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.frames.cmp(b.frames)));
         touched

@@ -3,11 +3,15 @@
 //!
 //! [`growth`], [`arm`] and [`kept`] are pure: how a process goes, which ones are to be traced, what sampled page faults
 //! stand for. [`processes`] and [`space`] read `/proc`, [`witness`] puts stacks to page faults, [`tracer`] traces.
-//! [`session`] is the loop.
+//! [`session`] is the loop, [`chronicle`] makes its reports, [`members`] says who is watched.
 
 pub mod arm;
+pub mod chronicle;
 pub mod growth;
 pub mod kept;
+pub mod members;
 pub mod processes;
+pub mod session;
 pub mod space;
+pub mod tracer;
 pub mod witness;

@@ -239,7 +239,10 @@ impl Watched {
                 .read_at(&mut text, 0)?
         };
         let text = std::str::from_utf8(&text[..len]).unwrap_or_default();
-        let mut numbers = text.split_whitespace().skip(1).map_while(|word| word.parse().ok());
+        let mut numbers = text
+            .split_whitespace()
+            .skip(1)
+            .map_while(|word| word.parse().ok());
         let malformed = || io::Error::from(io::ErrorKind::InvalidData);
         Ok((
             numbers.next().ok_or_else(malformed)?,
@@ -298,7 +301,9 @@ impl Status {
     fn parse(text: &str) -> Option<Self> {
         let field = |name: &str| {
             let mut lines = text.lines();
-            lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+            lines
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+                .map(str::trim)
         };
         // In KiB, so that the page size need not be known.
         let bytes = |name| {

@@ -117,7 +117,11 @@ impl Space {
     pub fn has_page(&self, address: u64) -> bool {
         let mut entry = [0; 8];
         let at = address / PAGE_BYTES * 8;
-        match self.pagemap.as_ref().map(|file| file.read_exact_at(&mut entry, at)) {
+        match self
+            .pagemap
+            .as_ref()
+            .map(|file| file.read_exact_at(&mut entry, at))
+        {
             Some(Ok(())) => u64::from_ne_bytes(entry) & HAS_PAGE != 0,
             Some(Err(_)) | None => self.kind(address) == Kind::Anonymous,
         }

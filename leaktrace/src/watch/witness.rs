@@ -12,7 +12,11 @@ use super::{
 };
 use crate::{
     kernel::{clock::now_ns, faults::Touch},
-    report::watch::{Area, Site},
+    report::{
+        innermost_user,
+        model::Frame,
+        watch::{Area, Site},
+    },
     symbol::{SymbolFrame, Symbolizer as _, blaze::Blaze, mappings::Mappings},
     traced::catalog::Catalog,
     unwind::finish::Finisher,
@@ -100,8 +104,8 @@ impl Witness {
             };
         }
         let Observed { space, kept, .. } = observed;
-        let unknown = space.kind(touch.address) == Kind::Unknown
-            || space.code.find_code(touch.stack.address).is_none();
+        let unknown =
+            space.kind(touch.address) == Kind::Unknown || space.code.find_code(touch.stack.address).is_none();
         let age_ns = now_ns.saturating_sub(space.read_ns());
         if age_ns > LOOK_NS || unknown && age_ns > LOOK_SOON_NS {
             space.read_again(id.pid, catalog, now_ns);
@@ -114,7 +118,8 @@ impl Witness {
         let mut frames = Vec::with_capacity(walk.frames.len() + 1);
         frames.push(touch.stack.address);
         frames.extend(walk.frames);
-        kept.push(touch.address, touch.period.saturating_mul(touch.page_bytes), frames);
+        let bytes = (touch.stands_for * touch.page_bytes as f64) as u64;
+        kept.push(touch.address, bytes, frames);
         fate.kept += 1;
     }
 
@@ -151,7 +156,9 @@ impl Witness {
 
     /// Has the names of a process's stacks looked up, for [`Self::sites`] not to wait for them.
     pub fn ask(&mut self, id: Id) {
-        let Some(observed) = self.observed.get(&id.pid) else { return };
+        let Some(observed) = self.observed.get(&id.pid) else {
+            return;
+        };
         for touched in observed.kept.by_stack().iter().take(NAMED_MAX) {
             self.names
                 .ask(&observed.space.code, &self.catalog.objects, touched.frames);
@@ -176,21 +183,30 @@ impl Witness {
         let touched = observed.kept.by_stack();
         let samples = touched.iter().map(|touched| touched.samples).sum();
         let bytes = touched.iter().map(|touched| touched.bytes).sum();
-        // What is touched at two places of a function, called from one, is one site.
-        let mut joined: BTreeMap<(String, &[u64]), Site> = BTreeMap::new();
+        // What differs in how an allocator or a library comes to touch memory, or at which place of a function, is one site.
+        let mut joined: BTreeMap<(String, Vec<String>), Site> = BTreeMap::new();
         for touched in touched.iter().take(NAMED_MAX) {
-            let frames = named(&mut self.names, &observed.space.code, &self.catalog, touched.frames);
-            let (Some(innermost), callers) = (frames.first(), &touched.frames[1..]) else {
+            let frames = named(
+                &mut self.names,
+                &observed.space.code,
+                &self.catalog,
+                touched.frames,
+            );
+            let frames: Vec<Frame> = frames.iter().map(SymbolFrame::to_report).collect();
+            let own = innermost_user(&frames).unwrap_or(0);
+            let Some(innermost) = frames.get(own) else {
                 continue;
             };
-            let inside = innermost.symbol.as_deref().map_or_else(
-                || format!("{:#x}", innermost.address),
-                str::to_owned,
-            );
-            let site = joined.entry((inside, callers)).or_insert_with(|| Site {
-                frames: frames.iter().map(SymbolFrame::to_report).collect(),
-                ..Site::default()
-            });
+            let function = innermost.symbol.as_ref().unwrap_or(&innermost.address).clone();
+            let callers = frames[own + 1..]
+                .iter()
+                .map(|frame| frame.address.clone())
+                .collect();
+            let site = joined.entry((function, callers)).or_default();
+            // The most comes first, and stands for all.
+            if site.samples == 0 {
+                site.frames = frames;
+            }
             site.bytes += touched.bytes;
             site.samples += touched.samples;
         }
