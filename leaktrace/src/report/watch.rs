@@ -88,7 +88,10 @@ pub struct Faults {
     pub kept: u64,
     /// Of files and shared memory in such processes.
     pub of_files: u64,
-    /// Dropped by the kernel because a ring was full.
+    /// Of the kept, those whose stack ends early. In a process that is traced it ends at the first function whose return
+    /// is probed.
+    pub cut: u64,
+    /// Dropped by the kernel because a ring was full. The others stand for them.
     pub lost: u64,
     /// How often the kernel has stopped sampling for the rest of a tick.
     pub throttled: u64,

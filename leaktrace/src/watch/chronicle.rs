@@ -128,6 +128,7 @@ impl Chronicle {
             faults: Faults {
                 kept: witness.fate.kept,
                 of_files: witness.fate.of_files,
+                cut: witness.fate.cut,
                 lost: from.faults.lost,
                 throttled: from.faults.throttled,
                 page_sizes: from.faults.knows_page_sizes,

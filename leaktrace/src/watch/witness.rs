@@ -19,7 +19,7 @@ use crate::{
     },
     symbol::{SymbolFrame, Symbolizer as _, blaze::Blaze, mappings::Mappings},
     traced::catalog::Catalog,
-    unwind::finish::Finisher,
+    unwind::finish::{End, Finisher},
 };
 
 /// How long a look at what is mapped holds; an address in no mapping has it looked at again sooner.
@@ -39,6 +39,9 @@ pub struct Fate {
     pub kept: u64,
     /// Of files and of shared memory: no growth of anonymous memory.
     pub of_files: u64,
+    /// Kept with a stack that ends early. In a process that is traced it ends at the first function with a return probe:
+    /// where that returns to, only the kernel knows.
+    pub cut: u64,
 }
 
 /// One process.
@@ -117,10 +120,11 @@ impl Witness {
         let walk = finisher.walk(&touch.stack, &space.code, &catalog.objects, FRAMES_MAX - 1);
         let mut frames = Vec::with_capacity(walk.frames.len() + 1);
         frames.push(touch.stack.address);
-        frames.extend(walk.frames);
+        frames.extend_from_slice(&walk.frames);
         let bytes = (touch.stands_for * touch.page_bytes as f64) as u64;
         kept.push(touch.address, bytes, frames);
         fate.kept += 1;
+        fate.cut += u64::from(walk.end != End::Outermost);
     }
 
     /// Leaves out what is not there any more, and processes that are not `wanted`.

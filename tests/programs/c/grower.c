@@ -1,5 +1,5 @@
-/* Grows until it is told to stop, by KIB KiB each millisecond or less, and touches all of it. usage: grower malloc|brk|mmap KIB
- * The truth is what each function has touched. */
+/* Grows until it is told to stop, by KIB KiB a millisecond at most, and touches all of it. usage: grower malloc|brk|mmap|tide KIB
+ * A tide grows by mmap and gives all back before "grown". The truth is what each function has touched. */
 #include "truth.h"
 #include <stdio.h>
 #include <poll.h>
@@ -25,6 +25,25 @@ ALONE static void grow_brk(size_t bytes) {
     touch(block, bytes);
 }
 
+/* The newest block of the tide; the first word of each leads to the one before it. */
+static char *newest;
+
+ALONE static void grow_tide(size_t bytes) {
+    char *block = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (block == MAP_FAILED) truth_fail("mmap");
+    touch(block, bytes);
+    *(char **)block = newest;
+    newest = block;
+}
+
+static void ebb(size_t bytes) {
+    while (newest != NULL) {
+        char *before = *(char **)newest;
+        if (munmap(newest, bytes) != 0) truth_fail("munmap");
+        newest = before;
+    }
+}
+
 ALONE static void grow_mmap(size_t bytes) {
     char *block = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (block == MAP_FAILED) truth_fail("mmap");
@@ -44,8 +63,12 @@ int main(int argc, char **argv) {
     while (!told()) {
         if (!strcmp(argv[1], "malloc")) grow_malloc(bytes);
         else if (!strcmp(argv[1], "brk")) grow_brk(bytes);
+        else if (!strcmp(argv[1], "tide")) grow_tide(bytes);
         else grow_mmap(bytes);
     }
+    char byte;
+    if (read(0, &byte, 1) != 1) truth_fail("nobody is there");
+    ebb(bytes);
     step("grown");
     static char line[64];
     int length = snprintf(line, sizeof line, "{\"touched\":%llu}\n", (unsigned long long)touched);
