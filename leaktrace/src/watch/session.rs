@@ -75,6 +75,9 @@ const LOOKS_PER_WINDOW: u32 = 20;
 /// Samples are taken from rings that have not filled, too.
 const DRAIN_EVERY: Duration = Duration::from_millis(500);
 
+/// How long a report waits for names: a first look at a large object takes seconds, and the next report has them.
+const NAMES_WAIT: Duration = Duration::from_secs(2);
+
 /// How long the last report waits for the last reports of tracers.
 const LAST_WAIT: Duration = Duration::from_secs(5);
 
@@ -117,8 +120,8 @@ struct Watch<'a> {
     tracer: Box<dyn Tracer>,
     chronicle: Chronicle,
     output: Output,
-    /// A report whose names are being looked up.
-    is_due: bool,
+    /// Until when the report that is due waits for names; none if no report is due.
+    due: Option<Instant>,
 }
 
 /// Why the loop woke.
@@ -126,6 +129,7 @@ enum Wake {
     Look,
     Report,
     Named,
+    Late,
     Samples,
     Stop,
     Thrown(Thrown),
@@ -152,7 +156,7 @@ impl<'a> Watch<'a> {
             tracer: Box::new(Children::new(interval)),
             chronicle: Chronicle::new(now_ns()),
             output,
-            is_due: false,
+            due: None,
         };
         watch.look()?;
         Ok(watch)
@@ -183,8 +187,9 @@ impl<'a> Watch<'a> {
                 _ = terminations.recv() => Wake::Stop,
                 () = until(deadline) => Wake::Stop,
                 _ = looks.tick() => Wake::Look,
-                () = self.witness.answered(), if self.is_due => Wake::Named,
-                () = next(&mut reports), if !self.is_due => Wake::Report,
+                () = until(self.due) => Wake::Late,
+                () = self.witness.answered(), if self.due.is_some() => Wake::Named,
+                () = next(&mut reports), if self.due.is_none() => Wake::Report,
                 Some(()) = rings.recv() => Wake::Samples,
                 _ = drains.tick() => Wake::Samples,
             };
@@ -196,6 +201,7 @@ impl<'a> Watch<'a> {
                     self.write_if_named()?;
                 }
                 Wake::Named => self.write_if_named()?,
+                Wake::Late => self.report(false)?,
                 Wake::Stop => {
                     self.finish(&mut killswitch).await?;
                     return Ok(None);
@@ -303,22 +309,22 @@ impl<'a> Watch<'a> {
     /// Has the names for a report looked up.
     fn begin_report(&mut self) {
         self.take_samples();
-        self.is_due = true;
+        self.due = Some(Instant::now() + NAMES_WAIT);
         for id in self.chosen() {
             self.witness.ask(id);
         }
     }
 
     fn write_if_named(&mut self) -> Result<(), Error> {
-        if self.is_due && self.witness.has_names() {
+        if self.due.is_some() && self.witness.has_names() {
             self.report(false)?;
         }
         Ok(())
     }
 
-    /// Writes a report; waits for names that are still looked up.
+    /// Writes a report, with the names that are known.
     fn report(&mut self, last: bool) -> Result<(), Error> {
-        self.is_due = false;
+        self.due = None;
         self.take_samples();
         let chosen = self.chosen();
         let report = self.chronicle.report(
@@ -361,10 +367,12 @@ impl<'a> Watch<'a> {
         for id in &armed {
             self.tracer.disarm(*id);
         }
+        self.begin_report();
         let limit = Instant::now() + LAST_WAIT;
-        while self.tracer.is_busy() && Instant::now() < limit {
+        while (self.tracer.is_busy() || !self.witness.has_names()) && Instant::now() < limit {
             tokio::select! {
                 _ = killswitch.thrown() => break,
+                () = self.witness.answered() => {}
                 () = tokio::time::sleep(Duration::from_millis(20)) => {}
             }
         }

@@ -17,7 +17,7 @@ use crate::{
         model::Frame,
         watch::{Area, Site},
     },
-    symbol::{SymbolFrame, Symbolizer as _, blaze::Blaze, mappings::Mappings},
+    symbol::{SymbolFrame, blaze::Blaze, mappings::Mappings},
     traced::catalog::Catalog,
     unwind::finish::{End, Finisher},
 };
@@ -158,7 +158,7 @@ impl Witness {
         self.finisher.forget(id.pid, 0);
     }
 
-    /// Has the names of a process's stacks looked up, for [`Self::sites`] not to wait for them.
+    /// Has the names of a process's stacks looked up, for [`Self::sites`] to find them.
     pub fn ask(&mut self, id: Id) {
         let Some(observed) = self.observed.get(&id.pid) else {
             return;
@@ -248,7 +248,7 @@ impl Default for Witness {
 /// The frames of a stack, functions that were inlined too.
 fn named(names: &mut Blaze, code: &Mappings, catalog: &Catalog, addresses: &[u64]) -> Vec<SymbolFrame> {
     names
-        .frames(code, &catalog.objects, addresses)
+        .frames_so_far(code, &catalog.objects, addresses)
         .into_iter()
         .flatten()
         .collect()
