@@ -1,7 +1,7 @@
 //! The block of constants that user space writes into the kernel side's `.rodata` before it is loaded.
 //! The verifier then removes the branches that a run does not need.
 
-use crate::unwind::ReturnProbes;
+use crate::{select::Rules, unwind::ReturnProbes};
 
 /// Configuration of the kernel side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct Config {
     /// Offset in the kernel's `task_struct` of the thread pointer (`thread.fsbase`), by which a thread's Python frames
     /// are found; 0 where they are not walked.
     pub thread_pointer: u64,
+    /// Which processes the kernel side makes targets by itself.
+    pub rules: Rules,
 }
 
 /// Most shards that a site can have.
@@ -50,6 +52,7 @@ impl Config {
             xol_vaddr: 0,
         },
         thread_pointer: 0,
+        rules: Rules::NONE,
     };
 }
 
@@ -67,7 +70,7 @@ pub const LIVE_TIER_FIRST: u32 = 1 << 16;
 pub const FILTER_WORDS: usize = 1 << 15;
 
 const _: () = assert!(FILTER_WORDS.is_power_of_two());
-const _: () = assert!(size_of::<Config>() == 88);
+const _: () = assert!(size_of::<Config>() == 88 + size_of::<Rules>());
 const _: () = assert!(size_of::<LiveTiers>() == 16);
 
 /// Which tier new blocks go to, and how many exist.

@@ -96,6 +96,14 @@ counters! {
     GpuContextUnsure => "gpu_context_unsure", false;
     /// Arrays of a format whose size is not known to leaktrace: they are recorded with 0 bytes.
     GpuSizeUnknown => "gpu_size_unknown", false;
+    /// Calls of processes that are no targets in files that are probed for all: each cost them a trap.
+    Outside => "outside", false;
+    /// Allocations not recorded because their process had as many live blocks as one may have (raise --max-live).
+    LiveProcessFull => "live_process_full", true;
+    /// Stacks not kept because their process had as many as one may have; their allocations are reported without one.
+    StacksProcessFull => "stacks_process_full", true;
+    /// Processes that were targets and are not followed because the table of processes was full or there was no memory at hand.
+    ProcessesFull => "processes_full", true;
 }
 
 #[cfg(test)]

@@ -14,6 +14,12 @@ pub mod kind {
     pub const UNKNOWN_ADDRESS: u32 = 4;
     /// The dynamic linker of a process has unmapped libraries: its layout does not hold any more.
     pub const UNMAPPED: u32 = 5;
+    /// A process has become a target by itself, or such a one has had its first block recorded
+    /// ([`crate::record::Control::tells_at_once`]); `value` is its image.
+    pub const JOINED: u32 = 6;
+    /// A target has ended, or has become a program that is none: what it was when it was one belongs to the images up to
+    /// `value`. Told of those that user space knows of.
+    pub const LEFT: u32 = 7;
 }
 
 /// One event.

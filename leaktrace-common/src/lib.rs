@@ -15,5 +15,6 @@ pub mod key;
 pub mod math;
 pub mod python;
 pub mod record;
+pub mod select;
 pub mod stack;
 pub mod unwind;

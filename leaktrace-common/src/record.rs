@@ -152,6 +152,8 @@ pub mod outcome {
     pub const FILTERED: u32 = 1;
     /// Sampling left it out.
     pub const SAMPLED_OUT: u32 = 2;
+    /// Its process has as much recorded as it may have, or is a target no more.
+    pub const NO_ROOM: u32 = 3;
 }
 
 /// What the kernel side keeps per thread.
@@ -163,7 +165,7 @@ pub mod outcome {
 pub struct Thread {
     /// The thread's process image; read once, when the thread is first seen.
     pub process: Process,
-    /// The process's [`Tracked::layout`].
+    /// Index of the process's slot in the array of layouts ([`crate::unwind::LayoutSlot`]).
     pub layout: u64,
     /// Its countdown to the next sample.
     pub sampler: Sampler,
@@ -192,14 +194,30 @@ pub const KEPT_STACKS: usize = 16;
 /// power of two.
 pub const LAYERS_MAX: usize = 4;
 
-/// A traced process.
+/// A traced process. User space adds it or the kernel side does; from then on only the kernel side writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Tracked {
     /// See [`Process::image`].
     pub image: u32,
-    /// Index of its slot in the array of layouts ([`crate::unwind::LayoutSlot`]).
-    pub layout: u32,
+    /// Bits of [`tracked`].
+    pub state: u32,
+    /// Blocks of it in the live table, those of images that are gone left out. Kept only where processes become targets
+    /// by themselves, as is the next.
+    pub live: u64,
+    /// Stacks that it has put into the table of stacks.
+    pub stacks: u64,
+}
+
+/// Bits of [`Tracked::state`].
+pub mod tracked {
+    /// User space knows of it.
+    pub const TOLD: u32 = 1;
+    /// It has ended or is none any more: the entry is kept until user space has taken what belongs to it, so that a
+    /// process that comes under the same number is another image.
+    pub const LEFT: u32 = 2;
+    /// It is a target whatever it executes.
+    pub const NAMED: u32 = 4;
 }
 
 /// How often a probe was hit, by the slot in its cookie.
@@ -222,12 +240,19 @@ pub struct Control {
     /// Mean gap between two samples of a thread; 0 records every allocation. Only where
     /// [`crate::config::Config::sampling`] is set.
     pub mean_bytes: u64,
+    /// Blocks that one process may have in the live table, where processes become targets by themselves.
+    pub process_live_max: u64,
+    /// Stacks that one may put into the table of stacks.
+    pub process_stacks_max: u64,
+    /// Not 0 where user space is told of each target as soon as it is one, and not only when something of it is recorded:
+    /// it has to set the probes.
+    pub tells_at_once: u64,
 }
 
 const _: () = assert!(size_of::<Live>() == 32);
 const _: () = assert!(size_of::<Hits>() == 16);
 const _: () = assert!(size_of::<Estimate>() == 32);
-const _: () = assert!(size_of::<Tracked>() == 8);
+const _: () = assert!(size_of::<Tracked>() == 24);
 const _: () = assert!(size_of::<Site>() == 96 + 8 * LIFETIME_BUCKETS);
 const _: () = assert!(size_of::<Pending>() == 120);
 const _: () = assert!(LAYERS_MAX.is_power_of_two() && KEPT_STACKS.is_power_of_two());

@@ -1,7 +1,7 @@
 //! The constants of this run, written into `.rodata` before the load, and what user space changes later.
 
 use aya_ebpf::Global;
-use leaktrace_common::{config::Config, unwind::ReturnProbes};
+use leaktrace_common::{config::Config, select::Rules, unwind::ReturnProbes};
 
 use crate::maps::CONTROL;
 
@@ -58,6 +58,18 @@ pub fn verifies() -> bool {
 #[inline(always)]
 pub fn thread_pointer() -> u64 {
     config().thread_pointer
+}
+
+/// Whether processes become targets by themselves.
+#[inline(always)]
+pub fn selects() -> bool {
+    config().rules.on != 0
+}
+
+/// By what.
+#[inline(always)]
+pub fn rules() -> Rules {
+    config().rules
 }
 
 /// Where replaced return addresses are found, if that is known.

@@ -15,7 +15,7 @@ use leaktrace_common::{
 };
 
 use crate::{
-    KEEP_RETURN, SKIP_RETURN, config, counter::bump, filter, hits, live, python, registers,
+    KEEP_RETURN, SKIP_RETURN, config, counter::bump, filter, hits, live, members, python, registers,
     registers::Arguments, stack, thread,
 };
 
@@ -26,10 +26,11 @@ use crate::{
 pub fn enter(ctx: &ProbeContext) -> u32 {
     // SAFETY: the helper takes the context of this program.
     let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
-    hits::entry(cookie);
     let Some(state) = thread::current() else {
         return SKIP_RETURN;
     };
+    // Not before: what a call of another process costs is no target's cost.
+    hits::entry(cookie);
     let state_process = state.process;
     let arguments = Arguments::read(ctx);
     let mut size_bytes = requested(&arguments, cookie);
@@ -59,11 +60,13 @@ pub fn enter(ctx: &ProbeContext) -> u32 {
     let mean_bytes = if is_pythons { 0 } else { config::mean_bytes() };
     let outcome = if !is_pythons && config::is_filtered(size_bytes) {
         outcome::FILTERED
-    } else if mean_bytes == 0 || state.sampler.takes(size_bytes, mean_bytes, random) {
-        outcome::RECORD
-    } else {
+    } else if mean_bytes != 0 && !state.sampler.takes(size_bytes, mean_bytes, random) {
         bump(Counter::SampledOut);
         outcome::SAMPLED_OUT
+    } else if !members::may_record(state) {
+        outcome::NO_ROOM
+    } else {
+        outcome::RECORD
     };
     let process = Process {
         space: cookie.space(),

@@ -15,10 +15,10 @@ use crate::{KEEP_RETURN, counter::bump, hits, live, python, registers, site, thr
 pub fn exit(ctx: &ProbeContext) -> u32 {
     // SAFETY: the helper takes the context of this program.
     let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
-    hits::exit(cookie);
     let Some(state) = thread::known() else {
         return KEEP_RETURN;
     };
+    hits::exit(cookie);
     let layer = cookie.layer();
     let process = state.process;
     let pending = thread::pending(state, layer);
@@ -44,7 +44,8 @@ pub fn exit(ctx: &ProbeContext) -> u32 {
 #[inline(always)]
 fn settle(pending: &Pending, process: Process, result: u64) {
     let cookie = Cookie(pending.cookie);
-    if pending.outcome == outcome::SAMPLED_OUT && !cookie.is_realloc() {
+    let is_left_out = matches!(pending.outcome, outcome::SAMPLED_OUT | outcome::NO_ROOM);
+    if is_left_out && !cookie.is_realloc() {
         // It was pending only so that calls inside it were known as its parts.
         return;
     }

@@ -11,7 +11,8 @@ use leaktrace_common::{
 };
 
 use crate::{
-    KEEP_RETURN, config, counter::bump, filter, hits, live, registers, registers::Arguments, site, thread,
+    KEEP_RETURN, config, counter::bump, filter, hits, live, members, registers, registers::Arguments, site,
+    thread,
 };
 
 /// Always 0.
@@ -19,12 +20,17 @@ use crate::{
 pub fn free(ctx: &ProbeContext) -> u32 {
     // SAFETY: the helper takes the context of this program.
     let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
-    hits::entry(cookie);
     let address = Arguments::read(ctx).get(cookie.pointer_arg(), 0);
+    let tgid = thread::current_tgid();
+    if config::selects() && members::get(tgid).is_none() {
+        bump(Counter::Outside);
+        return KEEP_RETURN;
+    }
+    hits::entry(cookie);
     if address == 0 {
         return KEEP_RETURN;
     }
-    if !filter::may_hold(address, thread::current_tgid()) {
+    if !filter::may_hold(address, tgid) {
         return KEEP_RETURN;
     }
     let Some(process) = thread::current_process() else {

@@ -9,15 +9,15 @@ use aya_log_ebpf::debug;
 use leaktrace_common::{
     counter::Counter,
     event::{Event, kind},
-    record::LAYERS_MAX,
+    record::{LAYERS_MAX, tracked},
 };
 
 use crate::{
     KEEP_RETURN,
     counter::bump,
     enter, gpu, live,
-    maps::{EVENTS, PROCESSES, THREADS},
-    registers, stack, thread,
+    maps::{EVENTS, LAYOUT_SLOTS, THREADS},
+    members, registers, stack, thread,
 };
 
 /// Index of `old_pid` among the arguments of sched_process_exec: the thread id before the exec, which is
@@ -33,7 +33,8 @@ const EXEC_OLD_PID: usize = 1;
 #[inline(always)]
 pub fn exec(ctx: &RawTracePointContext) -> i32 {
     let tgid = thread::current_tgid();
-    let Some(process) = PROCESSES.get_ptr_mut(tgid) else {
+    let Some(process) = members::get(tgid) else {
+        members::consider(tgid);
         return 0;
     };
     let old_tid: i32 = ctx.arg(EXEC_OLD_PID);
@@ -43,12 +44,19 @@ pub fn exec(ctx: &RawTracePointContext) -> i32 {
         stack::forget_thread(tid);
         gpu::forget_thread(tid);
     }
-    // SAFETY: the other threads are gone, and user space writes the entry only before the process runs.
-    let (image, layout) = unsafe {
-        (*process).image += 1;
-        ((*process).image, (*process).layout)
-    };
-    stack::forget(layout);
+    stack::forget(layout_slot(tgid));
+    if !members::stays(process) {
+        members::leave(tgid, process);
+        return 0;
+    }
+    // The other threads are gone.
+    process.image += 1;
+    process.live = 0;
+    process.stacks = 0;
+    let image = process.image;
+    if process.state & tracked::TOLD == 0 {
+        return 0;
+    }
     debug!(
         ctx,
         "process {} has replaced its image; the new one is its {}.", tgid, image
@@ -65,6 +73,7 @@ pub fn exec(ctx: &RawTracePointContext) -> i32 {
 /// A thread ends: its state goes, and with it a call it was killed in.
 #[inline(always)]
 pub fn thread_exit(ctx: &RawTracePointContext) -> i32 {
+    members::ended();
     let Some(state) = thread::known() else { return 0 };
     let process = state.process;
     for layer in 0..LAYERS_MAX as u8 {
@@ -102,10 +111,7 @@ pub fn linker(ctx: &ProbeContext) -> u32 {
         return KEEP_RETURN;
     };
     let tgid = thread::current_tgid();
-    // SAFETY: a copy of a word that user space writes before it sets this probe.
-    if let Some(process) = unsafe { PROCESSES.get(tgid) }
-        && stack::unmapping(process.layout, state)
-    {
+    if members::get(tgid).is_some() && stack::unmapping(layout_slot(tgid), state) {
         announce(kind::UNMAPPED, tgid, 0);
     }
     KEEP_RETURN
@@ -115,6 +121,25 @@ pub fn linker(ctx: &ProbeContext) -> u32 {
 #[inline(always)]
 pub fn announce_unknown(address: u64) {
     announce(kind::UNKNOWN_ADDRESS, thread::current_tgid(), address);
+}
+
+/// Tells user space of a process that has become a target by itself.
+#[inline(always)]
+pub fn announce_joined(tgid: u32, image: u32) {
+    announce(kind::JOINED, tgid, u64::from(image));
+}
+
+/// Tells user space of a process that was a target.
+#[inline(always)]
+pub fn announce_left(tgid: u32, image: u32) {
+    announce(kind::LEFT, tgid, u64::from(image));
+}
+
+/// The slot of a process's layout; 0 for none.
+#[inline(always)]
+fn layout_slot(tgid: u32) -> u32 {
+    // SAFETY: a copy of a word.
+    unsafe { LAYOUT_SLOTS.get(tgid) }.map_or(0, |slot| *slot)
 }
 
 #[inline(always)]

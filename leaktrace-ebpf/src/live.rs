@@ -11,7 +11,7 @@ use crate::{
     counter::{add, bump},
     filter, lifecycle,
     maps::{LIVE, LIVE_TIERS, LIVE_USED},
-    site,
+    members, site,
 };
 
 const EEXIST: i32 = -17;
@@ -55,6 +55,7 @@ fn take_from(tier: u32, key: &LiveKey, block: &mut Live) -> bool {
     let taken = table.remove(key).is_ok();
     if taken {
         filter::remove(key.address, key.process.tgid);
+        members::count_block(key.process.tgid, false);
     }
     taken
 }
@@ -97,7 +98,10 @@ fn store(key: &LiveKey, block: &Live) -> bool {
         announce(next);
     }
     match result {
-        0 => return true,
+        0 => {
+            members::count_block(key.process.tgid, true);
+            return true;
+        }
         E2BIG => {
             bump(Counter::LiveFull);
             add(Counter::LiveFullBytes, block.size_bytes);

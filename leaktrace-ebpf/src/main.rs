@@ -18,12 +18,14 @@ mod hits;
 mod lifecycle;
 mod live;
 mod maps;
+mod members;
 mod opaque;
 mod python;
 mod registers;
 mod site;
 mod stack;
 mod thread;
+mod watch;
 
 use aya_ebpf::{
     macros::raw_tracepoint,
@@ -108,6 +110,20 @@ uprobe! {
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 fn process_exec(ctx: RawTracePointContext) -> i32 {
     lifecycle::exec(&ctx)
+}
+
+/// A process or a thread is forked.
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+fn process_fork(ctx: RawTracePointContext) -> i32 {
+    members::forked(&ctx);
+    0
+}
+
+/// The resident memory of a process has changed.
+#[raw_tracepoint(tracepoint = "rss_stat")]
+fn resident_memory(ctx: RawTracePointContext) -> i32 {
+    watch::resident(&ctx);
+    0
 }
 
 /// A thread ends.

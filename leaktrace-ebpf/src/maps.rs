@@ -14,6 +14,7 @@ use leaktrace_common::{
     key::{LiveKey, Process, SiteKey},
     python::{INTERPRETERS, Interpreter, NewPart, PythonPart, PythonThread},
     record::{Control, HIT_SLOTS, Hits, Live, Site, Thread, Tracked},
+    select::Property,
     stack::Stack,
     unwind::{
         CHUNK_ROWS, CHUNKS, CodeMapping, FOUND, Found, LAYOUTS, LayoutSlot, MAPPINGS, PAGES, Page, RULES,
@@ -26,9 +27,23 @@ const GROWS: usize = BPF_F_NO_PREALLOC as usize;
 /// User space maps it.
 const MAPPED: usize = BPF_F_MMAPABLE as usize;
 
-/// Traced processes by tgid. User space adds and removes them; `exec` counts the image up.
+/// Traced processes by tgid. User space adds and removes them, and so does the kernel side where it is told by what they
+/// are chosen; `exec` counts the image up.
 #[btf_map]
 pub static PROCESSES: HashMap<u32, Tracked, 65_536, GROWS> = HashMap::new();
+
+/// Slots of layouts by tgid, for processes that have one. Apart from [`PROCESSES`], whose values only the kernel side
+/// changes.
+#[btf_map]
+pub static LAYOUT_SLOTS: HashMap<u32, u32, 65_536, GROWS> = HashMap::new();
+
+/// By what processes are chosen, and what follows from it (a bit set of `select::verdict`).
+#[btf_map]
+pub static PROPERTIES: HashMap<Property, u32, 4096, GROWS> = HashMap::new();
+
+/// Processes whose resident memory has changed since user space last looked.
+#[btf_map]
+pub static RESIDENT: HashMap<u32, u32, 65_536, GROWS> = HashMap::new();
 
 /// Per-thread state by tid, from a thread's first traced call to its end.
 #[btf_map]

@@ -8,8 +8,10 @@ use leaktrace_common::{
 };
 
 use crate::{
+    config,
     counter::bump,
-    maps::{PROCESSES, THREAD_ZERO, THREADS},
+    maps::{LAYOUT_SLOTS, THREAD_ZERO, THREADS},
+    members,
 };
 
 /// State of the current thread, if it has been seen before.
@@ -46,7 +48,8 @@ fn create<'a>() -> Option<&'a mut Thread> {
 }
 
 /// The current process's image. `None`, counted, when it is not a target: a probe scoped to a process
-/// also fires in a vfork child, which runs in the same memory under its own tgid.
+/// also fires in a vfork child, which runs in the same memory under its own tgid; one of a file that is probed for all fires
+/// in whatever maps it.
 #[inline(always)]
 pub fn current_process() -> Option<Process> {
     tracked().map(|(process, _)| process)
@@ -56,18 +59,23 @@ pub fn current_process() -> Option<Process> {
 #[inline(always)]
 fn tracked() -> Option<(Process, u32)> {
     let tgid = current_tgid();
-    // SAFETY: a copy of a word that only the exec tracepoint writes.
-    let Some(tracked) = (unsafe { PROCESSES.get(tgid) }) else {
-        bump(Counter::Untracked);
+    let Some(tracked) = members::get(tgid) else {
+        bump(if config::selects() {
+            Counter::Outside
+        } else {
+            Counter::Untracked
+        });
         return None;
     };
+    // SAFETY: a copy of a word.
+    let layout = unsafe { LAYOUT_SLOTS.get(tgid) }.map_or(0, |slot| *slot);
     let process = Process {
         tgid,
         image: tracked.image as u16,
         space: 0,
         device: 0,
     };
-    Some((process, tracked.layout))
+    Some((process, layout))
 }
 
 /// The current process.

@@ -6,11 +6,12 @@
 
 use divan::{AllocProfiler, Bencher, counter::ItemsCount};
 use leaktrace::report::model::{
-    Filters, Frame, Process as ProcessRow, Report, SCHEMA, State, Survivor, Target, Totals, Tracing,
+    Filters, Frame, Held, Members, Process as ProcessRow, Report, SCHEMA, State, Survivor, Target, Totals,
+    Tracing,
 };
 use leaktrace::report::overhead::Overhead;
 use leaktrace::report::stacks::Stacks;
-use leaktrace::track::{LiveBlock, Settings, SiteSnapshot, Snapshot, Sort, Tracker};
+use leaktrace::track::{LiveBlock, Scope, Settings, SiteRef, SiteSnapshot, Snapshot, Sort, Tracker};
 use leaktrace_common::key::{Process, SiteKey};
 use leaktrace_common::math::Weight;
 use leaktrace_common::record::Site;
@@ -110,7 +111,7 @@ fn sweep_first(bencher: Bencher<'_, '_>) {
 fn sweep_again(bencher: Bencher<'_, '_>) {
     let blocks = blocks();
     let mut tracker = filled(&blocks, 10);
-    tracker.finish(|site| site.key.stack_id);
+    tracker.finish(by_stack);
     bencher.counter(ItemsCount::new(BLOCKS)).bench_local(|| {
         tracker.begin(NOW_NS);
         add_totals(&mut tracker);
@@ -126,19 +127,23 @@ fn snapshot(bencher: Bencher<'_, '_>, top: usize) {
     let mut tracker = filled(&blocks(), top);
     bencher
         .counter(ItemsCount::new(SITES))
-        .bench_local(|| tracker.finish(|site| vec![site.key.stack_id; 32]));
+        .bench_local(|| tracker.finish(|site| (Scope::Image(site.image), vec![site.key.stack_id; 32])));
 }
 
 /// The report of ten thousand survivors of sixteen frames each, as JSON.
 #[divan::bench(sample_count = 10)]
 fn json(bencher: Bencher<'_, '_>) {
-    let snapshot = filled(&blocks(), SITES as usize).finish(|site| site.key.stack_id);
+    let snapshot = filled(&blocks(), SITES as usize).finish(by_stack);
     let report = report(&snapshot);
     let mut document = Vec::new();
     bencher.counter(ItemsCount::new(SITES)).bench_local(|| {
         document.clear();
         serde_json::to_writer(&mut document, &report).map(|()| document.len())
     });
+}
+
+const fn by_stack(site: &SiteRef) -> (Scope, u64) {
+    (Scope::Image(site.image), site.key.stack_id)
 }
 
 fn report(snapshot: &Snapshot) -> Report {
@@ -148,10 +153,15 @@ fn report(snapshot: &Snapshot) -> Report {
         last: true,
         elapsed_s: 10.0,
         interval_s: 5.0,
+        by: "process",
         target: Target {
             command: None,
+            selection: None,
+            members: Members::default(),
             processes: vec![ProcessRow {
                 pid: 4242,
+                inner_pid: None,
+                container: None,
                 comm: "bench".to_owned(),
                 exe: None,
                 state: State::Running,
@@ -161,6 +171,7 @@ fn report(snapshot: &Snapshot) -> Report {
                 exit: None,
                 python: None,
             }],
+            forgotten: Held::default(),
         },
         tracing: Tracing {
             filters: Filters::default(),
@@ -191,7 +202,11 @@ fn survivor(site: &SiteSnapshot) -> Survivor {
     };
     Survivor {
         pid: site.site.image.tgid,
+        inner_pid: None,
         comm: "bench".to_owned(),
+        container: None,
+        processes: site.processes as u64,
+        pids: site.pids.clone(),
         state: site.state,
         call: "malloc".to_owned(),
         space: "heap".to_owned(),

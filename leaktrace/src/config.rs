@@ -14,13 +14,14 @@ use crate::{
         Format,
         units::{duration, size},
     },
+    select::Selection,
 };
 
 /// The defaults, each written here and nowhere else.
 pub mod defaults {
     use std::time::Duration;
 
-    use super::Sort;
+    use super::{By, Sort};
     use crate::report::Format;
 
     /// Time between reports.
@@ -31,16 +32,26 @@ pub mod defaults {
     pub const OLDER_THAN: Duration = Duration::ZERO;
     /// Mean gap between samples: none, every allocation is recorded.
     pub const SAMPLE_BYTES: u64 = 0;
+    /// The same where processes are not named one by one: what a host can be left traced with.
+    pub const SAMPLE_BYTES_OF_MANY: u64 = 512 << 10;
     /// What tracing may cost running Python processes of their CPU time, in percent.
     pub const PYTHON_OVERHEAD_PERCENT: f64 = 5.0;
     /// Number of sites listed.
     pub const TOP: usize = 10;
     /// Order of the sites.
     pub const SORT: Sort = Sort::Bytes;
+    /// What sites are summed by where processes are named or started, and where they are selected.
+    pub const BY: By = By::Process;
+    /// See [`BY`].
+    pub const BY_OF_SELECTIONS: By = By::Site;
     /// Format of the report.
     pub const FORMAT: Format = Format::Text;
     /// Bound on the blocks tracked at a time.
     pub const MAX_LIVE: u32 = 10_000_000;
+    /// Share of it that one process may have, where there are many: one in this many.
+    pub const PROCESS_SHARE: u32 = 4;
+    /// Up to so many processes each has probes of its own; more have them in common.
+    pub const PROCESSES_FEW: usize = 16;
     /// Bound on the rows of unwind tables: those of 10 GiB of code.
     pub const MAX_UNWIND_BYTES: u64 = 64 << 20;
 }
@@ -62,6 +73,10 @@ pub struct Config {
     pub target: Target,
     /// Also trace the children that the targets fork.
     pub follow_forks: bool,
+    /// Whose calls the probes of a selection see.
+    pub scope: Scope,
+    /// All tracing ends when this file is there.
+    pub killswitch: Option<PathBuf>,
     /// Have the command's Python take every object from malloc.
     pub python_malloc: bool,
     /// Also probe where Python's object allocator takes pools into use.
@@ -84,6 +99,8 @@ pub struct Config {
     pub top: usize,
     /// Their order.
     pub sort: Sort,
+    /// What sites of several processes are summed by.
+    pub by: By,
     /// Also list every block of a site.
     pub show_blocks: bool,
     /// Time between reports; `None` reports only at the end.
@@ -94,6 +111,8 @@ pub struct Config {
     pub output: Output,
     /// Bound on the blocks tracked at a time.
     pub max_live: u32,
+    /// The same for each process of a selection.
+    pub max_live_per_process: u32,
     /// The mechanism to attach by; `None` is the best one that the kernel has.
     pub attach: Option<AttachKind>,
     /// Where in a function its probe goes.
@@ -148,6 +167,31 @@ pub enum Target {
     Pids(Vec<u32>),
     /// A command to start, with its arguments; never empty.
     Command(Vec<OsString>),
+    /// All processes that it means, now and later.
+    Selected(Selection),
+}
+
+/// Whose calls the probes of a selection see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Scope {
+    /// Of all processes where there are many or where only targets map the file; else of each target.
+    #[default]
+    Auto,
+    /// Each target has probes of its own: nobody else pays, and what starts later is probed a moment after its start.
+    Process,
+    /// The probes of a file are for all processes that map it: nothing is missed, and calls of others cost them a trap.
+    Host,
+}
+
+impl Scope {
+    /// The name, as typed and as reported.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Process => "process",
+            Self::Host => "host",
+        }
+    }
 }
 
 /// Functions that hand out and take back blocks, in one object.
@@ -201,6 +245,31 @@ impl Sort {
             Self::Blocks => "blocks",
             Self::Growth => "growth",
             Self::Age => "age",
+        }
+    }
+}
+
+/// What sites of several processes are summed by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum By {
+    /// The place in the code, in all processes of one program.
+    Site,
+    /// Nothing: each process has its own sites.
+    Process,
+    /// The place in the code, in all processes of one container.
+    Container,
+    /// The place in the code, in all processes of one name.
+    Comm,
+}
+
+impl By {
+    /// The name, as typed and as reported.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Site => "site",
+            Self::Process => "process",
+            Self::Container => "container",
+            Self::Comm => "comm",
         }
     }
 }
@@ -278,9 +347,12 @@ pub enum ConfigError {
     /// Neither a process nor a command.
     #[error(
         "nothing to trace: type 'leaktrace -p PID' for a running process, 'leaktrace -- CMD ARGS' to start one, \
-         or 'leaktrace demo' to see it at work"
+         'leaktrace --container NAME' or '--comm NAME' for many, or 'leaktrace demo' to see it at work"
     )]
     NoTarget,
+    /// `--exclude` or `--scope` without anything to choose from.
+    #[error("{0} needs processes to choose from: type --all, --comm, --user, --cgroup or --container")]
+    NotOpen(&'static str),
     /// No block can pass both size filters.
     #[error("--min-size {} is above --max-size {}, so that no block passes: swap them or leave one out", size(*.min), size(*.max))]
     SizesCrossed {
@@ -342,6 +414,8 @@ impl Config {
         Self {
             target,
             follow_forks: false,
+            scope: Scope::Auto,
+            killswitch: None,
             python_malloc: false,
             python_pools: false,
             gpu: Gpu::default(),
@@ -353,11 +427,13 @@ impl Config {
             bounds_python: true,
             top: defaults::TOP,
             sort: defaults::SORT,
+            by: defaults::BY,
             show_blocks: false,
             interval: Some(defaults::INTERVAL),
             duration: None,
             output: Output::default(),
             max_live: defaults::MAX_LIVE,
+            max_live_per_process: defaults::MAX_LIVE / defaults::PROCESS_SHARE,
             attach: None,
             probe_at: ProbeAt::Site,
             unwind: None,
@@ -388,11 +464,12 @@ impl Config {
         let no_target = match &self.target {
             Target::Pids(pids) => pids.is_empty(),
             Target::Command(command) => command.is_empty(),
+            Target::Selected(selection) => selection.is_empty(),
         };
         if no_target {
             return Err(ConfigError::NoTarget);
         }
-        if self.python_malloc && matches!(self.target, Target::Pids(_)) {
+        if self.python_malloc && !matches!(self.target, Target::Command(_)) {
             return Err(ConfigError::PythonMallocRunning);
         }
         if self.python_pools && !self.python {

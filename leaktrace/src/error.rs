@@ -6,6 +6,7 @@ use crate::{
     launch::LaunchError,
     probe::closure::ClosureError,
     report::output::OutputError,
+    select::SelectError,
     traced::{catalog::CustomError, set::TraceError},
 };
 
@@ -30,6 +31,9 @@ pub enum Error {
     /// A process cannot be traced.
     #[error(transparent)]
     Trace(#[from] TraceError),
+    /// What processes are to be chosen by cannot be looked up.
+    #[error(transparent)]
+    Select(#[from] SelectError),
     /// A function of `--alloc` or `--free` cannot be traced.
     #[error(transparent)]
     Custom(#[from] CustomError),

@@ -8,6 +8,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod container;
 pub mod demo;
 pub mod doctor;
 pub mod error;
@@ -19,6 +20,7 @@ pub mod overhead;
 pub mod probe;
 pub mod python;
 pub mod report;
+pub mod select;
 pub mod session;
 pub mod symbol;
 pub mod traced;

@@ -10,8 +10,8 @@ use leaktrace_common::{
 
 use super::{context, handle, live, thread};
 use crate::{
-    KEEP_RETURN, SKIP_RETURN, counter::bump, enter::is_under_way, hits, registers, registers::Arguments,
-    stack, thread as threads,
+    KEEP_RETURN, SKIP_RETURN, counter::bump, enter::is_under_way, hits, members, registers,
+    registers::Arguments, stack, thread as threads,
 };
 
 /// What an entered call is to one that is pending.
@@ -37,10 +37,10 @@ struct Place {
 pub fn enter(ctx: &ProbeContext) -> u32 {
     // SAFETY: the helper takes the context of this program.
     let cookie = GpuCookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
-    hits::entry(cookie.plain());
     let Some(state) = threads::current() else {
         return SKIP_RETURN;
     };
+    hits::entry(cookie.plain());
     let process = state.process;
     let arguments = Arguments::read(ctx);
     let mut owner = cookie;
@@ -70,7 +70,7 @@ pub fn enter(ctx: &ProbeContext) -> u32 {
     // Of a call of the runtime that allocates nothing there is none.
     let wants_stack = cookie.allocates() && stack_id == 0;
     // The one place where a stack is walked: the verifier looks at the walk for each.
-    if wants_stack {
+    if wants_stack && members::meet(state).is_some() {
         stack_id = stack::capture(ctx, state).id;
     }
     if cookie.is_of_runtime() {

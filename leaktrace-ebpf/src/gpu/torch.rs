@@ -12,8 +12,8 @@ use leaktrace_common::{
 
 use super::live;
 use crate::{
-    KEEP_RETURN, config, counter::bump, hits, live::now_ns, maps::TORCH_TOTALS, registers::Arguments, stack,
-    thread as threads,
+    KEEP_RETURN, config, counter::bump, hits, live::now_ns, maps::TORCH_TOTALS, members,
+    registers::Arguments, stack, thread as threads,
 };
 
 /// A tensor comes or goes. Always 0: the function can be left by an exception, and its return is none of ours.
@@ -33,7 +33,7 @@ pub fn tensor(ctx: &ProbeContext) -> u32 {
     note_totals(process, &report, &arguments);
     if report.bytes < 0 {
         gone(process, &report);
-    } else if report.bytes > 0 {
+    } else if report.bytes > 0 && members::meet(state).is_some() {
         let stack_id = stack::capture(ctx, state).id;
         came(process, &report, cookie, stack_id);
     }

@@ -26,7 +26,7 @@ use crate::{
     config,
     counter::bump,
     maps::{STACKS, UNWIND_LAYOUTS},
-    registers,
+    members, registers,
 };
 
 const E2BIG: i32 = -7;
@@ -130,7 +130,8 @@ const fn end_is(id: u64, end: u64) -> bool {
 /// The id, if the thread knows that the table has it.
 #[inline(always)]
 fn kept(thread: &mut Thread, id: u64) -> Option<u64> {
-    (*slot(thread, id) == id).then_some(id)
+    // Where processes come and go, user space takes stacks out of the table.
+    (!config::selects() && *slot(thread, id) == id).then_some(id)
 }
 
 /// Keeps the thread's stack in the table, and remembers that it is there.
@@ -152,6 +153,9 @@ fn slot(thread: &mut Thread, id: u64) -> &mut u64 {
 fn keep(id: u64, thread: &mut Thread) -> u64 {
     if STACKS.get_ptr(id).is_some() {
         return id;
+    }
+    if !members::takes_stack(thread.process.tgid) {
+        return 0;
     }
     // Who finds the stack finds them.
     python::keep(thread);

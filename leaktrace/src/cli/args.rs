@@ -9,11 +9,11 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use super::{
-    parse::{self, Size, Time},
+    parse::{self, Excluded, Size, Time},
     watch::WatchArgs,
 };
 use crate::{
-    config::{AttachKind, Bound, ProbeAt, Sort, Unwind, defaults},
+    config::{AttachKind, Bound, By, ProbeAt, Scope, Sort, Unwind, defaults},
     report::Format,
 };
 
@@ -25,6 +25,9 @@ Examples:
                                          what was allocated in ten minutes and is a minute old at least
   sudo leaktrace -- ./server --port 80   trace a command from before its first allocation
   sudo leaktrace -p 4242 -i 0 -d 1m --format folded | flamegraph.pl --countname bytes > leak.svg
+  sudo leaktrace --container web         trace a container, what starts in it later too
+  sudo leaktrace --comm postgres --older-than 1m
+                                         all backends, sampled; sites summed over processes
   leaktrace doctor                       what this kernel and user can do, and what is missing
 
 Exit status: 0, or 2 when leaktrace could not run. With -- CMD it is the command's own (128+N when signal N ended it).";
@@ -40,7 +43,7 @@ Exit status: 0, or 2 when leaktrace could not run. With -- CMD it is the command
     version,
     after_help = "'--help' says more than '-h'. 'leaktrace demo' is a good start.",
     after_long_help = EXAMPLES,
-    override_usage = "leaktrace [OPTIONS] -p PID[,PID...]\n       leaktrace [OPTIONS] -- CMD [ARGS...]\n       leaktrace <COMMAND>",
+    override_usage = "leaktrace [OPTIONS] -p PID[,PID...]\n       leaktrace [OPTIONS] --all|--comm|--user|--cgroup|--container ...\n       leaktrace [OPTIONS] -- CMD [ARGS...]\n       leaktrace <COMMAND>",
     max_term_width = 110
 )]
 pub(super) struct Cli {
@@ -86,9 +89,12 @@ pub(super) struct TargetArgs {
     )]
     pub(super) pids: Vec<u32>,
 
+    #[command(flatten)]
+    pub(super) selection: SelectionArgs,
+
     /// Also trace the children that the traced processes fork.
     ///
-    /// A child starts with nothing outstanding: what it inherits belongs to its parent.
+    /// With --comm and its like children are always traced. A child starts with nothing outstanding: what it inherits belongs to its parent.
     #[arg(long)]
     pub(super) follow_forks: bool,
 
@@ -162,8 +168,51 @@ pub(super) struct TargetArgs {
     /// Start this command and trace it from before its first allocation.
     ///
     /// Its input, output and exit status are passed through. Example: leaktrace -- ./server --port 80
-    #[arg(last = true, value_name = "CMD")]
+    #[arg(conflicts_with_all = ["all", "comm", "user", "cgroup", "container", "exclude"], last = true, value_name = "CMD")]
     pub(super) argv: Vec<OsString>,
+}
+
+/// Which processes, where they are not named one by one.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Target")]
+#[group(skip)]
+pub(super) struct SelectionArgs {
+    /// Trace all processes, those too that start later.
+    #[arg(short = 'a', long)]
+    pub(super) all: bool,
+
+    /// Trace processes of this name, those too that start later.
+    ///
+    /// The name as `ps -o comm` has it: 15 bytes at most. May be given several times, as may --user, --cgroup and
+    /// --container: values of one option are alternatives, and a process must suit each option that is given.
+    /// What a traced process forks is traced. Example: --comm postgres
+    #[arg(long, value_name = "NAME", value_parser = parse::comm)]
+    pub(super) comm: Vec<String>,
+
+    /// Trace processes that this user runs, by name or number: the real user.
+    ///
+    /// Example: --user www-data
+    #[arg(long, value_name = "USER", value_parser = parse::user)]
+    pub(super) user: Vec<u32>,
+
+    /// Trace processes in this control group or below it, of version 1 or 2.
+    ///
+    /// Its folder, or its path within the hierarchy. Example: --cgroup /sys/fs/cgroup/system.slice/nginx.service
+    #[arg(long, value_name = "PATH")]
+    pub(super) cgroup: Vec<PathBuf>,
+
+    /// Trace the processes of this container, pod or systemd unit.
+    ///
+    /// By its name or id (or the id's beginning), as docker, podman, containerd and CRI-O know it.
+    /// Example: --container web
+    #[arg(long, value_name = "NAME|ID")]
+    pub(super) container: Vec<String>,
+
+    /// Leave out processes that would be traced: comm=, user=, cgroup=, container= or pid=.
+    ///
+    /// May be given several times; a bare NAME is comm=NAME. Example: --all --exclude comm=java --exclude user=root
+    #[arg(long, value_name = "KIND=VALUE", value_parser = parse::exclude)]
+    pub(super) exclude: Vec<Excluded>,
 }
 
 /// Which blocks count.
@@ -200,9 +249,10 @@ pub(super) struct SamplingArgs {
     /// For programs that allocate so often that recording everything costs too much. Large blocks are
     /// more likely to be taken than small ones, and each one that is stands for those that are not:
     /// bytes and blocks become estimates, with the range that holds the true number in 95 of 100 runs.
-    /// A size from 1KiB to 64MiB, as for --min-size. Example: --sample-bytes 512KiB
-    #[arg(long, value_name = "SIZE", default_value_t = Size(defaults::SAMPLE_BYTES))]
-    pub(super) sample_bytes: Size,
+    /// A size from 1KiB to 64MiB, as for --min-size. The default is 0 with -p and -- CMD, and 512KiB where processes are
+    /// chosen by --all, --comm and their like. Example: --sample-bytes 512KiB
+    #[arg(long, value_name = "SIZE")]
+    pub(super) sample_bytes: Option<Size>,
 
     /// Hold what tracing costs the targets to this share of their CPU time.
     ///
@@ -252,6 +302,14 @@ pub(super) struct ReportArgs {
     #[arg(long, value_enum, value_name = "KEY", default_value_t = defaults::SORT)]
     pub(super) sort: Sort,
 
+    /// Sum the sites of several processes up by this.
+    ///
+    /// Processes of one program allocate at the same places in its code. By site, such a place is one entry, with the
+    /// sum over all processes that run the program; by container or comm, it is the sum over the processes of one
+    /// container or of one name. By process each has its own: that is the default. GPU memory is always listed by process.
+    #[arg(long, value_enum, value_name = "KEY")]
+    pub(super) by: Option<By>,
+
     /// Also list the blocks of each site, the 1000 oldest: address, size and age.
     #[arg(long)]
     pub(super) show_blocks: bool,
@@ -300,6 +358,28 @@ pub(super) struct BoundArgs {
     /// Example: --max-live 50000000
     #[arg(long, value_name = "N", default_value_t = defaults::MAX_LIVE, value_parser = parse::bound, allow_negative_numbers = true)]
     pub(super) max_live: u32,
+
+    /// Track at most this many blocks of one process at a time, where there are many.
+    ///
+    /// One that holds more cannot push out the others: its blocks beyond the bound are not recorded, and the report
+    /// counts them as `live_process_full`. The default is a quarter of --max-live. Example: --max-live-per-process 100000
+    #[arg(long, value_name = "N", value_parser = parse::bound, allow_negative_numbers = true)]
+    pub(super) max_live_per_process: Option<u32>,
+
+    /// Whose calls the probes see, where processes are chosen by --all, --comm and their like.
+    ///
+    /// process: each target has probes of its own. Nobody else pays, and what a process does in the first moments after
+    /// its start goes unseen. host: the probes of a file are for all processes that map it. Nothing is missed, and each
+    /// call of a process that is no target costs it a trap. auto: host with --all, for more than 16 processes and for files
+    /// that only targets map; else process.
+    #[arg(long, value_enum, value_name = "SCOPE", default_value_t = Scope::Auto)]
+    pub(super) scope: Scope,
+
+    /// End all tracing when this file is there.
+    ///
+    /// So that one command can end it on many hosts; SIGUSR1 does the same. Example: --killswitch /run/leaktrace.off
+    #[arg(long, value_name = "FILE")]
+    pub(super) killswitch: Option<PathBuf>,
 
     /// Attach by this mechanism and no other, for tests.
     #[arg(long, value_enum, value_name = "KIND", hide = true)]

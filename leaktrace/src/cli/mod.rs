@@ -14,9 +14,13 @@ use std::{env, ffi::OsString, fmt, path::PathBuf, time::Duration};
 use clap::{CommandFactory as _, FromArgMatches as _, parser::ValueSource};
 pub use clap_complete::Shell;
 
-use self::args::{Cli, Command, DemoArgs, OutputArgs};
+use self::{
+    args::{Cli, Command, DemoArgs, OutputArgs, SelectionArgs},
+    parse::Excluded,
+};
 use crate::{
-    config::{self, AttachKind, Bound, Config, Filters, Gpu, Output, Target, custom_pair},
+    config::{self, AttachKind, Bound, Config, Filters, Gpu, Output, Scope, Target, custom_pair, defaults},
+    select::{Properties, Selection},
     watch::session::Settings,
 };
 
@@ -182,12 +186,25 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
         Some(object) => Some(custom_pair(object, &target.alloc, &target.free)?),
         None => None,
     };
+    let pids = parse::unique(&target.pids);
+    let what = if target.argv.is_empty() {
+        chosen(pids, target.selection)?
+    } else {
+        Target::Command(target.argv)
+    };
+    let of_many = matches!(what, Target::Selected(_));
+    if bounds.scope != Scope::Auto && !of_many {
+        return Err(config::ConfigError::NotOpen("--scope").into());
+    }
+    let default_mean = if of_many {
+        defaults::SAMPLE_BYTES_OF_MANY
+    } else {
+        defaults::SAMPLE_BYTES
+    };
     let config = Config {
-        target: if target.argv.is_empty() {
-            Target::Pids(parse::unique(&target.pids))
-        } else {
-            Target::Command(target.argv)
-        },
+        target: what,
+        scope: bounds.scope,
+        killswitch: bounds.killswitch,
         follow_forks: target.follow_forks,
         python_malloc: target.python_malloc,
         python_pools: target.python_pools,
@@ -203,14 +220,21 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
             min_size_bytes: filter.min_size.map_or(0, |size| size.0),
             max_size_bytes: filter.max_size.map_or(u64::MAX, |size| size.0),
         },
-        sample_bytes: sampling.sample_bytes.0,
+        sample_bytes: sampling.sample_bytes.map_or(default_mean, |size| size.0),
         max_overhead: match sampling.max_overhead {
             Some(Bound::Share(share)) => Some(share),
             Some(Bound::Off) | None => None,
         },
-        bounds_python: sampling.max_overhead.is_none() && sampling.sample_bytes.0 == 0,
+        bounds_python: sampling.max_overhead.is_none()
+            && sampling.sample_bytes.is_none_or(|size| size.0 == 0)
+            && !of_many,
         top: report.top,
         sort: report.sort,
+        by: report.by.unwrap_or(if of_many {
+            defaults::BY_OF_SELECTIONS
+        } else {
+            defaults::BY
+        }),
         show_blocks: report.show_blocks,
         interval: Some(report.interval.0).filter(|interval| !interval.is_zero()),
         duration: report.duration.map(|duration| duration.0),
@@ -219,6 +243,9 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
             ..output(output_args, general)
         },
         max_live: bounds.max_live,
+        max_live_per_process: bounds
+            .max_live_per_process
+            .unwrap_or(bounds.max_live.div_ceil(defaults::PROCESS_SHARE)),
         attach: bounds.attach,
         unwind: bounds.unwind,
         python: !target.no_python,
@@ -231,6 +258,43 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
     };
     config.validate()?;
     Ok(config)
+}
+
+/// Processes named one by one, or all that a selection means.
+fn chosen(pids: Vec<u32>, typed: SelectionArgs) -> Result<Target, config::ConfigError> {
+    let selection = selection(pids, typed);
+    if selection.is_open() {
+        Ok(Target::Selected(selection))
+    } else if selection.left_out.is_empty() {
+        Ok(Target::Pids(selection.pids))
+    } else {
+        Err(config::ConfigError::NotOpen("--exclude"))
+    }
+}
+
+fn selection(pids: Vec<u32>, typed: SelectionArgs) -> Selection {
+    let mut left_out = Properties::default();
+    for excluded in typed.exclude {
+        match excluded {
+            Excluded::Comm(name) => left_out.comms.push(name),
+            Excluded::User(user) => left_out.users.push(user),
+            Excluded::Cgroup(path) => left_out.cgroups.push(path),
+            Excluded::Container(name) => left_out.containers.push(name),
+            Excluded::Pid(pid) => left_out.pids.push(pid),
+        }
+    }
+    Selection {
+        all: typed.all,
+        pids,
+        wanted: Properties {
+            comms: typed.comm,
+            users: typed.user,
+            cgroups: typed.cgroup,
+            containers: typed.container,
+            pids: Vec::new(),
+        },
+        left_out,
+    }
 }
 
 fn demonstration(args: DemoArgs, general: General) -> Result<Demo, Stop> {

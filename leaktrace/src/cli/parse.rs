@@ -2,7 +2,7 @@
 //!
 //! Must not know which options use them.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use bytesize::ByteSize;
 
@@ -35,6 +35,15 @@ pub enum ValueError {
     /// Not a share that tracing can be held to.
     #[error("not a bound that can be held: write a percentage from 0.1% to 100%, such as 2%, or off")]
     Overhead,
+    /// Not a name that a process can have.
+    #[error("not a process's name: write one as `ps -o comm` has it, such as nginx")]
+    Comm,
+    /// No such user.
+    #[error("no such user: write a name that `getent passwd NAME` finds, or a number")]
+    User,
+    /// Not something that can be left out.
+    #[error("not something to leave out: write comm=NAME, user=USER, cgroup=PATH, container=NAME or pid=PID")]
+    Exclude,
     /// Process id 0.
     #[error("0 is no process that can be traced: write the id of one (see 'pidof NAME')")]
     PidZero,
@@ -107,6 +116,63 @@ impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         humantime::format_duration(self.0).fmt(f)
     }
+}
+
+/// Processes that are not to be traced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Excluded {
+    /// Of this name.
+    Comm(String),
+    /// Run by this user.
+    User(u32),
+    /// In this control group.
+    Cgroup(PathBuf),
+    /// In this container.
+    Container(String),
+    /// This one.
+    Pid(u32),
+}
+
+/// `KIND=VALUE`; a bare value is a name.
+///
+/// # Errors
+/// When the kind is unknown or the value is none of its kind.
+pub fn exclude(text: &str) -> Result<Excluded, ValueError> {
+    let (kind, value) = text.split_once('=').unwrap_or(("comm", text));
+    if value.is_empty() {
+        return Err(ValueError::Exclude);
+    }
+    Ok(match kind {
+        "comm" => Excluded::Comm(comm(value)?),
+        "user" => Excluded::User(user(value)?),
+        "cgroup" => Excluded::Cgroup(PathBuf::from(value)),
+        "container" => Excluded::Container(value.to_owned()),
+        "pid" => Excluded::Pid(pid(value)?),
+        _ => return Err(ValueError::Exclude),
+    })
+}
+
+/// A process's name.
+///
+/// # Errors
+/// When it is empty or has a zero byte.
+pub fn comm(text: &str) -> Result<String, ValueError> {
+    if text.is_empty() || text.contains('\0') {
+        return Err(ValueError::Comm);
+    }
+    Ok(text.to_owned())
+}
+
+/// A user's number, from that or the name.
+///
+/// # Errors
+/// When there is no such user.
+pub fn user(text: &str) -> Result<u32, ValueError> {
+    if let Ok(number) = text.parse() {
+        return Ok(number);
+    }
+    let found = nix::unistd::User::from_name(text).ok().flatten();
+    found.map(|user| user.uid.as_raw()).ok_or(ValueError::User)
 }
 
 /// A process id: a positive number that the kernel could give.

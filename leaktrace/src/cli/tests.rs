@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::{
-    config::{Share, Sort, defaults},
+    config::{By, Share, Sort},
     report::Format,
 };
 
@@ -54,7 +54,7 @@ fn a_command_keeps_its_own_options() {
 fn every_option_reaches_the_config() {
     let config = config(
         "leaktrace -p 1 --follow-forks --alloc get(size=arg0)->ret --free put(ptr=arg0) --object /lib/pool.so \
-         --older-than 30s --min-size 1KiB --max-size 2MiB --sample-bytes 512KiB --max-overhead 2.5% -i 500ms -d 10m --top 3 --sort growth \
+         --older-than 30s --min-size 1KiB --max-size 2MiB --sample-bytes 512KiB --max-overhead 2.5% -i 500ms -d 10m --top 3 --sort growth --by comm \
          --format json -o out.json --show-blocks --native --no-color --max-live 5 --attach perf -vv",
     );
     assert!(config.follow_forks && config.show_blocks);
@@ -72,6 +72,7 @@ fn every_option_reaches_the_config() {
     assert_eq!(config.interval, Some(Duration::from_millis(500)));
     assert_eq!(config.duration, Some(Duration::from_mins(10)));
     assert_eq!((config.top, config.sort, config.max_live), (3, Sort::Growth, 5));
+    assert_eq!(config.by, By::Comm);
     let output = Output {
         format: Format::Json,
         path: Some("out.json".into()),
@@ -227,6 +228,7 @@ fn show() {
         "leaktrace -p 1 --format xml",
         "leaktrace -p 1 --format",
         "leaktrace -p 1 --sort",
+        "leaktrace -p 1 --by pid",
         "leaktrace -p 1 --top many",
         "leaktrace -p 1 --top -1",
         "leaktrace -p 1 --max-live 0",

@@ -3,27 +3,26 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use nix::unistd::User;
 
 use super::{
     General, Stop, UsageError,
-    args::OutputArgs,
+    args::{OutputArgs, SelectionArgs},
     output,
     parse::{self, Time},
+    selection,
 };
 use crate::{
     config::{Bound, ConfigError, Share, defaults},
     killswitch,
     report::Format,
-    watch::{arm::Condition, members::Wanted, session::Settings},
+    watch::{arm::Condition, session::Settings},
 };
 
 /// Options of `leaktrace watch`.
 #[derive(Debug, Args)]
 pub(super) struct WatchArgs {
-    /// Watch all processes.
-    #[arg(short, long)]
-    all: bool,
+    #[command(flatten)]
+    selection: SelectionArgs,
 
     /// Watch these processes, by id, whatever else is asked for.
     #[arg(
@@ -35,20 +34,6 @@ pub(super) struct WatchArgs {
         allow_negative_numbers = true
     )]
     pids: Vec<u32>,
-
-    /// Watch processes of this name. May be given several times.
-    #[arg(long, value_name = "NAME")]
-    comm: Vec<String>,
-
-    /// Watch processes of this user, by name or number. May be given several times.
-    #[arg(long, value_name = "USER", value_parser = user)]
-    user: Vec<u32>,
-
-    /// Watch processes in this control group and below it. May be given several times.
-    ///
-    /// As /proc/PID/cgroup names it. Example: --cgroup /system.slice/nginx.service
-    #[arg(long, value_name = "PATH")]
-    cgroup: Vec<String>,
 
     /// Trace those whose anonymous memory grows by more than this.
     ///
@@ -92,31 +77,14 @@ pub(super) struct WatchArgs {
     output: OutputArgs,
 }
 
-/// A user by number or name.
-fn user(text: &str) -> Result<u32, String> {
-    if let Ok(number) = text.parse() {
-        return Ok(number);
-    }
-    match User::from_name(text) {
-        Ok(Some(user)) => Ok(user.uid.as_raw()),
-        Ok(None) => Err("no such user: write a name or a number that 'getent passwd' lists".to_owned()),
-        Err(error) => Err(format!("cannot look the user up, {error}: write its number")),
-    }
-}
-
 /// Turns what was typed into settings.
 pub(super) fn settings(args: WatchArgs, general: General) -> Result<Settings, Stop> {
-    let wanted = Wanted {
-        all: args.all,
-        pids: parse::unique(&args.pids),
-        comms: args.comm,
-        users: args.user,
-        cgroups: args.cgroup,
-    };
+    let selection = selection(parse::unique(&args.pids), args.selection);
     let stop = |text: &str| Stop::Usage(UsageError(text.to_owned()));
-    if wanted.is_empty() {
+    if !selection.is_open() && selection.pids.is_empty() {
         return Err(stop(
-            "nothing to watch: type 'leaktrace watch -a' for all processes, or name some by --comm, --user, --cgroup or -p",
+            "nothing to watch: type 'leaktrace watch -a' for all processes, or name some by --comm, --user, --cgroup, \
+             --container or -p",
         ));
     }
     if args.output.format == Format::Folded {
@@ -128,7 +96,7 @@ pub(super) fn settings(args: WatchArgs, general: General) -> Result<Settings, St
         return Err(ConfigError::NoDuration.into());
     }
     Ok(Settings {
-        wanted,
+        selection,
         arm: args.arm,
         window: args.arm.map_or(args.window.0, |condition| condition.window),
         max_armed: args.max_armed,
@@ -164,7 +132,7 @@ mod tests {
     #[test]
     fn a_watch_of_all_has_defaults() {
         let settings = parsed("leaktrace watch -a").unwrap();
-        assert!(settings.wanted.all && settings.arm.is_none());
+        assert!(settings.selection.all && settings.arm.is_none());
         assert_eq!(settings.window, Duration::from_mins(10));
         assert_eq!(settings.killswitch, PathBuf::from("/run/leaktrace.off"));
     }

@@ -7,7 +7,7 @@
 
 use std::{fs, io};
 
-use leaktrace_common::unwind::ReturnProbes;
+use leaktrace_common::{select::TaskOffsets, unwind::ReturnProbes};
 
 /// The running kernel's types.
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -44,6 +44,40 @@ pub fn return_probes() -> Result<ReturnProbes, BtfError> {
 pub fn thread_pointer() -> Result<u32, BtfError> {
     let bytes = fs::read(VMLINUX).map_err(BtfError::Unreadable)?;
     Types::parse(&bytes)?.offset_of("task_struct", &["thread", "fsbase"])
+}
+
+/// Where the running kernel keeps what processes are chosen by.
+///
+/// # Errors
+/// [`BtfError`].
+pub fn task_offsets() -> Result<TaskOffsets, BtfError> {
+    let bytes = fs::read(VMLINUX).map_err(BtfError::Unreadable)?;
+    let types = Types::parse(&bytes)?;
+    Ok(TaskOffsets {
+        task_tgid: types.offset_of("task_struct", &["tgid"])?,
+        task_mm: types.offset_of("task_struct", &["mm"])?,
+        task_signal: types.offset_of("task_struct", &["signal"])?,
+        signal_live: types.offset_of("signal_struct", &["live"])?,
+        task_cgroups: types.offset_of("task_struct", &["cgroups"])?,
+        css_set_subsys: types.offset_of("css_set", &["subsys"])?,
+        css_set_unified: types.offset_of("css_set", &["dfl_cgrp"])?,
+        css_cgroup: types.offset_of("cgroup_subsys_state", &["cgroup"])?,
+        css_parent: types.offset_of("cgroup_subsys_state", &["parent"])?,
+        cgroup_self: types.offset_of("cgroup", &["self"])?,
+        cgroup_kn: types.offset_of("cgroup", &["kn"])?,
+        kn_id: types.offset_of("kernfs_node", &["id"])?,
+    })
+}
+
+/// Number of a controller of control groups (version 1) in the running kernel: `memory`, `cpu`, `blkio`.
+///
+/// # Errors
+/// [`BtfError::Missing`] where this kernel was built without it.
+pub fn controller(name: &str) -> Result<u32, BtfError> {
+    let bytes = fs::read(VMLINUX).map_err(BtfError::Unreadable)?;
+    // Its one name that is not that of the hierarchy (include/linux/cgroup_subsys.h, block/blk-cgroup.c).
+    let name = if name == "blkio" { "io" } else { name };
+    Types::parse(&bytes)?.value_of("cgroup_subsys_id", &format!("{name}_cgrp_id"))
 }
 
 fn find_return_probes(types: &Types<'_>) -> Result<ReturnProbes, BtfError> {
@@ -183,6 +217,24 @@ impl<'a> Types<'a> {
             }
         }
         Err(BtfError::Missing(format!("{structure}.{}", path.join("."))))
+    }
+
+    /// The number that an enumeration gives a name.
+    fn value_of(&self, enumeration: &str, wanted: &str) -> Result<u32, BtfError> {
+        for &start in &self.starts {
+            let start = start as usize;
+            let head = self.read(start)?;
+            if head.kind != kind::ENUM || !self.is_named(head.name, enumeration) {
+                continue;
+            }
+            for index in 0..head.count {
+                let at = start + TYPE_BYTES + 8 * index;
+                if self.is_named(self.word(at)?, wanted) {
+                    return self.word(at + 4);
+                }
+            }
+        }
+        Err(BtfError::Missing(format!("{wanted} in {enumeration}")))
     }
 
     fn follow(&self, mut start: usize, path: &[&str]) -> Result<Option<u32>, BtfError> {

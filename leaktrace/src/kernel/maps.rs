@@ -2,7 +2,8 @@
 //! numbers.
 
 use std::{
-    collections::HashMap,
+    cell::Cell,
+    collections::{HashMap, HashSet},
     io,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
 };
@@ -10,7 +11,8 @@ use std::{
 use leaktrace_common::{
     config::{LIVE_TIER_FIRST, LIVE_TIERS_MAX, LiveTiers, SITE_SHARDS_MAX},
     key::{LiveKey, Process, SiteKey},
-    record::{Control, Live, Site, Tracked},
+    record::{Control, Live, Site, Tracked, tracked},
+    select::Property,
     stack::Stack,
 };
 
@@ -171,30 +173,40 @@ impl LiveTable {
         Ok(false)
     }
 
-    /// Takes the blocks of a process image that is gone out of the table, handing each to `each`.
+    /// Takes the blocks of process images that are gone out of the table: one reading of it for all of them.
     ///
     /// # Errors
     /// [`TableError`].
-    pub fn take_image(
+    pub fn take_images(
         &self,
-        tgid: u32,
-        image: u16,
-        mut each: impl FnMut(&LiveKey, &Live),
-    ) -> Result<(), TableError> {
+        images: &Images,
+    ) -> Result<HashMap<ImageKey, Vec<(LiveKey, Live)>>, TableError> {
+        let mut by_image: HashMap<ImageKey, Vec<(LiveKey, Live)>> = HashMap::new();
         for tier in &self.tiers {
             let tier = tier.fd().as_fd();
             let mut gone = Vec::new();
             sys::map_for_each(tier, |key: &LiveKey, block: &Live| {
-                if belongs(key.process, tgid, image) {
-                    each(key, block);
+                let image = image_of(key.process);
+                if images.contains(&image) {
+                    by_image.entry(image).or_default().push((*key, *block));
                     gone.push(*key);
                 }
             })
             .map_err(error("LIVE", "read"))?;
             sys::map_delete_all(tier, &gone).map_err(error("LIVE", "purge"))?;
         }
-        Ok(())
+        Ok(by_image)
     }
+}
+
+/// A process image: its process id and its number.
+pub type ImageKey = (u32, u16);
+
+/// Some of them.
+pub type Images = HashSet<ImageKey>;
+
+const fn image_of(process: Process) -> ImageKey {
+    (process.tgid, process.image)
 }
 
 pub(super) const fn belongs(process: Process, tgid: u32, image: u16) -> bool {
@@ -225,7 +237,11 @@ pub struct Tables {
     sites: OwnedFd,
     stacks: OwnedFd,
     processes: OwnedFd,
+    layout_slots: OwnedFd,
+    properties: OwnedFd,
     control: OwnedFd,
+    /// What is in the last one.
+    controls: Cell<Control>,
 }
 
 impl Tables {
@@ -236,7 +252,15 @@ impl Tables {
             sites: kernel.map("SITES")?,
             stacks: kernel.map("STACKS")?,
             processes: kernel.map("PROCESSES")?,
+            layout_slots: kernel.map("LAYOUT_SLOTS")?,
+            properties: kernel.map("PROPERTIES")?,
             control: kernel.map("CONTROL")?,
+            controls: Cell::new(Control {
+                mean_bytes: 0,
+                process_live_max: u64::MAX,
+                process_stacks_max: u64::MAX,
+                tells_at_once: 0,
+            }),
         })
     }
 
@@ -285,17 +309,89 @@ impl Tables {
     /// # Errors
     /// [`TableError`].
     pub fn set_mean(&self, mean_bytes: u64) -> Result<(), TableError> {
-        sys::map_update(self.control.as_fd(), &0_u32, &Control { mean_bytes })
-            .map_err(error("CONTROL", "write"))
+        self.control(Control {
+            mean_bytes,
+            ..self.controls.get()
+        })
     }
 
-    /// Makes a process a target. `layout` is its slot in the array of layouts.
+    /// Bounds what one process may have of the tables of live blocks and of stacks.
     ///
     /// # Errors
     /// [`TableError`].
-    pub fn add_process(&self, tgid: u32, layout: u32) -> Result<(), TableError> {
-        let tracked = Tracked { image: 0, layout };
+    pub fn set_shares(&self, live_max: u64, stacks_max: u64) -> Result<(), TableError> {
+        self.control(Control {
+            process_live_max: live_max,
+            process_stacks_max: stacks_max,
+            ..self.controls.get()
+        })
+    }
+
+    /// Has user space told of each target as soon as it is one.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn tell_at_once(&self) -> Result<(), TableError> {
+        self.control(Control {
+            tells_at_once: 1,
+            ..self.controls.get()
+        })
+    }
+
+    fn control(&self, control: Control) -> Result<(), TableError> {
+        self.controls.set(control);
+        sys::map_update(self.control.as_fd(), &0_u32, &control).map_err(error("CONTROL", "write"))
+    }
+
+    /// Has processes with this property chosen, or left out: bits of [`leaktrace_common::select::verdict`].
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn judge(&self, property: &Property, verdict: u32) -> Result<(), TableError> {
+        sys::map_update(self.properties.as_fd(), property, &verdict).map_err(error("PROPERTIES", "write"))
+    }
+
+    /// Makes a process a target, in a `state` of [`tracked`].
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn add_process(&self, tgid: u32, state: u32) -> Result<(), TableError> {
+        let tracked = Tracked {
+            image: 0,
+            state,
+            live: 0,
+            stacks: 0,
+        };
         sys::map_update(self.processes.as_fd(), &tgid, &tracked).map_err(error("PROCESSES", "write"))
+    }
+
+    /// Says where the layout of a process is: its slot in their array.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn set_layout(&self, tgid: u32, slot: u32) -> Result<(), TableError> {
+        sys::map_update(self.layout_slots.as_fd(), &tgid, &slot).map_err(error("LAYOUT_SLOTS", "write"))
+    }
+
+    /// A target as the kernel side knows it.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn process(&self, tgid: u32) -> Result<Option<Tracked>, TableError> {
+        sys::map_lookup(self.processes.as_fd(), &tgid).map_err(error("PROCESSES", "read"))
+    }
+
+    /// All of them, those that have left included.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn processes(&self) -> Result<Vec<(u32, Tracked)>, TableError> {
+        let mut all = Vec::new();
+        sys::map_for_each(self.processes.as_fd(), |tgid: &u32, process: &Tracked| {
+            all.push((*tgid, *process));
+        })
+        .map_err(error("PROCESSES", "read"))?;
+        Ok(all)
     }
 
     /// Number of the image a target runs now.
@@ -303,9 +399,7 @@ impl Tables {
     /// # Errors
     /// [`TableError`].
     pub fn image(&self, tgid: u32) -> Result<Option<u16>, TableError> {
-        let tracked: Option<Tracked> =
-            sys::map_lookup(self.processes.as_fd(), &tgid).map_err(error("PROCESSES", "read"))?;
-        Ok(tracked.map(|tracked| tracked.image as u16))
+        Ok(self.process(tgid)?.map(|process| process.image as u16))
     }
 
     /// Ends a target.
@@ -313,30 +407,68 @@ impl Tables {
     /// # Errors
     /// [`TableError`].
     pub fn remove_process(&self, tgid: u32) -> Result<(), TableError> {
+        sys::map_delete(self.layout_slots.as_fd(), &tgid).map_err(error("LAYOUT_SLOTS", "write"))?;
         sys::map_delete(self.processes.as_fd(), &tgid).map_err(error("PROCESSES", "write"))
     }
 
-    /// Takes the sites of a process image that is gone out of the table, handing each to `each`.
+    /// Has the kernel side record no more of a target.
     ///
     /// # Errors
     /// [`TableError`].
-    pub fn take_sites(
-        &self,
-        tgid: u32,
-        image: u16,
-        mut each: impl FnMut(&SiteKey, &Site),
-    ) -> Result<(), TableError> {
+    pub fn turn_away(&self, tgid: u32) -> Result<(), TableError> {
+        let Some(process) = self.process(tgid)? else {
+            return Ok(());
+        };
+        let process = Tracked {
+            state: process.state | tracked::LEFT,
+            ..process
+        };
+        sys::map_update(self.processes.as_fd(), &tgid, &process).map_err(error("PROCESSES", "write"))
+    }
+
+    /// Forgets one that has left, unless its number has come to another that is a target: then that one's image is
+    /// another.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn forget_left(&self, tgid: u32, image: u16) -> Result<(), TableError> {
+        let has_left =
+            |process: &Tracked| process.state & tracked::LEFT != 0 && process.image as u16 == image;
+        if self.process(tgid)?.is_some_and(|process| has_left(&process)) {
+            self.remove_process(tgid)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the sites of process images that are gone out of the table: one reading of it for all of them.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn take_sites(&self, images: &Images) -> Result<HashMap<ImageKey, Vec<(SiteKey, Site)>>, TableError> {
         let mut gone = Vec::new();
         let sums = self.sum_shards(|key| {
-            let belongs = belongs(key.process, tgid, image);
+            let belongs = images.contains(&image_of(key.process));
             if belongs {
                 gone.push(*key);
             }
             belongs
         })?;
-        for (key, totals) in &sums {
-            each(key, totals);
+        let mut by_image: HashMap<ImageKey, Vec<(SiteKey, Site)>> = HashMap::new();
+        for (key, totals) in sums {
+            by_image
+                .entry(image_of(key.process))
+                .or_default()
+                .push((key, totals));
         }
-        sys::map_delete_all(self.sites.as_fd(), &gone).map_err(error("SITES", "purge"))
+        sys::map_delete_all(self.sites.as_fd(), &gone).map_err(error("SITES", "purge"))?;
+        Ok(by_image)
+    }
+
+    /// Takes stacks out of the table.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn remove_stacks(&self, ids: &[u64]) -> Result<(), TableError> {
+        sys::map_delete_all(self.stacks.as_fd(), ids).map_err(error("STACKS", "purge"))
     }
 }

@@ -190,15 +190,33 @@ impl KernelSide {
             .map_err(|error| LoadError::Maps(chain(&error)))
     }
 
-    /// Attaches the tracepoints: from here on exec and thread ends of targets are followed.
+    /// Attaches the tracepoints: from here on exec and thread ends of targets are followed, and where processes become
+    /// targets by themselves, their forks.
     ///
     /// # Errors
     /// [`LoadError::Tracepoint`].
-    pub fn attach_tracepoints(&mut self) -> Result<(), LoadError> {
-        for (program, name) in [
+    pub fn attach_tracepoints(&mut self, selects: bool) -> Result<(), LoadError> {
+        let forks = selects.then_some(("process_fork", "sched_process_fork"));
+        self.attach_to(forks)?;
+        self.attach_to([
             ("process_exec", "sched_process_exec"),
             ("thread_exit", "sched_process_exit"),
-        ] {
+        ])
+    }
+
+    /// From here on it is noted whose resident memory changes.
+    ///
+    /// # Errors
+    /// [`LoadError::Tracepoint`].
+    pub fn attach_resident(&mut self) -> Result<(), LoadError> {
+        self.attach_to([("resident_memory", "rss_stat")])
+    }
+
+    fn attach_to(
+        &mut self,
+        tracepoints: impl IntoIterator<Item = (&'static str, &'static str)>,
+    ) -> Result<(), LoadError> {
+        for (program, name) in tracepoints {
             let attached = self
                 .ebpf
                 .program_mut(program)

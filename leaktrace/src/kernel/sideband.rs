@@ -55,6 +55,8 @@ pub enum Change {
         /// Process id of the parent.
         parent: u32,
     },
+    /// Its first thread has ended, and with it as a rule the process.
+    Ended,
 }
 
 /// A change with its process and time.
@@ -206,6 +208,11 @@ fn translate(record: Record) -> Option<Entry> {
             change: Change::Forked {
                 parent: fork.parent_task.pid,
             },
+        }),
+        Record::Exit(exit) if exit.task.pid == exit.task.tid => Some(Entry {
+            time_ns: exit.time,
+            pid: exit.task.pid,
+            change: Change::Ended,
         }),
         _ => None,
     }

@@ -21,7 +21,7 @@ use std::{
 use aya_obj::generated::{
     bpf_attach_type, bpf_attr, bpf_cmd, bpf_func_info, bpf_insn, bpf_line_info, bpf_prog_info, bpf_prog_type,
 };
-use leaktrace_common::{config, event, gpu, key, python, record, stack, unwind};
+use leaktrace_common::{config, event, gpu, key, python, record, select, stack, unwind};
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// Types that the kernel may fill with any bytes and that have no padding of the compiler's.
@@ -60,6 +60,7 @@ plain!(
     record::Live,
     record::Site,
     record::Tracked,
+    select::Property,
     stack::Stack,
     unwind::CodeMapping,
     unwind::LayoutSlot,
@@ -324,7 +325,8 @@ pub struct PerfLink {
     _event: OwnedFd,
 }
 
-/// Attaches a program to one instruction through a perf event (cookie: kernel 5.15).
+/// Attaches a program to one instruction through a perf event (cookie: kernel 5.15): in process `pid`, or where that is 0 in
+/// all.
 ///
 /// # Errors
 /// The errno of `perf_event_open(2)` or of bpf(2) `BPF_LINK_CREATE`.
@@ -396,13 +398,20 @@ fn perf_uprobe(pmu: PerfUprobe, path: &Path, offset: u64, pid: u32, on_return: b
         uprobe_path: path.as_ptr() as u64,
         probe_offset: offset,
     };
+    // An event of all processes is one of a CPU; its programs run on every one (kernel/trace/trace_uprobe.c:
+    // `__uprobe_perf_func` calls them before it looks for events of this CPU).
+    let (pid, cpu) = if pid == 0 {
+        (-1, 0)
+    } else {
+        (pid as libc::pid_t, -1)
+    };
     // SAFETY: `attr` and the path it points to live until the call returns.
     let fd = unsafe {
         libc::syscall(
             libc::SYS_perf_event_open,
             &raw const attr,
-            pid as libc::pid_t,
-            -1 as libc::c_int,
+            pid,
+            cpu as libc::c_int,
             -1 as libc::c_int,
             PERF_FLAG_FD_CLOEXEC,
         )

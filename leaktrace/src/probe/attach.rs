@@ -1,8 +1,8 @@
 //! Putting the probes of one object into one process, and taking them out.
 //!
-//! Every link is scoped to its process: breakpoints are placed in that process alone. (A child that it forks
-//! has them in its copy of the memory until the link goes; they trap there and nothing runs.) Links are
-//! descriptors, so however leaktrace ends, the kernel removes the probes.
+//! A link is scoped to its process: breakpoints are placed in that process alone. (A child that it forks
+//! has them in its copy of the memory until the link goes; they trap there and nothing runs.) Or it is for [`ALL`]
+//! processes that map the file. Links are descriptors, so however leaktrace ends, the kernel removes the probes.
 
 use std::{
     io,
@@ -22,7 +22,10 @@ use crate::kernel::{
     sys::{self, PerfLink, PerfUprobe, Point},
 };
 
-/// Links that hold the probes of one object in one process.
+/// In place of a process: all that map the file, now or later.
+pub const ALL: u32 = 0;
+
+/// Links that hold the probes of one object in one process, or in all.
 ///
 /// Fields are dropped in this order: first no new call is seen, then no return, and frees last, so that
 /// a block that was recorded is not missed when it goes.
@@ -50,7 +53,7 @@ pub(crate) enum Link {
 
 /// A probe could not be placed.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot probe {object} in process {pid}: {source}; {}", way_out(source))]
+#[error("cannot probe {object} in {}: {source}; {}", whose(*.pid), way_out(source))]
 pub struct AttachError {
     object: String,
     pid: u32,
@@ -62,6 +65,14 @@ impl AttachError {
     #[must_use]
     pub fn of_object(self, object: String) -> Self {
         Self { object, ..self }
+    }
+}
+
+fn whose(pid: u32) -> String {
+    if pid == ALL {
+        "all processes that map it".to_owned()
+    } else {
+        format!("process {pid}")
     }
 }
 
@@ -99,7 +110,7 @@ pub(crate) struct Placement<'a> {
 }
 
 impl Placement<'_> {
-    /// Places it in process `pid`.
+    /// Places it in process `pid`, or in [`ALL`].
     ///
     /// # Errors
     /// The errno of bpf(2) or `perf_event_open(2)`.
@@ -147,7 +158,7 @@ impl Attacher {
         self.programs.kind
     }
 
-    /// Probes `functions` of the file at `path` in process `pid`. All of them or, on an error, none.
+    /// Probes `functions` of the file at `path` in process `pid`, or in [`ALL`]. All of them or, on an error, none.
     ///
     /// # Errors
     /// [`AttachError`].

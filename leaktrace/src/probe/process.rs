@@ -411,6 +411,13 @@ pub fn rss_bytes(pid: u32) -> Result<u64, ProcessError> {
         .saturating_mul(1024))
 }
 
+/// The pid that a process has in its own namespace: the same where it runs in no other. `None` when it has ended.
+pub fn inner_pid(pid: u32) -> Option<u32> {
+    let status = Status::read(pid, file_of(pid, "status")).ok()?;
+    // From the outermost namespace that is in sight to its own (Linux 4.1, fs/proc/array.c).
+    status.text("NSpid")?.split_whitespace().next_back()?.parse().ok()
+}
+
 /// A `status` file.
 struct Status {
     path: PathBuf,

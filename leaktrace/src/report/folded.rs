@@ -1,4 +1,5 @@
-//! The report as folded stacks, for flame graph tools: `process;outermost;...;innermost;call bytes`.
+//! The report as folded stacks, for flame graph tools: `process;outermost;...;innermost;call bytes`. Where sites are
+//! summed over processes, the first is the process's name alone, or that of its container.
 //!
 //! Such a tool draws a frame as wide as the sum of what is in it. Each kind of GPU memory is another memory, so it has an
 //! outermost frame of its own, before the process: `[device];cuda:0;process;...`. A graph of one kind is that of the
@@ -27,18 +28,27 @@ impl Renderer for Folded {
         report
             .survivors
             .iter()
-            .try_for_each(|survivor| line(survivor, self.native, out))
+            .try_for_each(|survivor| line(survivor, report.by, self.native, out))
     }
 }
 
-fn line(survivor: &Survivor, native: bool, out: &mut dyn Write) -> io::Result<()> {
-    if Table::of_name(&survivor.space) != Table::Host {
+fn line(survivor: &Survivor, by: &str, native: bool, out: &mut dyn Write) -> io::Result<()> {
+    let is_hosts = Table::of_name(&survivor.space) == Table::Host;
+    if !is_hosts {
         write!(out, "[{}];", field(&survivor.space))?;
         if let Some(device) = survivor.device {
             write!(out, "cuda:{device};")?;
         }
     }
-    write!(out, "{}-{}", field(&survivor.comm), survivor.pid)?;
+    match by {
+        // Of many processes: whatever is one there is one here.
+        "site" | "comm" if is_hosts => write!(out, "{}", field(&survivor.comm))?,
+        "container" if is_hosts => {
+            let container = survivor.container.as_deref().unwrap_or("[no container]");
+            write!(out, "{}", field(container))?;
+        }
+        _ => write!(out, "{}-{}", field(&survivor.comm), survivor.pid)?,
+    }
     for frame in frames::shown(survivor, native).into_iter().rev() {
         write!(out, ";{}", field(&frame_name(frame)))?;
     }
@@ -110,6 +120,33 @@ mod tests {
             lines.starts_with("[device];cuda:0;server-4242;load_weights;cudaMalloc 41943040\n"),
             "{lines}"
         );
+    }
+
+    #[test]
+    fn what_is_summed_over_processes_is_one_root() {
+        let mut report = sample::gpu();
+        let roots = |report: &Report| {
+            let mut out = Vec::new();
+            Folded { native: false }.render(report, &mut out).unwrap();
+            let lines = String::from_utf8(out).unwrap();
+            let of_host = lines.lines().filter(|line| !line.starts_with('['));
+            let roots: Vec<String> = of_host
+                .map(|line| line[..line.find(';').unwrap()].to_owned())
+                .collect();
+            (roots, lines.contains("[device];cuda:0;server-4242;"))
+        };
+        report.by = "site";
+        assert_eq!(
+            roots(&report),
+            (vec!["server".to_owned(), "worker".to_owned()], true)
+        );
+        report.by = "container";
+        report.survivors.last_mut().unwrap().container = Some("web".to_owned());
+        let mut out = Vec::new();
+        Folded { native: false }.render(&report, &mut out).unwrap();
+        let lines = String::from_utf8(out).unwrap();
+        assert!(lines.contains("\n[no container];"), "{lines}");
+        assert!(lines.lines().last().unwrap().starts_with("web;"), "{lines}");
     }
 
     #[test]

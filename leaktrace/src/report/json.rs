@@ -37,7 +37,7 @@ mod tests {
     use leaktrace_common::call::Space;
 
     use super::*;
-    use crate::report::sample;
+    use crate::report::{model::Container, sample};
 
     #[test]
     fn gpu_memory_is_there_kind_by_kind() {
@@ -73,6 +73,42 @@ mod tests {
         for name in ["device", "reserved_by", "unsure"] {
             assert_eq!(report["survivors"][0].get(name), None);
         }
+    }
+
+    #[test]
+    fn whose_a_site_is_and_where_its_process_runs_is_there() {
+        let rendered = |report: &Report| -> serde_json::Value {
+            let mut out = Vec::new();
+            Json { pretty: false }.render(report, &mut out).unwrap();
+            serde_json::from_slice(&out).unwrap()
+        };
+        let mut report = sample::report();
+        let json = rendered(&report);
+        assert_eq!(json["by"], "process");
+        assert_eq!(json["target"]["members"]["joined"], 2);
+        assert!(json["target"]["selection"].is_null());
+        let survivor = &json["survivors"][0];
+        assert_eq!(
+            (&survivor["processes"], &survivor["pids"][0]),
+            (&1.into(), &4242.into())
+        );
+        for name in ["container", "inner_pid"] {
+            assert_eq!(survivor.get(name), None);
+            assert!(json["target"]["processes"][0][name].is_null());
+        }
+        report.survivors[0].container = Some("web".to_owned());
+        report.target.processes[0].container = Some(Container {
+            id: "0123456789abcdef".to_owned(),
+            runtime: "docker".to_owned(),
+            ..Container::default()
+        });
+        let json = rendered(&report);
+        assert_eq!(json["survivors"][0]["container"], "web");
+        let container = &json["target"]["processes"][0]["container"];
+        assert_eq!(
+            (&container["runtime"], &container["pod"]),
+            (&"docker".into(), &serde_json::Value::Null)
+        );
     }
 
     #[test]

@@ -33,6 +33,13 @@ pub const FORKS_NOT_FOLLOWED: Line = Line {
            ended before they could be.",
     is_loss: false,
 };
+/// Gone before they could be probed.
+pub const PROCESSES_UNPROBED: Line = Line {
+    name: "processes_unprobed",
+    help: "Targets that ended before their probes were in place: nothing of them is in the report. --scope host sees \
+           them, at the price of a trap for each call of other processes that map the same files.",
+    is_loss: true,
+};
 /// Lost by perf.
 pub const SIDEBAND_LOST: Line = Line {
     name: "sideband_lost",
@@ -59,6 +66,13 @@ pub const UNWIND_MAPPINGS_LEFT_OUT: Line = Line {
            whole. Trace fewer processes at a time.",
     is_loss: true,
 };
+/// Not listed any more.
+pub const PROCESSES_FORGOTTEN: Line = Line {
+    name: "processes_forgotten",
+    help: "Processes that have ended and are not listed, because too many have: what they left is in the sums, and not \
+           in the sites.",
+    is_loss: false,
+};
 /// Torn reads.
 pub const TORN: Line = Line {
     name: "torn",
@@ -67,14 +81,16 @@ pub const TORN: Line = Line {
 };
 
 /// The lines that user space counts.
-const OF_USER_SPACE: [Line; 8] = [
+const OF_USER_SPACE: [Line; 10] = [
     OBJECTS_LATE,
     FORKS_FOLLOWED_LATE,
     FORKS_NOT_FOLLOWED,
+    PROCESSES_UNPROBED,
     SIDEBAND_LOST,
     STACKS_CUT,
     UNWIND_TABLES_FULL,
     UNWIND_MAPPINGS_LEFT_OUT,
+    PROCESSES_FORGOTTEN,
     TORN,
 ];
 

@@ -26,6 +26,8 @@ pub struct Report {
     pub elapsed_s: f64,
     /// Seconds that rates and growth refer to: since the report before, or since the attach.
     pub interval_s: f64,
+    /// What the sites of several processes are summed by: `site`, `process`, `container` or `comm`.
+    pub by: &'static str,
     /// What was traced.
     pub target: Target,
     /// How.
@@ -56,8 +58,61 @@ pub struct Report {
 pub struct Target {
     /// The command line of `leaktrace -- CMD ARGS`, if that is how it was started.
     pub command: Option<Vec<String>>,
-    /// The processes, in order of pid.
+    /// The options that have selected the processes, if that is how they were chosen.
+    pub selection: Option<Vec<String>>,
+    /// How many processes there are and were.
+    pub members: Members,
+    /// The processes, in order of pid. Of those that have ended only the ones with outstanding blocks, those that have
+    /// ended since the report before, and those that were named or started.
     pub processes: Vec<Process>,
+    /// What those hold that have ended and were one too many to be listed.
+    pub forgotten: Held,
+}
+
+/// Numbers of processes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Members {
+    /// Those that run.
+    pub running: u64,
+    /// Those that have been traced up to now.
+    pub joined: u64,
+    /// Those of them that have ended.
+    pub ended: u64,
+    /// Those in the list that have outstanding blocks.
+    pub with_blocks: u64,
+}
+
+/// A container, or what else a machine's processes are grouped into.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Container {
+    /// Its id, whole.
+    pub id: String,
+    /// What runs it: `docker`, `containerd`, `podman`, `systemd` and so on.
+    pub runtime: String,
+    /// Its name, if that is known.
+    pub name: Option<String>,
+    /// Its image, if that is known.
+    pub image: Option<String>,
+    /// The pod that it is of, `namespace/name` or a uid.
+    pub pod: Option<String>,
+    /// Its labels, as far as they are known.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Container {
+    /// What it is called in a line: its name, else the first 12 characters of its id, as its runtime shows it.
+    pub fn short(&self) -> &str {
+        let of_id = || {
+            self.id
+                .char_indices()
+                .nth(12)
+                .map_or(&*self.id, |(end, _)| &self.id[..end])
+        };
+        self.name
+            .as_deref()
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(of_id)
+    }
 }
 
 /// A traced process.
@@ -65,8 +120,12 @@ pub struct Target {
 pub struct Process {
     /// Process id.
     pub pid: u32,
+    /// Its pid in its own namespace, where that is another one.
+    pub inner_pid: Option<u32>,
     /// Its name.
     pub comm: String,
+    /// Its container, if it runs in one that is known.
+    pub container: Option<Container>,
     /// Path of its executable.
     pub exe: Option<String>,
     /// Whether it still runs.
@@ -257,11 +316,21 @@ pub struct Sampled {
 /// A site with outstanding blocks.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Survivor {
-    /// Process id.
+    /// Process id; of several processes, that of the one that holds most.
     pub pid: u32,
+    /// Its pid in its own namespace; absent where that is no other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inner_pid: Option<u32>,
     /// The process's name.
     pub comm: String,
-    /// Whether its image still runs.
+    /// Its container, by name or short id; absent where it runs in none that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// How many processes the site was summed up over.
+    pub processes: u64,
+    /// Those of them that hold most, the one that holds most first; at most 10.
+    pub pids: Vec<u32>,
+    /// Whether its image still runs; of several, whether one does.
     pub state: State,
     /// The allocator call.
     pub call: String,
@@ -363,6 +432,8 @@ pub struct Frame {
 /// An outstanding block.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Block {
+    /// The process that it is in.
+    pub pid: u32,
     /// Address, hexadecimal.
     pub address: String,
     /// Bytes asked for.

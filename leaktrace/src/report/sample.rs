@@ -65,7 +65,11 @@ fn stack_of_server() -> Vec<Frame> {
 fn survivors() -> Vec<Survivor> {
     let leak = Survivor {
         pid: 4242,
+        inner_pid: None,
         comm: text("server"),
+        container: None,
+        processes: 1,
+        pids: vec![4242],
         state: State::Running,
         call: text("malloc"),
         space: text("heap"),
@@ -93,6 +97,7 @@ fn survivors() -> Vec<Survivor> {
     let exited = Survivor {
         pid: 4243,
         comm: text("worker"),
+        pids: vec![4243],
         state: State::Exited,
         call: text("calloc"),
         bytes: 4_096,
@@ -111,6 +116,7 @@ fn survivors() -> Vec<Survivor> {
             ..Frame::default()
         }],
         block_list: Some(vec![Block {
+            pid: 4243,
             address: text("0x55d0000192a0"),
             bytes: 4_096,
             weight: None,
@@ -124,7 +130,9 @@ fn survivors() -> Vec<Survivor> {
 fn process(pid: u32, comm: &str, state: State, rss_bytes: u64, live: (u64, u64)) -> Process {
     Process {
         pid,
+        inner_pid: None,
         comm: text(comm),
+        container: None,
         exe: Some(format!("/usr/bin/{comm}")),
         state,
         rss_bytes: Some(rss_bytes),
@@ -254,12 +262,21 @@ pub(super) fn report() -> Report {
         last: false,
         elapsed_s: 72.0,
         interval_s: 5.0,
+        by: "process",
         target: Target {
             command: None,
+            selection: None,
+            members: Members {
+                running: 1,
+                joined: 2,
+                ended: 1,
+                with_blocks: 2,
+            },
             processes: vec![
                 process(4242, "server", State::Running, 88_290_099, (1_300_000, 1_300)),
                 worker,
             ],
+            forgotten: Held::default(),
         },
         tracing: tracing(),
         overhead: overhead(),

@@ -10,12 +10,13 @@ use super::{
     Renderer,
     frames::{self, columns, elide},
     ledger::{self, Line},
-    model::{Frame, Process, Report, State, Survivor},
+    model::{Frame, Process, Report, State, Survivor, Target},
     style::{Ink, Style},
     units::{count, counted, duration_ms, duration_s, growth, rate, size},
 };
 use words::{
-    by_space, ending, filters, in_all, nothing, numbers, process_name, resident, rests_on, stands_for,
+    by_space, ending, filters, in_all, members, name_of, nothing, numbers, owner, resident, rests_on,
+    stands_for,
 };
 
 /// The text format.
@@ -71,7 +72,7 @@ impl Page<'_> {
     fn header(&mut self, report: &Report) -> io::Result<()> {
         let title = match report.target.processes.as_slice() {
             [] => "no process".to_owned(),
-            [process] => format!("{}{}", process_name(&process.comm, process.pid), ending(process)),
+            [process] => format!("{}{}", name_of(process), ending(process)),
             processes => format!("{} processes", processes.len()),
         };
         let number = match (report.sequence, report.last) {
@@ -94,6 +95,12 @@ impl Page<'_> {
                 .map_or(line.clone(), |width| elide(&line, width.saturating_sub(15)));
             writeln!(self.out, "  command      {line}")?;
         }
+        if let Some(selection) = &report.target.selection {
+            writeln!(self.out, "  selected by  {}", clean(&selection.join(" ")))?;
+        }
+        if let Some(line) = members(&report.target) {
+            writeln!(self.out, "  processes    {line}")?;
+        }
         self.totals(report)?;
         if let Some(gpu) = &report.gpu {
             self.gpu_header(gpu)?;
@@ -111,7 +118,7 @@ impl Page<'_> {
             writeln!(self.out, "  counted are  blocks {filters}")?;
         }
         if report.target.processes.len() > 1 {
-            self.processes(&report.target.processes)?;
+            self.processes(&report.target)?;
         }
         writeln!(self.out)
     }
@@ -176,15 +183,15 @@ impl Page<'_> {
         }
     }
 
-    fn processes(&mut self, processes: &[Process]) -> io::Result<()> {
-        let mut processes: Vec<&Process> = processes.iter().collect();
+    fn processes(&mut self, target: &Target) -> io::Result<()> {
+        let mut processes: Vec<&Process> = target.processes.iter().collect();
         processes.sort_by(|a, b| b.live_bytes.cmp(&a.live_bytes).then(a.pid.cmp(&b.pid)));
         let shown = &processes[..processes.len().min(LIST_MAX)];
         let rows: Vec<[String; 4]> = shown
             .iter()
             .map(|process| {
                 [
-                    format!("{}{}", process_name(&process.comm, process.pid), ending(process)),
+                    format!("{}{}", name_of(process), ending(process)),
                     size(process.live_bytes),
                     format!("in {}", counted(process.live_blocks, "block")),
                     process
@@ -205,7 +212,15 @@ impl Page<'_> {
             let bytes = size(hidden.iter().map(|process| process.live_bytes).sum());
             writeln!(self.out, "  and {} more with {bytes}", count(hidden.len() as u64))?;
         }
-        Ok(())
+        match target.forgotten.live_blocks {
+            0 => Ok(()),
+            blocks => writeln!(
+                self.out,
+                "  and processes that have ended with {} in {}",
+                size(target.forgotten.live_bytes),
+                counted(blocks, "block")
+            ),
+        }
     }
 
     fn sites(&mut self, report: &Report) -> io::Result<()> {
@@ -284,8 +299,8 @@ impl Page<'_> {
             gpu::place_of(survivor)
         };
         let call = clean(&survivor.call);
-        let process = process_name(&survivor.comm, survivor.pid);
-        write!(self.out, "{INDENT}{call}{space} in {process}")?;
+        let owner = owner(survivor);
+        write!(self.out, "{INDENT}{call}{space} in {owner}")?;
         for remark in gpu::remarks(survivor) {
             write!(self.out, ", {remark}")?;
         }

@@ -19,15 +19,15 @@ use crate::{
         gpu::{Gpu, NotTracked, NotTrackedFunction, Unsure},
         ledger::{self, Line},
         model::{
-            Block, Filters, Frame, ProbeSite, Process, Report, SCHEMA, Sampling, SkippedSite, State,
-            Survivor, Target, Tracing,
+            Block, Filters, Frame, Held, Members, ProbeSite, Process, Report, SCHEMA, Sampling, SkippedSite,
+            State, Survivor, Target, Tracing,
         },
         overhead::Overhead,
         units::{counted, percent, size},
     },
     symbol::{Symbolizer as _, blaze::Blaze, mappings::Mappings, objects::ObjectId},
     traced::set::TracedSet,
-    track::{SiteRef, SiteSnapshot, Snapshot},
+    track::{FrozenId, Image, SiteRef, SiteSnapshot, Snapshot},
 };
 use leaktrace_common::{
     call::Space,
@@ -112,6 +112,7 @@ impl Builder {
             last,
             elapsed_s: seconds(snapshot.now_ns.saturating_sub(self.start_ns)),
             interval_s: seconds(snapshot.interval_ns),
+            by: from.config.by.name(),
             target: target(from, snapshot),
             tracing: tracing(from, &self.kernel_release),
             overhead: from.overhead.clone(),
@@ -222,6 +223,7 @@ fn survivor(from: &Sources<'_>, site: &SiteSnapshot) -> Survivor {
     let seen_share = probed.as_ref().and_then(|function| seen_share(from, function));
     let blocks = site.oldest.as_ref().map(|blocks| {
         let shown = blocks.iter().map(|block| Block {
+            pid: block.tgid,
             address: format!("{:#x}", block.address),
             bytes: block.size_bytes,
             weight: from.config.samples().then(|| block.weight.to_f64()),
@@ -229,9 +231,14 @@ fn survivor(from: &Sources<'_>, site: &SiteSnapshot) -> Survivor {
         });
         shown.collect()
     });
+    let about = from.collector.about(&site.site.image, from.traced);
     Survivor {
         pid: site.site.image.tgid,
-        comm: from.collector.comm(&site.site, from.traced).to_owned(),
+        inner_pid: about.inner_pid(),
+        comm: about.comm.to_owned(),
+        container: about.container().map(|container| container.short().to_owned()),
+        processes: site.processes as u64,
+        pids: site.pids.clone(),
         state: site.state,
         call: call.to_owned(),
         space: Space::of(site.site.key.process.space)
@@ -349,32 +356,92 @@ fn target(from: &Sources<'_>, snapshot: &Snapshot) -> Target {
                 .map(|word| word.to_string_lossy().into_owned())
                 .collect(),
         ),
-        crate::config::Target::Pids(_) => None,
+        crate::config::Target::Pids(_) | crate::config::Target::Selected(_) => None,
     };
-    let processes = from.traced.iter().map(|process| {
-        let images = snapshot
-            .images
-            .iter()
-            .filter(|image| image.image.tgid == process.pid);
-        let (live_bytes, live_blocks) = images.fold((0, 0), |(bytes, blocks), image| {
-            (bytes + image.live_bytes, blocks + image.live_blocks)
-        });
-        Process {
+    let processes = processes(from, snapshot);
+    let running = from
+        .traced
+        .iter()
+        .filter(|process| process.state == State::Running)
+        .count() as u64;
+    let ended = from.collector.ended.count;
+    let with_blocks = processes.iter().filter(|process| process.live_blocks > 0);
+    Target {
+        command,
+        selection: match &from.config.target {
+            crate::config::Target::Selected(selection) => Some(selection.words()),
+            crate::config::Target::Pids(_) | crate::config::Target::Command(_) => None,
+        },
+        members: Members {
+            running,
+            joined: running + ended,
+            ended,
+            with_blocks: with_blocks.count() as u64,
+        },
+        processes,
+        forgotten: snapshot.forgotten,
+    }
+}
+
+/// Those that are known, and those that have left something and whose pid has gone to another since.
+fn processes(from: &Sources<'_>, snapshot: &Snapshot) -> Vec<Process> {
+    let mut held: BTreeMap<(u32, Option<FrozenId>), (Image, Held)> = BTreeMap::new();
+    for totals in &snapshot.images {
+        let of = (totals.image.tgid, totals.life);
+        let (_, held) = held.entry(of).or_insert((totals.image, Held::default()));
+        held.live_bytes += totals.live_bytes;
+        held.live_blocks += totals.live_blocks;
+    }
+    let of_traced = from.traced.iter().map(|process| {
+        let pid = process.pid;
+        let life = match process.state {
+            State::Exited => {
+                let lives = held.range((pid, Some(FrozenId(0)))..=(pid, Some(FrozenId(u64::MAX))));
+                lives.map(|(&(_, life), _)| life).next_back().flatten()
+            }
+            State::Running | State::Replaced => None,
+        };
+        let of = (pid, life);
+        (process, of)
+    });
+    let of_traced: Vec<_> = of_traced.collect();
+    let mut processes = Vec::with_capacity(of_traced.len());
+    for (process, of) in of_traced {
+        let held = held.remove(&of).map_or_else(Held::default, |(_, held)| held);
+        let whereabout = from.collector.whereabouts.get(process.pid);
+        processes.push(Process {
             pid: process.pid,
+            inner_pid: whereabout.and_then(|whereabout| whereabout.inner_pid),
             comm: process.comm.clone(),
+            container: whereabout.and_then(|whereabout| whereabout.container.as_deref().cloned()),
             exe: process.exe.as_ref().map(|path| path.display().to_string()),
             state: process.state,
             rss_bytes: process.rss_bytes,
-            live_bytes,
-            live_blocks,
+            live_bytes: held.live_bytes,
+            live_blocks: held.live_blocks,
             exit: process.exit,
             python: of_targets(from.traced).of_image(process.pid, process.image()),
-        }
-    });
-    Target {
-        command,
-        processes: processes.collect(),
+        });
     }
+    for (image, held) in held.into_values().filter(|(_, held)| held.live_blocks > 0) {
+        let about = from.collector.about(&image, from.traced);
+        processes.push(Process {
+            pid: image.tgid,
+            inner_pid: about.inner_pid(),
+            comm: about.comm.to_owned(),
+            container: about.container().cloned(),
+            exe: about.exe.map(|path| path.display().to_string()),
+            state: State::Exited,
+            rss_bytes: None,
+            live_bytes: held.live_bytes,
+            live_blocks: held.live_blocks,
+            exit: None,
+            python: None,
+        });
+    }
+    // Stable: of one pid the one that runs comes first.
+    processes.sort_by_key(|process| process.pid);
+    processes
 }
 
 /// Probes by object: a function that several processes share is one entry with all their pids. What is probed for a
@@ -471,10 +538,12 @@ fn ledger(from: &Sources<'_>, snapshot: &Snapshot) -> (BTreeMap<&'static str, u6
         (ledger::OBJECTS_LATE.name, unseen.objects_late),
         (ledger::FORKS_FOLLOWED_LATE.name, unseen.forks_followed_late),
         (ledger::FORKS_NOT_FOLLOWED.name, unseen.forks_not_followed),
+        (ledger::PROCESSES_UNPROBED.name, from.traced.members().unprobed),
         (ledger::SIDEBAND_LOST.name, from.sideband.lost),
         (ledger::STACKS_CUT.name, from.collector.stacks_cut),
         (ledger::UNWIND_TABLES_FULL.name, missed.tables_full),
         (ledger::UNWIND_MAPPINGS_LEFT_OUT.name, missed.mappings_left_out),
+        (ledger::PROCESSES_FORGOTTEN.name, from.collector.ended.forgotten),
         (ledger::TORN.name, snapshot.torn),
     ]);
     for &counter in Counter::ALL {

@@ -1,27 +1,36 @@
 //! From the kernel's tables to a snapshot: one reading an interval, and one at the end of each process
 //! image.
 
-use std::{collections::HashMap, rc::Rc, sync::PoisonError};
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+    rc::Rc,
+    sync::PoisonError,
+};
 
 use leaktrace_common::{
     call::Space,
-    key::SiteKey,
+    key::{LiveKey, SiteKey},
     math::BLOCKS_FRACTION_BITS,
     record::{Live, Site},
     unwind::{end, end_of},
 };
 
 use super::{
+    ended::{Ended, EndedImages},
     gpu::{GpuMemory, Left},
     pools::PoolEnds,
     python::{Interpreters, PythonStack, of_targets},
+    same::{About, Same},
     stacks::{Stacks, last_object},
+    whereabouts::{Containers, Whereabouts},
 };
 use crate::{
+    config::By,
     kernel::{
         clock::now_ns,
         events::SharedLiveTable,
-        maps::{TableError, Tables},
+        maps::{ImageKey, Images, TableError, Tables},
     },
     python::resolver::Resolver,
     report::{
@@ -31,7 +40,7 @@ use crate::{
     },
     symbol::{self, mappings::Mappings},
     traced::set::TracedSet,
-    track::{FrozenId, LiveBlock, Settings, SiteRef, Snapshot, Tracker, ends::Ends},
+    track::{Image, LiveBlock, Settings, SiteRef, Snapshot, Tracker, ends::Ends},
 };
 
 /// Reads and keeps what was read.
@@ -55,8 +64,12 @@ pub(super) struct Collector {
     python_ended: PythonStacks,
     /// The same by stack, where it does not change any more.
     outcomes: HashMap<u64, Outcome>,
-    /// Names and mappings of images that are gone, for their survivors.
-    ended: HashMap<FrozenId, (String, Mappings)>,
+    /// Images that are gone, for their survivors.
+    pub ended: EndedImages,
+    /// Where processes run.
+    pub whereabouts: Whereabouts,
+    /// Which sites are one.
+    same: Same,
     /// Stacks whose garbage tail was cut; part of the ledger.
     pub stacks_cut: u64,
     /// Blocks handed out before this time (nanoseconds of `CLOCK_BOOTTIME`) may have been freed unseen; 0 for none.
@@ -68,6 +81,14 @@ pub(super) struct Collector {
     /// What each call has handed out, as far as it was recorded; images that have ended included.
     pub handed_out: HashMap<u32, HandedOut>,
     handed_out_ended: HashMap<u32, HandedOut>,
+    /// Stacks of images that have ended, where processes come and go.
+    doomed: HashSet<u64>,
+}
+
+/// What the tables had of an image that has ended.
+struct Remains {
+    sites: Vec<(SiteKey, Site)>,
+    blocks: Vec<(LiveKey, Live)>,
 }
 
 /// Blocks and bytes.
@@ -111,7 +132,14 @@ impl HandedOut {
 
 impl Collector {
     /// Nothing read yet.
-    pub(super) fn new(tables: Tables, live: SharedLiveTable, stacks: Stacks, settings: Settings) -> Self {
+    pub(super) fn new(
+        tables: Tables,
+        live: SharedLiveTable,
+        stacks: Stacks,
+        settings: Settings,
+        by: By,
+        containers: Box<dyn Containers>,
+    ) -> Self {
         Self {
             tables,
             live,
@@ -125,13 +153,16 @@ impl Collector {
             python: PythonStacks::default(),
             python_ended: PythonStacks::default(),
             outcomes: HashMap::new(),
-            ended: HashMap::new(),
+            ended: EndedImages::default(),
+            whereabouts: Whereabouts::new(containers),
+            same: Same::new(by),
             stacks_cut: 0,
             unsure_before_ns: 0,
             unsure: HandedOut::default(),
             unsure_ended: HandedOut::default(),
             handed_out: HashMap::new(),
             handed_out_ended: HashMap::new(),
+            doomed: HashSet::new(),
         }
     }
 
@@ -221,6 +252,8 @@ impl Collector {
         let interpreters = of_targets(traced);
         let mut failed = None;
         self.tables.for_each_site(|key, totals| {
+            // What was forked has its parent's addresses, and so its stacks.
+            self.doomed.remove(&key.stack_id);
             let handed_out = self.handed_out.entry(key.call).or_default();
             handed_out.add(HandedOut::of_site(totals));
             self.tracker.add_totals(*key, &with_freed(pools, key, totals));
@@ -236,6 +269,8 @@ impl Collector {
                 .err()
                 .or(failed.take());
         })?;
+        let gone: Vec<u64> = self.doomed.drain().collect();
+        self.tables.remove_stacks(&gone)?;
         self.unsure = self.unsure_ended;
         {
             let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
@@ -250,22 +285,60 @@ impl Collector {
             tracker,
             stacks,
             ended,
+            whereabouts,
+            same,
             stacks_cut,
             ..
         } = self;
         *stacks_cut = 0;
+        same.begin();
         let snapshot = tracker.finish(|site| {
             let id = site.key.stack_id;
             let stack = stacks.read(tables, id).unwrap_or_else(|error| {
                 failed = Some(error);
                 Rc::default()
             });
-            let (kept, cut) = clean(id, &stack.frames, mappings_of(site, traced, ended));
+            let about = about(&site.image, traced, ended, whereabouts);
+            let (kept, cut) = clean(id, &stack.frames, about.mappings);
             *stacks_cut += u64::from(cut);
-            // The same native frames have many Python ones: they are one place only where both are.
-            (stack.frames[..kept].to_vec(), stack.python.frames.to_vec())
+            same.group(site, &stack, kept, &about, &traced.catalog.objects, &interpreters)
         });
+        same.end();
+        self.sweep_stacks();
         failed.map_or(Ok(snapshot), Err)
+    }
+
+    /// Throws away stacks that no site has any more, now and then.
+    fn sweep_stacks(&mut self) {
+        if !self.stacks.is_to_sweep() {
+            return;
+        }
+        let failed = self.gpu.iter().flat_map(GpuMemory::failed);
+        let failed = failed.map(|failed| failed.site.key.stack_id);
+        let needed: HashSet<u64> = self.tracker.stack_ids().chain(failed).collect();
+        self.stacks.sweep(&needed);
+        self.outcomes.retain(|id, _| needed.contains(id));
+    }
+
+    /// Lets go what is known of processes that have ended and are not shown any more. Nothing may be waiting to be shown.
+    pub(super) fn forget(&mut self, traced: &mut TracedSet) {
+        for image in self.ended.forget(self.tracker.take_forgotten()) {
+            if let Some(gpu) = &mut self.gpu {
+                gpu.forget_ended(image);
+            }
+            // Under its number there may be another process by now.
+            if traced
+                .get(image.tgid)
+                .is_none_or(|process| process.state == State::Exited)
+            {
+                traced.codes.forget(image.tgid, image.image);
+            }
+        }
+        for pid in self.ended.take_gone() {
+            if traced.forget_ended(pid) {
+                self.whereabouts.forget(pid);
+            }
+        }
     }
 
     /// Blocks of GPUs, and the stacks of the calls that have failed.
@@ -293,12 +366,71 @@ impl Collector {
         image: u16,
         state: State,
     ) -> Result<(), TableError> {
+        self.freeze_all(traced, &[(pid, image)], state)
+    }
+
+    /// The same of many, in one reading of the tables.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub(super) fn freeze_all(
+        &mut self,
+        traced: &TracedSet,
+        ended: &[ImageKey],
+        state: State,
+    ) -> Result<(), TableError> {
         self.finish_stacks(traced)?;
         self.catch_up();
-        if let (Some(pools), Some(process)) = (&mut self.pools, traced.get(pid)) {
-            let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-            pools.end(&live, process, image, now_ns())?;
+        for &(pid, image) in ended {
+            if let (Some(pools), Some(process)) = (&mut self.pools, traced.get(pid)) {
+                let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+                pools.end(&live, process, image, now_ns())?;
+            }
         }
+        let images: Images = ended.iter().copied().collect();
+        let mut sites = self.tables.take_sites(&images)?;
+        let holds = |(_, totals): &(SiteKey, Site)| totals.allocs > totals.frees;
+        // A sweep of the whole table for processes that have left nothing is spared: children that live for milliseconds
+        // end by the thousand.
+        let mut blocks = if sites.values().flatten().any(holds) || self.pools.is_some() {
+            let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+            live.take_images(&images)?
+        } else {
+            HashMap::new()
+        };
+        for &image in ended {
+            let left = Remains {
+                sites: sites.remove(&image).unwrap_or_default(),
+                blocks: blocks.remove(&image).unwrap_or_default(),
+            };
+            self.freeze_one(traced, image, state, &left)?;
+        }
+        Ok(())
+    }
+
+    /// Takes what belongs to these images out of the tables, for nobody.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub(super) fn discard(&mut self, images: Images) -> Result<(), TableError> {
+        if images.is_empty() {
+            return Ok(());
+        }
+        let sites = self.tables.take_sites(&images)?;
+        let stacks = sites.values().flatten().map(|(key, _)| key.stack_id);
+        self.doomed.extend(stacks.filter(|&id| id != 0));
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        live.take_images(&images)?;
+        Ok(())
+    }
+
+    fn freeze_one(
+        &mut self,
+        traced: &TracedSet,
+        (pid, image): ImageKey,
+        state: State,
+        kept: &Remains,
+    ) -> Result<(), TableError> {
         let pools = self.pools.as_ref();
         let mut freezing = self.tracker.freeze(pid, image, state, now_ns());
         let interpreters = of_targets(traced);
@@ -307,7 +439,7 @@ impl Collector {
         let mut has_gpu = traced
             .get(pid)
             .is_some_and(|process| process.gpu.probed().next().is_some());
-        self.tables.take_sites(pid, image, |key, totals| {
+        for (key, totals) in &kept.sites {
             has_gpu |= Space::of(key.process.space).is_some_and(Space::is_gpus);
             outstanding = outstanding.saturating_add(totals.allocs.saturating_sub(totals.frees));
             let handed_out = self.handed_out_ended.entry(key.call).or_default();
@@ -324,19 +456,20 @@ impl Collector {
                 .add(&self.tables, traced, key, totals)
                 .err()
                 .or(failed.take());
-        })?;
+            if traced.follows_members() && key.stack_id != 0 {
+                self.doomed.insert(key.stack_id);
+                if totals.allocs > totals.frees {
+                    self.stacks.read(&self.tables, key.stack_id)?;
+                }
+            }
+        }
         if let Some(pools) = &mut self.pools {
             pools.forget(pid, image);
         }
         self.stacks.forget(pid, image);
-        // A sweep of the whole table for a process that has left nothing is spared: children that live for
-        // milliseconds end by the thousand.
-        if outstanding > 0 {
-            let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-            live.take_image(pid, image, |key, block| {
-                self.unsure_ended.add_older(self.unsure_before_ns, block);
-                freezing.add_block(&LiveBlock::new(key, block));
-            })?;
+        for (key, block) in &kept.blocks {
+            self.unsure_ended.add_older(self.unsure_before_ns, block);
+            freezing.add_block(&LiveBlock::new(key, block));
         }
         let left = match &self.gpu {
             Some(gpu) if has_gpu => gpu.take_image(pid, image, |block| freezing.add_block(block))?,
@@ -346,14 +479,25 @@ impl Collector {
             }
             None => Left::default(),
         };
-        let id = freezing.finish();
-        let is_shown = outstanding > 0 || left.is_something();
+        let end = freezing.finish();
+        let is_shown = end.is_kept || left.is_something();
         if let Some(gpu) = &mut self.gpu {
-            gpu.keep(left, pid, image, state, id);
+            gpu.keep(left, pid, image, state, end.id);
         }
         if is_shown && let Some(process) = traced.get(pid) {
             let (comm, mappings) = process.of_image(image);
-            self.ended.insert(id, (comm.to_owned(), mappings.clone()));
+            let ended = Ended {
+                comm: comm.to_owned(),
+                exe: process.exe_of_image(image).map(Path::to_owned),
+                mappings: mappings.clone(),
+                whereabout: self.whereabouts.get(pid).cloned().unwrap_or_default(),
+            };
+            let of = Image {
+                tgid: pid,
+                image,
+                frozen: Some(end.id),
+            };
+            self.ended.keep(of, ended, end.is_kept);
         }
         if !is_shown {
             // Nothing of it is shown any more: of children that live for milliseconds nothing is to stay.
@@ -379,7 +523,7 @@ impl Collector {
     ) -> (&'a [u64], Option<&'a Mappings>) {
         let id = site.key.stack_id;
         let stack = self.stacks.known(id).map_or(&[][..], |stack| &stack.frames);
-        let mappings = mappings_of(site, traced, &self.ended);
+        let mappings = self.about(&site.image, traced).mappings;
         (&stack[..clean(id, stack, mappings).0], mappings)
     }
 
@@ -399,16 +543,14 @@ impl Collector {
         self.pools.as_ref()?.object_bytes(&site.key)
     }
 
+    /// Who a process image is or was.
+    pub(super) fn about<'a>(&'a self, image: &Image, traced: &'a TracedSet) -> About<'a> {
+        about(image, traced, &self.ended, &self.whereabouts)
+    }
+
     /// Name of the process that a site belongs or belonged to.
     pub(super) fn comm<'a>(&'a self, site: &SiteRef, traced: &'a TracedSet) -> &'a str {
-        let ended = site
-            .image
-            .frozen
-            .and_then(|id| self.ended.get(&id))
-            .map(|(comm, _)| comm.as_str());
-        ended
-            .or_else(|| traced.get(site.image.tgid).map(|process| process.comm.as_str()))
-            .unwrap_or_default()
+        self.about(&site.image, traced).comm
     }
 }
 
@@ -478,13 +620,35 @@ fn clean(id: u64, stack: &[u64], mappings: Option<&Mappings>) -> (usize, bool) {
     }
 }
 
-fn mappings_of<'a>(
-    site: &SiteRef,
+fn about<'a>(
+    of: &Image,
     traced: &'a TracedSet,
-    ended: &'a HashMap<FrozenId, (String, Mappings)>,
-) -> Option<&'a Mappings> {
-    match site.image.frozen {
-        Some(id) => ended.get(&id).map(|(_, mappings)| mappings),
-        None => Some(traced.get(site.image.tgid)?.of_image(site.image.image).1),
+    ended: &'a EndedImages,
+    whereabouts: &'a Whereabouts,
+) -> About<'a> {
+    let process = traced.get(of.tgid);
+    let Some(id) = of.frozen else {
+        let known = process.map(|process| (process.of_image(of.image), process.exe_of_image(of.image)));
+        let Some(((comm, mappings), exe)) = known else {
+            return About::default();
+        };
+        return About {
+            comm,
+            exe,
+            whereabout: whereabouts.get(of.tgid),
+            mappings: Some(mappings),
+        };
+    };
+    match ended.get(id) {
+        Some(ended) => About {
+            comm: &ended.comm,
+            exe: ended.exe.as_deref(),
+            whereabout: Some(&ended.whereabout),
+            mappings: Some(&ended.mappings),
+        },
+        None => About {
+            comm: process.map_or("", |process| &process.comm),
+            ..About::default()
+        },
     }
 }

@@ -279,6 +279,12 @@ impl GpuMemory {
             }));
     }
 
+    /// Forgets what an image has left.
+    pub(super) fn forget_ended(&mut self, image: Image) {
+        self.said_ended.retain(|said| said.image != image);
+        self.ended.retain(|_, id| Some(*id) != image.frozen);
+    }
+
     /// What has failed, as of the last reading, those that asked for most bytes first.
     pub(super) fn failed(&self) -> &[Failed] {
         &self.failed

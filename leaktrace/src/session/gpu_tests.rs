@@ -10,7 +10,7 @@ use leaktrace_common::{
 };
 
 use super::*;
-use crate::track::{Settings, Tracker};
+use crate::track::{Scope, Settings, Tracker};
 
 const MIB: u64 = 1 << 20;
 
@@ -120,7 +120,7 @@ fn snapshot(gpu: &mut GpuMemory, tracker: &mut Tracker, is_running: bool) -> Sna
         tracker.add_totals(site_of(block), &totals_of(block));
         tracker.add_block(block);
     }
-    tracker.finish(|site| site.key.stack_id)
+    tracker.finish(|site| (Scope::Image(site.image), site.key.stack_id))
 }
 
 fn site_of(block: &LiveBlock) -> SiteKey {
@@ -276,7 +276,7 @@ fn what_has_failed_is_listed_by_size_and_stays_when_its_process_has_ended() {
         })
         .unwrap();
     assert!(left.is_something());
-    let id = freezing.finish();
+    let id = freezing.finish().id;
     gpu.keep(left, 1, 0, State::Exited, id);
     let last = snapshot(&mut gpu, &mut tracker, false);
     let shown = report(&gpu, &last);

@@ -6,14 +6,18 @@ mod census;
 mod child;
 mod collect;
 mod costs;
+mod ended;
 mod gpu;
 mod keep;
+mod members;
 mod pace;
 mod pools;
 mod python;
 mod reports;
+mod same;
 mod stacks;
 mod start;
+mod whereabouts;
 
 use std::{
     collections::HashSet, io::Write as _, os::fd::OwnedFd, process::ExitCode, sync::Arc, time::Duration,
@@ -45,6 +49,7 @@ use crate::{
     report::{
         model::{Report, State},
         output::Output,
+        units::counted,
     },
     traced::follow::Followed,
 };
@@ -124,11 +129,20 @@ enum Wake {
     Ended(u32),
     Counted(Taken),
     Late,
+    Departed,
 }
 
 impl<'a> Session<'a> {
-    fn new(config: &'a Config, running: Running, output: Output) -> Result<Self, Error> {
+    fn new(config: &'a Config, mut running: Running, output: Output) -> Result<Self, Error> {
         let builder = Builder::new(now_ns(), running.kernel_release.clone());
+        let named = match &config.target {
+            Target::Pids(pids) => pids.as_slice(),
+            Target::Command(_) | Target::Selected(_) => &[],
+        };
+        let child = running.child.as_ref().map(std::process::Child::id);
+        for pid in named.iter().copied().chain(child) {
+            running.collector.ended.name(pid);
+        }
         let censuses = config.python.then(|| Censuses::start(config.census));
         Ok(Self {
             config,
@@ -194,10 +208,29 @@ impl<'a> Session<'a> {
             .iter()
             .filter_map(|&(object, gear)| Some(traced.catalog.scan(object)?.of(gear).0.len()))
             .sum();
+        let for_all = traced.files_for_all();
+        if for_all > 0 {
+            say(&format!(
+                "the probes of {} are for all processes that map {}: calls of those that are no targets cost them a trap \
+                 each; --scope process spares them",
+                counted(for_all as u64, "file"),
+                if for_all == 1 { "it" } else { "them" },
+            ));
+        }
         let names = match &self.config.target {
             Target::Command(line) => line[0].to_string_lossy().into_owned(),
             Target::Pids(_) => names.join(", "),
+            Target::Selected(selection) => selection.words().join(" "),
         };
+        if traced.follows_members() {
+            let running = traced.iter().count();
+            let files = counted(traced.files_for_all() as u64, "file");
+            say(&format!(
+                "tracing {names}: {files} for all, {running} taken in, attach {}",
+                traced.attach_kind()
+            ));
+            return;
+        }
         say(&format!(
             "tracing {names}: {functions} functions in {} object{}, attach {}",
             objects.len(),
@@ -236,6 +269,7 @@ impl<'a> Session<'a> {
             // report may take longer than the interval, and then one is always due.
             let look_again = self.look_again();
             let late = self.waits_for_census();
+            let departed = self.running.departed.due();
             let wake = tokio::select! {
                 biased;
                 signal = watched.next() => Wake::Stop(signal),
@@ -247,6 +281,7 @@ impl<'a> Session<'a> {
                 () = sleep_until(self.next_reading) => Wake::Measure,
                 taken = next_census(&mut self.censuses) => Wake::Counted(taken),
                 () = until(late) => Wake::Late,
+                () = until(departed) => Wake::Departed,
                 () = self.builder.answered(), if self.unnamed.is_some() => Wake::Named,
                 () = next(&mut ticks), if self.unnamed.is_none() => Wake::Interval,
                 Some(()) = changes.recv() => Wake::Changes,
@@ -280,6 +315,17 @@ impl<'a> Session<'a> {
                 }
                 Wake::Event(event) if event.kind == kind::UNMAPPED => {
                     self.running.traced.unmapped(event.tgid);
+                }
+                Wake::Event(event) if event.kind == kind::JOINED => {
+                    self.follow(&ended)?;
+                    self.member_joined(event.tgid)?;
+                }
+                Wake::Event(event) if event.kind == kind::LEFT => {
+                    self.member_left(event.tgid, event.value as u16);
+                }
+                Wake::Departed => {
+                    self.follow(&ended)?;
+                    self.settle_departed()?;
                 }
                 Wake::Event(event) => {
                     self.follow(&ended)?;
@@ -381,6 +427,7 @@ impl<'a> Session<'a> {
                 }
             }
         }
+        self.turn_away()?;
         self.count(Occasion::Meanwhile);
         let Running {
             traced, collector, ..
@@ -396,9 +443,15 @@ impl<'a> Session<'a> {
 
     /// Has the end of a process reported, also if it has come already.
     fn watch(&mut self, pid: u32, ended: &UnboundedSender<u32>) -> Result<(), Error> {
+        // Where processes come and go the kernel side tells of it.
+        if self.running.traced.follows_members() {
+            self.running.collector.whereabouts.joined_once(pid);
+            return Ok(());
+        }
         if !self.watched.insert(pid) {
             return Ok(());
         }
+        self.running.collector.whereabouts.joined(pid);
         let Some(raw) = rustix::process::Pid::from_raw(pid as i32) else {
             return Ok(());
         };
@@ -447,7 +500,9 @@ impl<'a> Session<'a> {
             collector.freeze(traced, pid, image, State::Exited)?;
         }
         collector.tables().remove_process(pid)?;
+        collector.ended.end(pid);
         self.end_census(pid, known, State::Exited);
+        self.forget();
         Ok(())
     }
 }

@@ -221,7 +221,7 @@ impl PythonStack {
     }
 
     /// Key of the part that has a frame.
-    fn part_of(&self, index: usize) -> u64 {
+    pub(super) fn part_of(&self, index: usize) -> u64 {
         let after = self.parts.partition_point(|&(first, _)| first <= index);
         self.parts[..after].last().map_or(0, |&(_, key)| key)
     }

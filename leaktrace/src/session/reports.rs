@@ -32,6 +32,8 @@ impl Session<'_> {
     pub(super) fn report(&mut self, ended: &UnboundedSender<u32>, last: bool) -> Result<(), Error> {
         // A report is of what has happened, not of what has been looked at.
         self.follow(ended)?;
+        self.look_for_members()?;
+        self.settle_departed()?;
         self.measure()?;
         // While the names are looked up.
         let (occasion, wait) = if last {
@@ -78,6 +80,7 @@ impl Session<'_> {
                 self.driver_count.beside(&pids, &snapshot)
             };
         }
+        collector.ended.reported();
         meter.begin_interval();
         self.unnamed = Some(Waiting {
             report,
@@ -116,7 +119,19 @@ impl Session<'_> {
         if let Some(censuses) = &mut self.censuses {
             report.types = censuses.report(start::sort(self.config.sort), self.config.top);
         }
-        Ok(self.output.report(&report)?)
+        self.output.report(&report)?;
+        self.forget();
+        Ok(())
+    }
+
+    /// Lets go what is known of processes that have ended and are in no report any more; later, if one is waiting.
+    pub(super) fn forget(&mut self) {
+        if self.unnamed.is_none() {
+            let Running {
+                traced, collector, ..
+            } = &mut self.running;
+            collector.forget(traced);
+        }
     }
 
     /// The last report waits a while for debug files that are being fetched and for the last census; a signal ends that.

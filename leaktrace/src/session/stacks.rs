@@ -13,6 +13,7 @@ use leaktrace_common::{
 use super::python::{Parts, PythonStack};
 use crate::{
     kernel::{
+        clock::now_ns,
         maps::{KeptStack, TableError, Tables},
         raw::{Raw, RawStacks},
     },
@@ -29,6 +30,9 @@ use crate::{
 /// Stacks that are not equal and are reported in full.
 const DIFFERENCES_MAX: usize = 20;
 
+/// A process that joins is taken in within this time, or its stacks are not walked on.
+const JOINS_WITHIN_NS: u64 = 2_000_000_000;
+
 /// A stack that is to be walked.
 #[derive(Debug)]
 struct Waiting {
@@ -37,6 +41,9 @@ struct Waiting {
     tried: bool,
 }
 
+/// Stacks kept without a look whether they are still needed, at least.
+const SWEEP_FROM: usize = 1 << 14;
+
 /// A stack that has been read.
 #[derive(Debug, Default)]
 pub(super) struct Known {
@@ -44,6 +51,8 @@ pub(super) struct Known {
     pub frames: Box<[u64]>,
     /// Python frames.
     pub python: PythonStack,
+    /// How often had been swept when it was read.
+    pub sweep: u64,
 }
 
 /// Stacks by their ids.
@@ -55,6 +64,9 @@ pub(super) struct Stacks {
     /// As far as they were asked for. None changes, but that it is finished once.
     known: HashMap<u64, Rc<Known>>,
     finished: HashSet<u64>,
+    /// How often what is not needed any more was thrown away, and what was left then.
+    sweeps: u64,
+    left: usize,
     waiting: Vec<Waiting>,
     /// What came of checking; none unless that was asked for.
     verified: Option<Verified>,
@@ -69,6 +81,8 @@ impl Stacks {
             finisher: Finisher::new(),
             known: HashMap::new(),
             finished: HashSet::new(),
+            sweeps: 0,
+            left: 0,
             waiting: Vec::new(),
             verified: verify.then(Verified::default),
         }
@@ -92,6 +106,16 @@ impl Stacks {
     /// [`TableError`].
     pub(super) fn finish(&mut self, tables: &Tables, traced: &TracedSet) -> Result<(), TableError> {
         for Waiting { raw, tried } in std::mem::take(&mut self.waiting) {
+            // Of a process that is about to be taken in.
+            let is_early = traced.follows_members()
+                && traced
+                    .get(raw.tgid)
+                    .is_none_or(|process| process.image() < raw.image)
+                && now_ns().saturating_sub(raw.time_ns) < JOINS_WITHIN_NS;
+            if is_early {
+                self.waiting.push(Waiting { raw, tried });
+                continue;
+            }
             if self.finish_one(&raw, tables, traced)? {
                 continue;
             }
@@ -199,7 +223,12 @@ impl Stacks {
     /// Keeps a stack with these native frames.
     fn keep(&mut self, id: u64, kept: &KeptStack, frames: Box<[u64]>) -> Result<Rc<Known>, TableError> {
         let python = PythonStack::read(self.parts.as_ref(), kept.python, kept.python_end)?;
-        let stack = Rc::new(Known { frames, python });
+        let sweep = self.sweeps;
+        let stack = Rc::new(Known {
+            frames,
+            python,
+            sweep,
+        });
         self.known.insert(id, Rc::clone(&stack));
         Ok(stack)
     }
@@ -212,6 +241,22 @@ impl Stacks {
     /// Whether a stack was walked on to its end.
     pub(super) fn is_finished(&self, id: u64) -> bool {
         self.finished.contains(&id)
+    }
+
+    /// Whether it is time to [`Self::sweep`]: processes that come and go bring stacks of their own.
+    pub(super) fn is_to_sweep(&self) -> bool {
+        self.known.len() > (2 * self.left).max(SWEEP_FROM)
+    }
+
+    /// Throws away what no site needs. One that was read since the last sweep stays: its site may not have been seen yet.
+    pub(super) fn sweep(&mut self, needed: &HashSet<u64>) {
+        let sweep = self.sweeps;
+        self.known
+            .retain(|id, known| known.sweep == sweep || needed.contains(id));
+        let known = &self.known;
+        self.finished.retain(|id| known.contains_key(id));
+        self.sweeps += 1;
+        self.left = self.known.len();
     }
 
     /// A process image is gone.

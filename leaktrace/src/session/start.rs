@@ -10,13 +10,21 @@ use std::{
 };
 
 use aya_log::EbpfLogger;
-use leaktrace_common::config as kernel_config;
+use leaktrace_common::{config as kernel_config, select::Rules};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::Notify;
 
-use super::{collect::Collector, gpu::GpuMemory, keep::Keeper, stacks::Stacks};
+use super::{
+    collect::Collector,
+    gpu::GpuMemory,
+    keep::Keeper,
+    members::{self, Departed},
+    stacks::Stacks,
+    whereabouts::HostContainers,
+};
 use crate::{
     config::{Config, Gpu, Share, Sort, Target, Unwind, defaults},
+    container::containers::Containers,
     doctor,
     error::{Error, system},
     kernel::{
@@ -36,6 +44,7 @@ use crate::{
     overhead::{calibrate::calibrate, meter::Meter},
     probe::{attach::Attacher, closure, process},
     python::{codes::Codes, resolver::Resolver},
+    select::Selected,
     symbol::objects::ObjectId,
     traced::{
         catalog::Catalog,
@@ -63,6 +72,8 @@ pub(super) struct Running {
     pub events: EventReader,
     /// Unwind tables have been loaded.
     pub loaded: Arc<Notify>,
+    /// Members that have left and are still to be taken out of the tables.
+    pub departed: Departed,
     /// The child of `leaktrace -- CMD`.
     pub child: Option<Child>,
     /// `uname -r`.
@@ -72,6 +83,9 @@ pub(super) struct Running {
     /// Maps and tracepoints, which live as long as this does; dropped last.
     pub _kernel: aya::Ebpf,
 }
+
+/// Stacks that one process may put into their table, of the 262 144 it has room for, where there are many.
+const STACKS_OF_PROCESS: u64 = 1 << 16;
 
 /// Gets everything in place.
 ///
@@ -87,7 +101,12 @@ pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
     // Before leaktrace raises its own limits, which the command would inherit.
     let held = match &config.target {
         Target::Command(line) => Some(hold_command(line, config.python_malloc)?),
-        Target::Pids(_) => None,
+        Target::Pids(_) | Target::Selected(_) => None,
+    };
+    let mut containers = Containers::here();
+    let mut selected = match &config.target {
+        Target::Selected(selection) => Some(Selected::resolve(selection.clone(), &mut containers)?),
+        Target::Pids(_) | Target::Command(_) => None,
     };
     raise_file_limit();
     // Before the kernel side is loaded: how much room it needs for them is said then.
@@ -95,7 +114,7 @@ pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
     let loaded = files.wake();
     let first = match &held {
         Some((_, objects)) => of_paths(&mut catalog, objects),
-        None => of_targets(&mut catalog, caps.version, &config.target),
+        None => of_targets(&mut catalog, caps.version, &config.target, selected.as_mut()),
     };
     if held.is_none() {
         bound_python(config, &mut catalog, &first);
@@ -108,7 +127,7 @@ pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
         row_chunks: unwind::row_chunks(files.rows(), config.max_unwind_bytes),
         mappings: unwind::MAPPINGS,
     };
-    let (mut kernel, tier) = object::load(constants(config, &caps, unwind), kind, room)?;
+    let (mut kernel, tier) = object::load(constants(config, &caps, unwind, selected.as_ref()), kind, room)?;
     let unwinder = match unwind {
         Unwind::Tables => Some(Unwinder::new(files, Box::new(UnwindArrays::new(&kernel)?))),
         Unwind::FramePointers => None,
@@ -128,7 +147,13 @@ pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
     let hits = HitTable::new(&mut kernel.ebpf).map_err(LoadError::Maps)?;
     let events = EventReader::start(&mut kernel.ebpf, &live).map_err(LoadError::Maps)?;
     let raw = RawStacks::start(&mut kernel.ebpf).map_err(LoadError::Maps)?;
-    kernel.attach_tracepoints()?;
+    if let Some(selected) = &selected {
+        for (property, &verdict) in &selected.properties {
+            tables.judge(property, verdict)?;
+        }
+    }
+    tables.set_shares(config.max_live_per_process.into(), STACKS_OF_PROCESS)?;
+    kernel.attach_tracepoints(selected.is_some())?;
     // Before the first look at /proc/PID/maps, so that no mapping falls between the two.
     let sideband = Sideband::open()?;
 
@@ -148,7 +173,7 @@ pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
     }
     let running = match &config.target {
         Target::Pids(pids) => pids.as_slice(),
-        Target::Command(_) => &[],
+        Target::Command(_) | Target::Selected(_) => &[],
     };
     // It times the programs from their first run on.
     let meter = Meter::new(costs, hits, kind == AttachKind::Session, running.iter().copied());
@@ -156,12 +181,20 @@ pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
         traced.allow_pauses();
         Keeper::new(share.to_f64(), config.sample_bytes, config.bounds_python)
     });
-    let child = attach(&mut traced, config, held, &tables)?;
+    let child = match &mut selected {
+        Some(selected) => {
+            members::take_in(&mut traced, config, selected, &tables)?;
+            None
+        }
+        None => attach(&mut traced, config, held, &tables)?,
+    };
     let mut collector = Collector::new(
         tables,
         live,
         Stacks::new(raw, Box::new(parts), config.verify_stacks),
         settings(config),
+        config.by,
+        Box::new(HostContainers::new(containers)),
     );
     set_up(&mut collector, config, gpu, resolver);
     Ok(Running {
@@ -174,6 +207,7 @@ pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
         events,
         loaded,
         child,
+        departed: Departed::default(),
         kernel_release: caps.release,
         log,
         _kernel: ebpf,
@@ -181,7 +215,12 @@ pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
 }
 
 /// What the kernel side is told once.
-fn constants(config: &Config, caps: &Caps, unwind: Unwind) -> kernel_config::Config {
+fn constants(
+    config: &Config,
+    caps: &Caps,
+    unwind: Unwind,
+    selected: Option<&Selected>,
+) -> kernel_config::Config {
     kernel_config::Config {
         min_size_bytes: config.filters.min_size_bytes,
         max_size_bytes: config.filters.max_size_bytes,
@@ -195,6 +234,7 @@ fn constants(config: &Config, caps: &Caps, unwind: Unwind) -> kernel_config::Con
             Ok(offset) if config.python => u64::from(offset),
             _ => 0,
         },
+        rules: selected.map_or(Rules::NONE, |selected| selected.rules),
     }
 }
 
@@ -279,12 +319,19 @@ fn hold_command(line: &[OsString], python_malloc: bool) -> Result<(Held, Vec<Pat
 }
 
 /// The files that the targets map, as far as those can be traced: why one cannot is said when it is attached to.
-fn of_targets(catalog: &mut Catalog, kernel: KernelVersion, target: &Target) -> Vec<ObjectId> {
-    let Target::Pids(pids) = target else {
-        return Vec::new();
+fn of_targets(
+    catalog: &mut Catalog,
+    kernel: KernelVersion,
+    target: &Target,
+    selected: Option<&mut Selected>,
+) -> Vec<ObjectId> {
+    let pids = match (target, selected) {
+        (Target::Pids(pids), _) => pids.clone(),
+        (_, Some(selected)) => selected.running(),
+        _ => return Vec::new(),
     };
     let mut objects = Vec::new();
-    for &pid in pids {
+    for pid in pids {
         let (Ok(facts), Ok(maps)) = (process::facts(pid), process::mappings(pid)) else {
             continue;
         };

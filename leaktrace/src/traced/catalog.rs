@@ -174,6 +174,20 @@ impl Catalog {
         Ok(object)
     }
 
+    /// Whether the file of a mapping has been opened before.
+    pub fn is_known(&self, mapping: &Mapping) -> bool {
+        self.known.contains_key(&(mapping.device, mapping.inode))
+    }
+
+    /// The devices and inodes under which mappings have named an object.
+    pub fn keys_of(&self, object: ObjectId) -> impl Iterator<Item = ((u32, u32), u64)> {
+        let of_object = self
+            .known
+            .iter()
+            .filter(move |(_, known)| **known == Some(object));
+        of_object.map(|(key, _)| *key)
+    }
+
     /// The root of a process's file system where that is not ours: debug files are looked for there too.
     fn root_of(&mut self, pid: u32) -> Option<Arc<File>> {
         let root = process::other_root(pid)?;

@@ -72,9 +72,16 @@ impl TracedSet {
                         executable: true,
                         deleted: false,
                     };
+                    if self.follows_members && !self.processes.contains_key(&pid) {
+                        self.newcomer_mapped(pid, &mapping, time_ns);
+                    }
                     mapped.extend(self.mapped(pid, mapping, time_ns, is_known));
                 }
                 _ if is_known => {}
+                Change::Ended => self.newcomers.ended(pid, time_ns),
+                Change::Exec { comm } if self.follows_members && !self.runs(pid) => {
+                    self.newcomer_executed(pid, comm, tables);
+                }
                 Change::Exec { comm } => {
                     self.clear_interpreter(pid);
                     let traced = self
@@ -84,6 +91,10 @@ impl TracedSet {
                     if let Some(gone) = traced.and_then(|traced| traced.replace_image(comm, time_ns)) {
                         followed.push(Followed::Replaced(pid, gone));
                     }
+                }
+                Change::Forked { parent } if self.follows_members => {
+                    self.newcomer_forked(pid, parent, tables);
+                    self.settle_mapped(std::mem::take(&mut mapped));
                 }
                 Change::Forked { parent } => {
                     self.settle_mapped(std::mem::take(&mut mapped));
@@ -95,6 +106,13 @@ impl TracedSet {
         }
         self.settle_mapped(mapped);
         followed
+    }
+
+    /// Whether a process is traced and runs.
+    fn runs(&self, pid: u32) -> bool {
+        self.processes
+            .get(&pid)
+            .is_some_and(|traced| traced.state == State::Running)
     }
 
     /// Notes a mapping. What is to be done about it is left to [`Self::settle_mapped`].
@@ -180,6 +198,9 @@ impl TracedSet {
         traced.refused = refusal.is_some();
         if let Some(refusal) = refusal {
             traced.release();
+            if self.follows_members {
+                self.turned_away.push(traced.pid);
+            }
             let warning = format!("no longer traced after its exec: {refusal}");
             tracing::warn!("{warning}");
             self.warnings.push(warning);

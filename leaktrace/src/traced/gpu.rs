@@ -6,12 +6,13 @@
 
 use std::collections::BTreeSet;
 
-use super::{process::Traced, set::TracedSet};
+use super::{host::Part, process::Traced, set::TracedSet};
 use crate::{
     probe::{
+        attach::{ALL, AttachError, Links},
         cuda,
         dlopen::{self, Candidate},
-        elf::Scan,
+        elf::{Function, Scan},
         gear::Gear,
         process as proc,
     },
@@ -132,10 +133,11 @@ impl TracedSet {
         if traced.gpu.refused.contains(&object) {
             return false;
         }
-        let path = self.catalog.usable_path(object).unwrap_or_default();
-        match self.attacher.attach(&path, traced.pid, &scan.gpu.functions) {
+        match self.links_never_paused(traced.pid, object, Part::Of(Gear::Gpu), &scan.gpu.functions) {
             Ok(links) => {
-                traced.keep(object, Gear::Gpu, None, links);
+                if let Some(links) = links {
+                    traced.keep(object, Gear::Gpu, None, links);
+                }
                 traced.gpu.placed.insert(object);
                 self.place_exits(traced);
                 true
@@ -153,9 +155,32 @@ impl TracedSet {
         }
     }
 
+    /// Probes functions of an object in a process; no links where they are probed for all.
+    fn links_never_paused(
+        &mut self,
+        pid: u32,
+        object: ObjectId,
+        part: Part,
+        functions: &[Function],
+    ) -> Result<Option<Links>, AttachError> {
+        let for_all = self.is_for_all(object);
+        if for_all && self.host.has(object, part) {
+            return Ok(None);
+        }
+        let path = self.catalog.usable_path(object).unwrap_or_default();
+        let links = self
+            .attacher
+            .attach(&path, if for_all { ALL } else { pid }, functions)?;
+        if for_all {
+            self.host.keep(object, part, None, links);
+            return Ok(None);
+        }
+        Ok(Some(links))
+    }
+
     /// Probes `exit` of the C libraries of a process that uses a GPU, or may: what ends from there on ends with the
     /// process.
-    fn place_exits(&self, traced: &mut Traced) {
+    fn place_exits(&mut self, traced: &mut Traced) {
         if traced.gpu.placed.is_empty() {
             return;
         }
@@ -163,9 +188,9 @@ impl TracedSet {
             let Some(exit) = self.catalog.scan(object).and_then(|scan| scan.exit.clone()) else {
                 continue;
             };
-            let path = self.catalog.usable_path(object).unwrap_or_default();
-            match self.attacher.attach(&path, traced.pid, &[exit]) {
-                Ok(links) => traced.keep(object, Gear::Gpu, None, links),
+            match self.links_never_paused(traced.pid, object, Part::Exit, &[exit]) {
+                Ok(Some(links)) => traced.keep(object, Gear::Gpu, None, links),
+                Ok(None) => {}
                 Err(error) => {
                     tracing::warn!("GPU memory that lives at exit may be reported as freed: {error}");
                 }

@@ -6,7 +6,10 @@
 pub mod catalog;
 pub mod follow;
 pub mod gpu;
+pub mod host;
 pub mod interpreters;
+pub mod members;
+mod newcomers;
 mod pause;
 mod pauser;
 pub mod process;

@@ -7,12 +7,13 @@ use std::{collections::BTreeSet, sync::Arc};
 use leaktrace_common::call::Op;
 
 use super::{
+    host::Part,
     pauser::{Pauser, Placed, Wanted},
     set::TracedSet,
 };
 use crate::{
     probe::{
-        attach::{AttachError, Links},
+        attach::{ALL, AttachError, Links},
         elf::Function,
         gear::Gear,
         process as proc,
@@ -22,9 +23,24 @@ use crate::{
 };
 
 impl TracedSet {
-    /// Probes functions of an object in a process, with links for each function where each can be paused, else for
-    /// all of them. All or, on an error, none. The links that are to be dropped first come first.
+    /// Probes functions of an object in a process, as [`Self::links_for`]; no links where they are probed for all.
     pub(super) fn links_of(
+        &mut self,
+        pid: u32,
+        object: ObjectId,
+        gear: Gear,
+        functions: &[Function],
+    ) -> Result<Vec<(Option<u16>, Links)>, AttachError> {
+        if self.is_for_all(object) {
+            self.place_for_all(object, Part::Of(gear), functions)?;
+            return Ok(Vec::new());
+        }
+        self.links_for(pid, object, functions)
+    }
+
+    /// Probes functions of an object in a process or in all, with links for each function where each can be paused, else
+    /// for all of them. All or, on an error, none. The links that are to be dropped first come first.
+    pub(super) fn links_for(
         &self,
         pid: u32,
         object: ObjectId,
@@ -54,13 +70,19 @@ impl TracedSet {
 
     /// Has these functions, by slot, not probed from now on and all others probed. It is begun here; see [`Self::settle`].
     pub fn pause(&mut self, out: &BTreeSet<u16>) {
-        let Some(pauser) = &mut self.pauser else { return };
         let gone: BTreeSet<u16> = out.difference(&self.out).copied().collect();
-        let mut links = Vec::new();
-        let mut wanted = Vec::new();
+        let mut links = self.host.take_functions(&gone);
+        let mut wanted = self.missing_for_all(out);
+        let for_all: BTreeSet<(ObjectId, Gear)> = self
+            .processes
+            .values()
+            .flat_map(|traced| traced.placed().collect::<Vec<_>>())
+            .filter(|(object, _)| self.is_for_all(*object))
+            .collect();
+        let Some(pauser) = &mut self.pauser else { return };
         for traced in self.processes.values_mut() {
             links.extend(traced.take_functions(&gone));
-            for (object, gear) in traced.placed() {
+            for (object, gear) in traced.placed().filter(|placed| !for_all.contains(placed)) {
                 let Some(scan) = self.catalog.scan(object) else {
                     continue;
                 };
@@ -103,6 +125,15 @@ impl TracedSet {
                     let wanted = !self.out.contains(&one.slot);
                     let slot = self.catalog.slots.get(one.slot);
                     let gear = slot.map_or(Gear::Heap, |slot| Gear::of(slot.space));
+                    if one.pid == ALL {
+                        if wanted && self.wants_for_all(one.object, gear, one.slot) {
+                            self.host.keep(one.object, Part::Of(gear), Some(one.slot), links);
+                            back.push((one.slot, one.at_ns));
+                        } else {
+                            surplus.push(links);
+                        }
+                        continue;
+                    }
                     let process = self.processes.get_mut(&one.pid).filter(|traced| {
                         wanted
                             && traced.state == State::Running
@@ -117,7 +148,9 @@ impl TracedSet {
                         back.push((one.slot, one.at_ns));
                     }
                 }
-                Err(error) if proc::is_alive(one.pid) => self.warnings.push(error.to_string()),
+                Err(error) if one.pid == ALL || proc::is_alive(one.pid) => {
+                    self.warnings.push(error.to_string())
+                }
                 Err(_) => {}
             }
         }
@@ -140,7 +173,7 @@ impl TracedSet {
 }
 
 /// In the order in which they are probed: a block recorded before its free is watched would look like a leak.
-fn in_order(functions: &[Function]) -> Vec<&Function> {
+pub(super) fn in_order(functions: &[Function]) -> Vec<&Function> {
     let mut functions: Vec<&Function> = functions.iter().collect();
     functions.sort_by_key(|function| match function.shape.op {
         Op::Free => 0,

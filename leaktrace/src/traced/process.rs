@@ -1,6 +1,10 @@
 //! One traced process: who it is, what was mapped in each of its images, which probes it carries.
 
-use std::{collections::BTreeSet, ops::Range, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 use super::{gpu::Gpu, interpreters::Known, python::Python};
 use crate::{
@@ -16,6 +20,8 @@ use crate::{
 #[derive(Clone, Debug)]
 struct Image {
     comm: String,
+    /// Its executable, once it is gone; until then that of the process.
+    exe: Option<PathBuf>,
     mappings: Mappings,
     interpreter: Option<Known>,
     /// Where it had memory before its arenas were seen.
@@ -85,6 +91,7 @@ impl Traced {
             rss_bytes: None,
             images: vec![Image {
                 comm,
+                exe: None,
                 mappings: Mappings::new(),
                 interpreter: None,
                 older_memory: Vec::new(),
@@ -100,6 +107,20 @@ impl Traced {
         }
     }
 
+    /// The same where it runs an image of a later number: those before it are not known.
+    pub fn of_image_number(pid: u32, comm: String, exe: Option<PathBuf>, image: u16) -> Self {
+        let mut traced = Self::new(pid, comm, exe);
+        for _ in 0..image {
+            traced.images.push(traced.images[0].clone());
+        }
+        traced
+    }
+
+    /// What is mapped in the current image is known from elsewhere.
+    pub(super) fn set_mappings(&mut self, mappings: Mappings) {
+        self.current_mut().mappings = mappings;
+    }
+
     /// Number of the image that runs now.
     pub const fn image(&self) -> u16 {
         (self.images.len() - 1) as u16
@@ -113,6 +134,15 @@ impl Traced {
             .get(usize::from(image))
             .unwrap_or_else(|| self.current());
         (&image.comm, &image.mappings)
+    }
+
+    /// The executable of an image, as far as it is known; images as in [`Self::of_image`].
+    pub fn exe_of_image(&self, image: u16) -> Option<&Path> {
+        let gone = self
+            .images
+            .get(usize::from(image))
+            .filter(|_| image < self.image());
+        gone.map_or(&self.exe, |gone| &gone.exe).as_deref()
     }
 
     /// The Python interpreter that an image had, as far as it was found; images as in [`Self::of_image`].
@@ -206,11 +236,12 @@ impl Traced {
     pub fn replace_image(&mut self, comm: String, time_ns: u64) -> Option<u16> {
         let gone = self.image();
         self.comm.clone_from(&comm);
-        self.exe = None;
+        self.current_mut().exe = self.exe.take();
         self.refused = false;
         self.python.replace_image();
         let image = Image {
             comm,
+            exe: None,
             mappings: Mappings::new(),
             interpreter: None,
             older_memory: Vec::new(),

@@ -106,7 +106,7 @@ impl TracedSet {
 
     /// Probes what is of use in a process with an interpreter. Whether any is probed that was not.
     pub(super) fn probe_for_python(
-        &self,
+        &mut self,
         traced: &mut Traced,
         object: ObjectId,
         scan: &Scan,
@@ -151,13 +151,18 @@ impl TracedSet {
         Ok(!missing.is_empty())
     }
 
-    fn place_for_python(&self, traced: &mut Traced, object: ObjectId, gear: Gear) -> Result<(), AttachError> {
+    fn place_for_python(
+        &mut self,
+        traced: &mut Traced,
+        object: ObjectId,
+        gear: Gear,
+    ) -> Result<(), AttachError> {
         let Some(scan) = self.catalog.scan(object) else {
             return Ok(());
         };
         let functions = scan.of(gear).0;
         if !functions.is_empty() {
-            for (slot, links) in self.links_of(traced.pid, object, functions)? {
+            for (slot, links) in self.links_of(traced.pid, object, gear, functions)? {
                 traced.keep(object, gear, slot, links);
             }
         }

@@ -9,7 +9,12 @@ use std::{
     sync::Arc,
 };
 
-use super::{catalog::Catalog, pauser::Pauser, process::Traced};
+use leaktrace_common::record::tracked;
+
+use super::{
+    catalog::Catalog, host::Host, members::MemberCounts, newcomers::Newcomers, pauser::Pauser,
+    process::Traced,
+};
 use crate::{
     kernel::{
         clock::now_ns,
@@ -102,8 +107,17 @@ pub struct TracedSet {
     pub catalog: Catalog,
     pub(super) kernel: KernelVersion,
     pub(super) follow_forks: bool,
+    /// Probes that all processes have in common.
+    pub(super) host: Host,
     pub(super) python_pools: bool,
     pub(super) processes: BTreeMap<u32, Traced>,
+    /// Whether processes become targets by themselves, and how many have.
+    pub(super) follows_members: bool,
+    pub(super) all_are_members: bool,
+    /// Members that have become programs that must not be probed.
+    pub(super) turned_away: Vec<u32>,
+    pub(super) members: MemberCounts,
+    pub(super) newcomers: Newcomers,
     /// See [`Unseen`].
     pub unseen: Unseen,
     /// Sentences for the report.
@@ -136,8 +150,14 @@ impl TracedSet {
             catalog,
             kernel,
             follow_forks,
+            host: Host::default(),
             python_pools: false,
             processes: BTreeMap::new(),
+            follows_members: false,
+            all_are_members: false,
+            turned_away: Vec::new(),
+            members: MemberCounts::default(),
+            newcomers: Newcomers::default(),
             unseen: Unseen::default(),
             warnings: warnings.into_iter().collect(),
         }
@@ -196,11 +216,16 @@ impl TracedSet {
 
     /// Tells the kernel side of a process.
     pub(super) fn count(&mut self, pid: u32, tables: &Tables) -> Result<(), TableError> {
-        let slot = self
-            .unwinder
+        let slot = self.layout_slot(pid);
+        tables.set_layout(pid, slot)?;
+        tables.add_process(pid, tracked::TOLD | tracked::NAMED)
+    }
+
+    /// A slot for the layout of a process.
+    pub(super) fn layout_slot(&mut self, pid: u32) -> u32 {
+        self.unwinder
             .as_mut()
-            .map_or(NO_SLOT, |unwinder| unwinder.join(pid, now_ns()));
-        tables.add_process(pid, slot)
+            .map_or(NO_SLOT, |unwinder| unwinder.join(pid, now_ns()))
     }
 
     /// Takes back [`Self::count`].
@@ -280,7 +305,7 @@ impl TracedSet {
         if scan.functions.is_empty() || traced.is_probed(object) {
             return Ok(unseen);
         }
-        for (slot, links) in self.links_of(traced.pid, object, &scan.functions)? {
+        for (slot, links) in self.links_of(traced.pid, object, Gear::Heap, &scan.functions)? {
             traced.keep(object, Gear::Heap, slot, links);
         }
         self.log(traced.pid, object, &scan, Gear::Heap);
@@ -337,7 +362,8 @@ impl TracedSet {
     /// Takes every probe out.
     pub fn release_all(&mut self) {
         self.settle_all();
-        let links: Vec<Links> = self.processes.values_mut().flat_map(Traced::take_links).collect();
+        let mut links: Vec<Links> = self.processes.values_mut().flat_map(Traced::take_links).collect();
+        links.extend(self.host.take());
         attach::release(links);
         self.settle_all();
     }
@@ -362,6 +388,12 @@ impl TracedSet {
     /// One of them, to note how it ended.
     pub fn get_mut(&mut self, pid: u32) -> Option<&mut Traced> {
         self.processes.get_mut(&pid)
+    }
+
+    /// Forgets a process that has ended, if it has. What it had mapped is not known any more.
+    pub fn forget_ended(&mut self, pid: u32) -> bool {
+        let has_ended = self.get(pid).is_some_and(|traced| traced.state == State::Exited);
+        has_ended && self.processes.remove(&pid).is_some()
     }
 
     /// The mechanism in use.

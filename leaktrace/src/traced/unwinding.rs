@@ -5,12 +5,17 @@
 use std::collections::HashSet;
 
 use super::{
+    host::Part,
     process::Traced,
     set::{TracedSet, code},
 };
 use crate::{
     kernel::{clock::now_ns, maps::Tables},
-    probe::{elf::Scan, process as proc},
+    probe::{
+        attach::{ALL, Links},
+        elf::Scan,
+        process as proc,
+    },
     report::model::State,
     symbol::objects::ObjectId,
     unwind::{Due, Missed, Unwinder},
@@ -86,16 +91,30 @@ impl TracedSet {
     /// was unmapped before is looked for once more. Where that cannot be, tracing goes on: stacks through libraries that
     /// take each other's place may then be wrong, which is said.
     pub(super) fn watch_linker(&mut self, traced: &mut Traced, object: ObjectId, scan: &Scan) {
-        let (Some(linker), Some(unwinder)) = (&scan.linker, &mut self.unwinder) else {
+        let Some(linker) = scan.linker.as_ref().filter(|_| self.unwinder.is_some()) else {
             return;
         };
         if traced.is_linker_watched() {
             return;
         }
+        let for_all = self.is_for_all(object);
+        if for_all && self.host.has(object, Part::Linker) {
+            traced.watch_linker(object, Links::default());
+            return;
+        }
         let path = self.catalog.usable_path(object).unwrap_or_default();
-        match self.attacher.watch_linker(&path, traced.pid, linker) {
+        let pid = if for_all { ALL } else { traced.pid };
+        let Some(unwinder) = &mut self.unwinder else {
+            return;
+        };
+        match self.attacher.watch_linker(&path, pid, linker) {
             Ok(links) => {
-                traced.watch_linker(object, links);
+                if for_all {
+                    self.host.keep(object, Part::Linker, None, links);
+                    traced.watch_linker(object, Links::default());
+                } else {
+                    traced.watch_linker(object, links);
+                }
                 unwinder.unmapped(traced.pid, now_ns());
             }
             Err(error) if proc::is_alive(traced.pid) => self.warnings.push(format!(

@@ -12,21 +12,36 @@ use super::gpu::{ImagePlace, Places};
 use super::site::{SiteState, Sites};
 use super::snapshot::{Entry, Rest, add_lifetimes, is_of_sum};
 use super::{Image, ImageTotals, LiveBlock, SiteRef, Tracker};
-use crate::report::model::State;
+use crate::report::model::{Held, State};
 
 /// Sites of ended images kept one by one: some 100 MiB. A command that forks ten thousand short-lived
 /// children, each of which leaves all it had to the kernel, must not fill the memory.
 pub(super) const SITES_MAX: usize = 1 << 18;
 
+/// Ended images kept one by one. Each has the names and mappings of its process beside its sites, some 20 KiB in all: a
+/// machine that is traced for weeks starts more processes than there is memory for.
+pub const IMAGES_MAX: usize = 1000;
+
 /// Number of an ended image, in order of their ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FrozenId(pub u32);
+pub struct FrozenId(pub u64);
+
+/// What became of an image that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Its number.
+    pub id: FrozenId,
+    /// Whether it has outstanding blocks, and is in later snapshots.
+    pub is_kept: bool,
+}
 
 #[derive(Debug)]
 struct FrozenImage {
     totals: ImageTotals,
     /// Of memory of GPUs.
     places: Places,
+    /// What it holds of all kinds of memory: those that hold least are forgotten first.
+    held: Held,
     end_ns: u64,
     /// Those with outstanding blocks.
     sites: Vec<(SiteKey, SiteState)>,
@@ -35,9 +50,14 @@ struct FrozenImage {
 /// All images that have ended.
 #[derive(Debug, Default)]
 pub(super) struct Frozen {
+    /// Those with outstanding blocks, in order of their ends.
     images: Vec<FrozenImage>,
+    /// How many have ended.
+    ended: u64,
     sites: usize,
     rest: Rest,
+    /// Those that are not kept any more, since this was last asked for.
+    forgotten: Vec<Image>,
 }
 
 impl Frozen {
@@ -49,6 +69,7 @@ impl Frozen {
                     key: *key,
                 },
                 state: ended.totals.state,
+                life: ended.totals.life,
                 aged_at_ns: ended.end_ns,
                 data: site,
             })
@@ -61,7 +82,8 @@ impl Frozen {
 
     /// What they have of memory of GPUs.
     pub(super) fn places(&self) -> impl Iterator<Item = &Places> {
-        self.images.iter().map(|image| &image.places)
+        let of_images = self.images.iter().map(|image| &image.places);
+        of_images.chain([&self.rest.places])
     }
 
     /// The same of each.
@@ -69,6 +91,11 @@ impl Frozen {
         self.images
             .iter()
             .flat_map(|ended| ended.places.of_image(ended.totals.image, ended.totals.state))
+    }
+
+    /// Hands over which images are not kept any more, since the last call.
+    pub(super) fn take_forgotten(&mut self) -> Vec<Image> {
+        std::mem::take(&mut self.forgotten)
     }
 
     /// What is not kept site by site.
@@ -88,10 +115,29 @@ impl Frozen {
         heap + self.sites * size_of::<(SiteKey, SiteState)>() + self.images.len() * size_of::<FrozenImage>()
     }
 
-    fn add(&mut self, image: Image, state: State, end_ns: u64, sites: Sites) {
+    /// The number of the next end.
+    const fn next_id(&mut self) -> FrozenId {
+        let id = FrozenId(self.ended);
+        self.ended += 1;
+        id
+    }
+
+    /// Whether anything of it is kept.
+    fn add(&mut self, image: Image, state: State, end_ns: u64, sites: Sites) -> bool {
+        let life = image.frozen.filter(|_| state == State::Exited);
+        if life.is_some() {
+            let is_its =
+                |of: &&mut FrozenImage| of.totals.image.tgid == image.tgid && of.totals.life.is_none();
+            self.images
+                .iter_mut()
+                .filter(is_its)
+                .for_each(|of| of.totals.life = life);
+        }
+        let mut held = Held::default();
         let mut totals = ImageTotals {
             image,
             state,
+            life,
             live_bytes: 0,
             live_blocks: 0,
         };
@@ -99,6 +145,8 @@ impl Frozen {
         let mut kept = Vec::new();
         for (key, mut site) in sites.map {
             places.add(key.process, &site.sums);
+            held.live_bytes = held.live_bytes.saturating_add(site.sums.live_bytes());
+            held.live_blocks = held.live_blocks.saturating_add(site.sums.live_blocks());
             if is_of_sum(key.process) {
                 totals.live_bytes += site.sums.live_bytes();
                 totals.live_blocks += site.sums.live_blocks();
@@ -110,17 +158,43 @@ impl Frozen {
                 kept.push((key, site));
             }
         }
+        if kept.is_empty() {
+            self.rest.places.merge(&places);
+            return false;
+        }
         kept.sort_unstable_by_key(|(key, _)| *key);
         self.sites += kept.len();
         self.images.push(FrozenImage {
             totals,
             places,
+            held,
             end_ns,
             sites: kept,
         });
         if self.sites > SITES_MAX {
             self.keep_largest(SITES_MAX / 2);
         }
+        if self.images.len() > IMAGES_MAX {
+            self.forget_least();
+        }
+        true
+    }
+
+    /// Of the image that holds least only the sums stay; of several, the one that ended first.
+    fn forget_least(&mut self) {
+        let size = |(_, image): &(usize, &FrozenImage)| (image.held.live_bytes, image.held.live_blocks);
+        let Some((least, _)) = self.images.iter().enumerate().min_by_key(size) else {
+            return;
+        };
+        let image = self.images.remove(least);
+        self.sites -= image.sites.len();
+        for (key, site) in &image.sites {
+            self.rest.add(key.process, site);
+        }
+        self.rest.places.merge(&image.places);
+        self.rest.forgotten.live_bytes += image.totals.live_bytes;
+        self.rest.forgotten.live_blocks += image.totals.live_blocks;
+        self.forgotten.push(image.totals.image);
     }
 
     /// Keeps so many sites, by bytes; of the rest only the sums stay.
@@ -205,19 +279,19 @@ impl<'a> Freezing<'a> {
         }
     }
 
-    /// Keeps it all. Ages stay what they were at this moment.
-    pub fn finish(mut self) -> FrozenId {
+    /// Keeps it all. Ages stay what they were at this moment. Of an image that holds nothing only the sums stay.
+    pub fn finish(mut self) -> End {
         self.sites.settle(&self.tracker.settings);
         self.tracker.sites.torn += self.sites.torn;
         let frozen = &mut self.tracker.frozen;
-        let id = FrozenId(frozen.images.len() as u32);
+        let id = frozen.next_id();
         let image = Image {
             tgid: self.of.0,
             image: self.of.1,
             frozen: Some(id),
         };
-        frozen.add(image, self.state, self.now_ns, self.sites);
-        id
+        let is_kept = frozen.add(image, self.state, self.now_ns, self.sites);
+        End { id, is_kept }
     }
 }
 
@@ -228,7 +302,7 @@ const fn belongs(process: Process, of: (u32, u16)) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::track::Settings;
+    use crate::track::{Scope, Settings};
 
     fn key(stack_id: u64, tgid: u32) -> SiteKey {
         SiteKey {
@@ -264,7 +338,7 @@ mod tests {
         }
         assert!(tracker.frozen.sites <= SITES_MAX / 2);
         tracker.begin(2);
-        let snapshot = tracker.finish(|site| site.key.stack_id);
+        let snapshot = tracker.finish(|site| (Scope::Image(site.image), site.key.stack_id));
         let all = 5 * per_image;
         let bytes = 5 * per_image * (per_image + 1) / 2;
         assert_eq!(

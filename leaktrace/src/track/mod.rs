@@ -29,12 +29,12 @@ use leaktrace_common::record::{Live, Site};
 
 use crate::report::model::State;
 use frozen::Frozen;
-pub use frozen::{Freezing, FrozenId};
+pub use frozen::{End, Freezing, FrozenId, IMAGES_MAX};
 use gpu::Places;
 pub use gpu::{ImagePlace, PlaceTotals};
 use site::Sites;
 use snapshot::{Before, Entry};
-pub use snapshot::{BlockAge, ImageTotals, Lifetimes, SiteSnapshot, Snapshot};
+pub use snapshot::{BlockAge, ImageTotals, Lifetimes, PIDS_MAX, SiteSnapshot, Snapshot};
 
 /// What the list of survivors is sorted by; more comes first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -180,6 +180,15 @@ impl SiteRef {
     }
 }
 
+/// Whose sites may be one site in the report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scope {
+    /// Those of one process image.
+    Image(Image),
+    /// Those of all images that the caller gives this number: of a program, of a container.
+    Many(u32),
+}
+
 /// Follows all sites of a run.
 #[derive(Debug)]
 pub struct Tracker {
@@ -230,16 +239,17 @@ impl Tracker {
 
     /// Ends the interval.
     ///
-    /// `equivalence` is asked once for every site with survivors, shown or not: sites of one image,
-    /// space and call with equal answers are one site in the report (stacks that differ only in frames
-    /// which turned out to be garbage). It should be cheap: the cleaned addresses, no symbols. Where
-    /// stacks are taken as they are, it is `|site| site.key.stack_id`.
-    pub fn finish<K: Hash + Eq>(&mut self, equivalence: impl FnMut(&SiteRef) -> K) -> Snapshot {
+    /// `group` is asked once for every site with survivors, shown or not: sites of one space, device and
+    /// call with equal answers are one site in the report. The answer says whose sites may be one, and which of
+    /// their stacks are equal: within an image those that differ only in frames which turned out to be garbage,
+    /// beyond it those that lead through the same code. It should be cheap: no symbols. Where stacks of an image are
+    /// taken as they are, it is `|site| (Scope::Image(site.image), site.key.stack_id)`.
+    pub fn finish<K: Hash + Eq>(&mut self, group: impl FnMut(&SiteRef) -> (Scope, K)) -> Snapshot {
         self.sites.settle(&self.settings);
         let interval_ns = self.now_ns.saturating_sub(self.before.now_ns);
         let all = self.running().chain(self.frozen.iter());
         let rest = self.frozen.rest();
-        let mut listed = snapshot::list(&self.settings, interval_ns, all, rest, equivalence);
+        let mut listed = snapshot::list(&self.settings, interval_ns, all, rest, group);
         snapshot::set_rates(&mut listed.totals, &self.before.totals, interval_ns);
         let (places, image_places) = self.places();
         let snapshot = Snapshot {
@@ -250,6 +260,7 @@ impl Tracker {
             images: snapshot::images(self.running(), self.frozen.images()),
             places: places.totals(&self.before.places, interval_ns),
             image_places,
+            forgotten: self.frozen.rest().forgotten,
             sites: listed.sites,
             omitted: listed.omitted,
             torn: self.sites.torn,
@@ -274,6 +285,18 @@ impl Tracker {
     /// be taken for a new process with the same pid. `state` is `Exited` or `Replaced`.
     pub fn freeze(&mut self, tgid: u32, image: u16, state: State, now_ns: u64) -> Freezing<'_> {
         Freezing::begin(self, (tgid, image), state, now_ns)
+    }
+
+    /// Hands over which ended images are not kept one by one any more, since the last call: their sums stay. There are
+    /// never more than [`IMAGES_MAX`] of them, and those that hold least go first.
+    pub fn take_forgotten(&mut self) -> Vec<Image> {
+        self.frozen.take_forgotten()
+    }
+
+    /// All stacks that later snapshots may have sites of.
+    pub fn stack_ids(&self) -> impl Iterator<Item = u64> {
+        let running = self.sites.map.keys().map(|key| key.stack_id);
+        running.chain(self.frozen.iter().map(|entry| entry.site.key.stack_id))
     }
 
     /// Bytes of memory the sites take now: with the table, the ages and the blocks kept for display.
@@ -311,6 +334,7 @@ impl Tracker {
             Entry {
                 site: SiteRef { image, key: *key },
                 state: State::Running,
+                life: None,
                 aged_at_ns: self.now_ns,
                 data: site,
             }
@@ -318,6 +342,8 @@ impl Tracker {
     }
 }
 
+#[cfg(test)]
+mod group_tests;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]

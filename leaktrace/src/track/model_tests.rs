@@ -1,6 +1,6 @@
 //! The tracker against a model that keeps every block and computes everything anew. Time is simulated.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use leaktrace_common::record::LIFETIME_BUCKETS;
 use proptest::prelude::*;
@@ -68,14 +68,48 @@ struct Model {
     ended_ns: Vec<Option<u64>>,
 }
 
-/// Of one group of sites: bytes, blocks, allocs, frees, youngest and oldest age in ms, growth, blocks that may be gone.
-type Row = (u64, u64, u64, u64, u64, u64, i64, u64);
+/// Of one group of sites: bytes, blocks, allocs, frees, youngest and oldest age in ms, growth, blocks that may be gone,
+/// processes, of them those that run.
+type Row = (u64, u64, u64, u64, u64, u64, i64, u64, u64, u64);
 
 /// Of a kind and a device: allocs and their bytes, frees and theirs, growth.
 type PlaceRow = (u64, u64, u64, u64, i64);
 
-/// (pid, ended, space, device, equivalence)
-type RowKey = (u32, Option<u32>, Space, u8, u64);
+/// (whose, space, device, equivalence)
+type RowKey = (Scope, Space, u8, u64);
+
+/// Whose sites are one.
+#[derive(Clone, Copy, Debug)]
+enum Whose {
+    Image,
+    /// Those of odd pids, and those of even ones.
+    Half,
+    All,
+}
+
+impl Whose {
+    const fn scope(self, image: Image) -> Scope {
+        match self {
+            Self::Image => Scope::Image(image),
+            Self::Half => Scope::Many(image.tgid % 2),
+            Self::All => Scope::Many(7),
+        }
+    }
+}
+
+/// What sites are grouped by.
+#[derive(Clone, Copy, Debug)]
+struct Groups {
+    whose: Whose,
+    /// Stacks whose numbers are equal when divided by this are equal.
+    equivalence: u64,
+}
+
+impl Groups {
+    fn of(self, site: &SiteRef) -> (Scope, u64) {
+        (self.whose.scope(site.image), site.key.stack_id / self.equivalence)
+    }
+}
 
 impl ModelBlock {
     fn is_unsure(&self) -> bool {
@@ -124,20 +158,20 @@ impl Model {
     }
 
     /// Ended lives, numbered by their ends.
-    fn frozen_number(&self, life: usize) -> Option<u32> {
+    fn frozen_number(&self, life: usize) -> Option<FrozenId> {
         let mut ends: Vec<_> = (0..self.ended_ns.len())
             .filter(|life| self.ended_ns[*life].is_some())
             .collect();
         ends.sort_by_key(|life| self.ended_ns[*life]);
         ends.iter()
             .position(|ended| *ended == life)
-            .map(|number| number as u32)
+            .map(|number| FrozenId(number as u64))
     }
 
     fn rows(
         &self,
         older_than_ns: u64,
-        equivalence: u64,
+        groups: Groups,
         previous: &BTreeMap<(usize, u64), i64>,
     ) -> BTreeMap<RowKey, Row> {
         let mut sites: BTreeMap<(usize, u64), Vec<ModelBlock>> = BTreeMap::new();
@@ -148,6 +182,7 @@ impl Model {
                 .push(*block);
         }
         let mut rows: BTreeMap<RowKey, Row> = BTreeMap::new();
+        let mut lives: BTreeMap<RowKey, BTreeSet<(usize, bool)>> = BTreeMap::new();
         for ((life, stack), blocks) in sites {
             let now_ns = self.ended_ns[life].unwrap_or(self.now_ns);
             let age_of = |block: &&ModelBlock| now_ns - block.time_ns;
@@ -162,14 +197,18 @@ impl Model {
             }
             let site = blocks[0].site;
             let process = site.process;
-            let key = (
-                process.tgid,
-                self.frozen_number(life),
-                space_of(&site),
-                process.device,
-                stack / equivalence,
-            );
-            let row = rows.entry(key).or_insert((0, 0, 0, 0, u64::MAX, 0, 0, 0));
+            let image = Image {
+                tgid: process.tgid,
+                image: 0,
+                frozen: self.frozen_number(life),
+            };
+            let (scope, stack_of) = groups.of(&SiteRef { image, key: site });
+            let key = (scope, space_of(&site), process.device, stack_of);
+            let lives = lives.entry(key).or_default();
+            lives.insert((life, image.frozen.is_none()));
+            let row = rows.entry(key).or_insert((0, 0, 0, 0, u64::MAX, 0, 0, 0, 0, 0));
+            row.8 = lives.len() as u64;
+            row.9 = lives.iter().filter(|(_, runs)| *runs).count() as u64;
             row.7 += old.iter().filter(|block| block.is_unsure()).count() as u64;
             row.0 += old.iter().map(|block| block.size_bytes).sum::<u64>();
             row.1 += old.len() as u64;
@@ -200,7 +239,7 @@ fn check(
     model: &Model,
     snapshot: &Snapshot,
     rows: &BTreeMap<RowKey, Row>,
-    equivalence: u64,
+    groups: Groups,
     settings: &Settings,
 ) {
     let of_host = model
@@ -223,14 +262,9 @@ fn check(
     assert_eq!(snapshot.lifetimes.iter().sum::<u64>(), frees as u64);
     assert_eq!(snapshot.torn, 0);
     for site in &snapshot.sites {
-        let SiteRef { image, key } = site.site;
-        let of = (
-            image.tgid,
-            image.frozen.map(|id| id.0),
-            space_of(&key),
-            key.process.device,
-            key.stack_id / equivalence,
-        );
+        let key = site.site.key;
+        let (scope, stack_of) = groups.of(&site.site);
+        let of = (scope, space_of(&key), key.process.device, stack_of);
         let age = site.age_ms;
         let growth = site.bytes_per_s * snapshot.interval_ns as f64 / 1e9;
         let seen = (
@@ -242,27 +276,34 @@ fn check(
             age.max,
             growth.round() as i64,
             site.unsure.live_blocks,
+            site.processes as u64,
+            if site.state == State::Running {
+                rows[&of].9
+            } else {
+                0
+            },
         );
         let mut expected = rows[&of];
         if snapshot.interval_ns == 0 {
             expected.6 = 0;
         }
         assert_eq!(seen, expected, "{of:?}");
-        assert_eq!(site.state == State::Running, image.frozen.is_none());
+        assert_eq!(site.pids.len(), site.processes.min(PIDS_MAX));
+        assert_eq!(site.pids[0], site.site.image.tgid);
     }
     check_tables(snapshot, rows, settings);
     check_omitted(model, snapshot);
     let images: u64 = snapshot.images.iter().map(|image| image.live_bytes).sum();
-    assert_eq!(images, totals.live_bytes);
+    assert_eq!(images + snapshot.forgotten.live_bytes, totals.live_bytes);
 }
 
 /// Each table is as long as it may be and in its order.
 fn check_tables(snapshot: &Snapshot, rows: &BTreeMap<RowKey, Row>, settings: &Settings) {
     let mut expected = Vec::new();
     for table in Table::ALL {
-        let of_table = rows.iter().filter(|(key, _)| Table::of(key.2) == table);
+        let of_table = rows.iter().filter(|(key, _)| Table::of(key.1) == table);
         let mut of_table: Vec<_> = of_table
-            .map(|(key, row)| (key.2 == Space::Pinned, std::cmp::Reverse(row.0)))
+            .map(|(key, row)| (key.1 == Space::Pinned, std::cmp::Reverse(row.0)))
             .collect();
         of_table.sort_unstable();
         expected.extend(of_table.into_iter().take(settings.top));
@@ -359,7 +400,9 @@ proptest! {
         older_than_s in prop_oneof![Just(0u64), 1u64..200],
         top in 1usize..8,
         equivalence in 1u64..5,
+        whose in prop_oneof![Just(Whose::Image), Just(Whose::Half), Just(Whose::All)],
     ) {
+        let groups = Groups { whose, equivalence };
         let settings = Settings { older_than_ns: older_than_s * SECOND, top, ..Settings::default() };
         let mut tracker = Tracker::new(settings, 0);
         let mut model = Model::default();
@@ -411,9 +454,9 @@ freezing.add_block(block);
 for block in &live {
 tracker.add_block(block);
 }
-                    let snapshot = tracker.finish(|site| site.key.stack_id / equivalence);
-                    let rows = model.rows(settings.older_than_ns, equivalence, &previous);
-                    check(&model, &snapshot, &rows, equivalence, &settings);
+                    let snapshot = tracker.finish(|site| groups.of(site));
+                    let rows = model.rows(settings.older_than_ns, groups, &previous);
+                    check(&model, &snapshot, &rows, groups, &settings);
                     check_places(&model, &snapshot, &places);
                     previous = model.live_bytes();
                     places = by_place(&snapshot);

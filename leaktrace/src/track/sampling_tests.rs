@@ -170,7 +170,7 @@ impl Machine {
         let mut tracker = Tracker::new(settings, 0);
         tracker.begin(SECOND);
         self.fill(|key, totals| tracker.add_totals(key, totals), |_| {});
-        tracker.finish(|site| site.key.stack_id)
+        tracker.finish(|site| (Scope::Image(site.image), site.key.stack_id))
     }
 }
 
@@ -444,7 +444,7 @@ fn what_the_sweep_adds_up_is_what_the_totals_say() {
     tracker.begin(SECOND);
     machine.fill(|key, totals| tracker.add_totals(key, totals), |_| {});
     machine.fill(|_, _| {}, |block| tracker.add_block(block));
-    let by_sweep = tracker.finish(|site| site.key.stack_id);
+    let by_sweep = tracker.finish(|site| (Scope::Image(site.image), site.key.stack_id));
     let numbers = |snapshot: &Snapshot| -> Vec<_> {
         let sites = snapshot.sites.iter();
         sites
@@ -461,7 +461,7 @@ fn what_the_sweep_adds_up_is_what_the_totals_say() {
     machine.fill(|_, _| {}, |block| freezing.add_block(block));
     freezing.finish();
     tracker.begin(2 * SECOND);
-    let ended = tracker.finish(|site| site.key.stack_id);
+    let ended = tracker.finish(|site| (Scope::Image(site.image), site.key.stack_id));
     assert_eq!(numbers(&ended), numbers(&by_totals));
     assert_eq!(ended.totals.sampled, by_totals.totals.sampled);
     assert_eq!(ended.images[0].live_bytes, by_totals.totals.live_bytes);
@@ -500,11 +500,17 @@ fn a_mean_that_was_larger_once_still_counts_and_none_is_exact() {
     };
     let mut tracker = Tracker::new(settings, 0);
     tracker.begin(SECOND);
-    let exact = tracker.finish(|site| site.key.stack_id).totals.sampled;
+    let exact = tracker
+        .finish(|site| (Scope::Image(site.image), site.key.stack_id))
+        .totals
+        .sampled;
     assert_eq!(exact, None);
     tracker.sample_mean(100_000);
     tracker.sample_mean(0);
     tracker.begin(2 * SECOND);
-    let unknown = tracker.finish(|site| site.key.stack_id).totals.sampled;
+    let unknown = tracker
+        .finish(|site| (Scope::Image(site.image), site.key.stack_id))
+        .totals
+        .sampled;
     assert_eq!(unknown.map(|sampled| sampled.bytes_interval), Some([0, 299_574]));
 }

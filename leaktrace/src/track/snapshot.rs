@@ -2,21 +2,22 @@
 //!
 //! Must not know where the sites come from.
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
 use leaktrace_common::call::Space;
-use leaktrace_common::key::Process;
+use leaktrace_common::key::{Process, SiteKey};
 use leaktrace_common::math::Weight;
 use leaktrace_common::record::LIFETIME_BUCKETS;
 
 use super::ages::Ages;
 use super::estimate::{Outstanding, Unseen};
-use super::gpu::{ImagePlace, PlaceTotals, PlacesBefore};
+use super::frozen::FrozenId;
+use super::gpu::{ImagePlace, PlaceTotals, Places, PlacesBefore};
 use super::site::{Kept, SiteState};
 use super::sums::{Spaces, Sums, space_of};
-use super::{Image, Settings, SiteRef, Sort};
+use super::{Image, Scope, Settings, SiteRef, Sort};
 use crate::report::gpu::Table;
 use crate::report::model::{Age, Held, Omitted, OmittedSpace, Sampled, State, Totals};
 
@@ -34,8 +35,10 @@ pub struct Snapshot {
     pub totals: Totals,
     /// Lifetimes of all blocks freed so far.
     pub lifetimes: Lifetimes,
-    /// What each image holds, by pid, image, order of their ends.
+    /// What each image holds, by pid, image, order of their ends. Those that have ended and hold nothing are left out.
     pub images: Vec<ImageTotals>,
+    /// What those hold that are not kept one by one any more.
+    pub forgotten: Held,
     /// Memory of GPUs by kind and device, ended images included.
     pub places: Vec<PlaceTotals>,
     /// The same of each image: the running ones, then those that have ended.
@@ -56,6 +59,8 @@ pub struct ImageTotals {
     pub image: Image,
     /// Whether it still runs.
     pub state: State,
+    /// The end of its process; none while that runs. Images of one pid and one end are of one process.
+    pub life: Option<FrozenId>,
     /// Outstanding bytes, whatever the filters.
     pub live_bytes: u64,
     /// Outstanding blocks.
@@ -65,11 +70,15 @@ pub struct ImageTotals {
 /// A site with survivors, or several that were found to be one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SiteSnapshot {
-    /// The site; of several, the one with the smallest stack id.
+    /// The site; of several, that of the process that holds most of it, and there the one with the smallest stack id.
     pub site: SiteRef,
     /// How many sites it was.
     pub merged: usize,
-    /// Whether its image still runs.
+    /// How many processes they are of.
+    pub processes: usize,
+    /// Those of them that hold most, the first first: at most [`PIDS_MAX`].
+    pub pids: Vec<u32>,
+    /// Whether its image still runs; of several, whether one does.
     pub state: State,
     /// Outstanding bytes that pass the filters.
     pub bytes: u64,
@@ -93,9 +102,14 @@ pub struct SiteSnapshot {
     pub oldest: Option<Vec<BlockAge>>,
 }
 
+/// Processes named with a site.
+pub const PIDS_MAX: usize = 10;
+
 /// A survivor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockAge {
+    /// Whose it is.
+    pub tgid: u32,
     /// Its address.
     pub address: u64,
     /// Bytes asked for.
@@ -131,6 +145,10 @@ pub(super) struct Rest {
     pub(super) lifetimes: Lifetimes,
     /// How many of them have outstanding blocks.
     pub(super) live_sites: SitesBySpace,
+    /// Memory of GPUs of images that are not kept.
+    pub(super) places: Places,
+    /// What images hold that are not kept although they hold something.
+    pub(super) forgotten: Held,
 }
 
 impl Default for Rest {
@@ -139,6 +157,8 @@ impl Default for Rest {
             sums: Spaces::default(),
             lifetimes: [0; LIFETIME_BUCKETS],
             live_sites: SitesBySpace::default(),
+            places: Places::default(),
+            forgotten: Held::default(),
         }
     }
 }
@@ -170,9 +190,24 @@ pub(super) fn add_lifetimes(sum: &mut Lifetimes, site: &[u64; LIFETIME_BUCKETS])
 pub(super) struct Entry<'a> {
     pub(super) site: SiteRef,
     pub(super) state: State,
+    /// The end of its process; none while that runs. With the pid, it tells processes apart.
+    pub(super) life: Option<FrozenId>,
     /// What the ages of its blocks refer to, nanoseconds of `CLOCK_BOOTTIME`.
     pub(super) aged_at_ns: u64,
     pub(super) data: &'a SiteState,
+}
+
+impl Entry<'_> {
+    /// An order that does not depend on what the maps were read in.
+    const fn place(&self) -> (SiteKey, Image) {
+        (self.site.key, self.site.image)
+    }
+}
+
+/// What a process has of a site.
+struct Holder<'a> {
+    first: Entry<'a>,
+    held: Outstanding,
 }
 
 /// Sites that are one site.
@@ -197,7 +232,7 @@ impl<'a> Group<'a> {
 
     fn add(&mut self, entry: Entry<'a>) {
         // Whatever order the sites come in, the same one stands for all.
-        if entry.site.key < self.first.site.key {
+        if entry.place() < self.first.place() {
             self.first = entry;
         }
         let site = entry.data;
@@ -233,8 +268,33 @@ impl<'a> Group<'a> {
         sort == Sort::Bytes && Table::of(space) == Table::Gpu && !is_on_device(space)
     }
 
+    /// The processes that it is of, those that hold most first.
+    fn holders(&self) -> Vec<Holder<'a>> {
+        let mut holders: BTreeMap<(u32, Option<FrozenId>), Holder<'a>> = BTreeMap::new();
+        for &member in &self.members {
+            let holder = holders
+                .entry((member.site.image.tgid, member.life))
+                .or_insert_with(|| Holder {
+                    first: member,
+                    held: Outstanding::default(),
+                });
+            if member.place() < holder.first.place() {
+                holder.first = member;
+            }
+            holder.held.add(&member.data.survivors.held);
+        }
+        // Stable: of those that hold the same the smallest pid is the first.
+        let mut holders: Vec<_> = holders.into_values().collect();
+        holders.sort_by_key(|holder| Reverse((holder.held.bytes, holder.held.blocks)));
+        holders
+    }
+
     fn into_snapshot(self, settings: &Settings, interval_ns: u64) -> SiteSnapshot {
         let space = self.space();
+        let holders = self.holders();
+        let first = holders.first().map_or(self.first, |holder| holder.first);
+        let runs = self.members.iter().any(|member| member.state == State::Running);
+        let pids = holders.iter().map(|holder| holder.first.site.image.tgid);
         let mut sums = Sums::default();
         let mut unsure = Held::default();
         let mut lifetimes = [0; LIFETIME_BUCKETS];
@@ -248,9 +308,11 @@ impl<'a> Group<'a> {
             unsure.live_blocks += of_member.live_blocks;
         }
         SiteSnapshot {
-            site: self.first.site,
+            site: first.site,
             merged: self.members.len(),
-            state: self.first.state,
+            processes: holders.len(),
+            pids: pids.take(PIDS_MAX).collect(),
+            state: if runs { State::Running } else { first.state },
             bytes: self.held.bytes,
             blocks: self.held.blocks,
             unsure,
@@ -272,20 +334,22 @@ impl<'a> Group<'a> {
 }
 
 fn oldest_blocks(members: &[Entry<'_>], max: usize) -> Vec<BlockAge> {
-    // All members are of one image, so that the order of their times is that of their ages.
-    let aged_at_ns = members.first().map_or(0, |member| member.aged_at_ns);
-    let mut kept: Vec<Kept> = members
-        .iter()
-        .flat_map(|member| member.data.survivors.oldest.iter().copied())
-        .collect();
-    kept.sort_unstable();
+    // Those of images that have ended are as old as they were then.
+    let mut kept: Vec<(u64, u32, Kept)> = Vec::new();
+    for member in members {
+        let aged = |kept: &Kept| member.aged_at_ns.saturating_sub(kept.time_ns);
+        let oldest = member.data.survivors.oldest.iter();
+        kept.extend(oldest.map(|kept| (aged(kept), member.site.image.tgid, *kept)));
+    }
+    kept.sort_unstable_by_key(|&(age_ns, tgid, kept)| (Reverse(age_ns), kept, tgid));
     kept.truncate(max);
     kept.iter()
-        .map(|kept| BlockAge {
+        .map(|(age_ns, tgid, kept)| BlockAge {
+            tgid: *tgid,
             address: kept.address,
             size_bytes: kept.size_bytes,
             weight: Weight(kept.weight),
-            age_ms: aged_at_ns.saturating_sub(kept.time_ns) / 1_000_000,
+            age_ms: age_ns / 1_000_000,
         })
         .collect()
 }
@@ -317,12 +381,12 @@ pub(super) fn list<'a, K: Hash + Eq>(
     interval_ns: u64,
     entries: impl Iterator<Item = Entry<'a>>,
     rest: &Rest,
-    mut equivalence: impl FnMut(&SiteRef) -> K,
+    mut group: impl FnMut(&SiteRef) -> (Scope, K),
 ) -> Listed {
     let mut sums = rest.sums;
     let mut lifetimes = rest.lifetimes;
     let mut live_sites = rest.live_sites;
-    let mut index_of: HashMap<(Image, Process, u32, K), usize> = HashMap::new();
+    let mut index_of: HashMap<(Scope, u8, u8, u32, K), usize> = HashMap::new();
     let mut groups: Vec<Group<'a>> = Vec::new();
     for entry in entries {
         let site = entry.data;
@@ -335,8 +399,9 @@ pub(super) fn list<'a, K: Hash + Eq>(
             );
             continue;
         }
-        let SiteRef { image, key } = entry.site;
-        let same = (image, key.process, key.call, equivalence(&entry.site));
+        let key = entry.site.key;
+        let (scope, stack) = group(&entry.site);
+        let same = (scope, key.process.space, key.process.device, key.call, stack);
         let index = *index_of.entry(same).or_insert_with(|| {
             live_sites.add(key.process.space, 1);
             groups.push(Group::new(entry));
@@ -450,6 +515,7 @@ pub(super) fn images<'a>(
         let totals = all.entry(image).or_insert(ImageTotals {
             image,
             state: entry.state,
+            life: None,
             live_bytes: 0,
             live_blocks: 0,
         });

@@ -45,8 +45,8 @@ pub(super) fn block(site: SiteKey, address: u64, size_bytes: u64, time_ns: u64) 
     }
 }
 
-fn by_stack(site: &SiteRef) -> u64 {
-    site.key.stack_id
+fn by_stack(site: &SiteRef) -> (Scope, u64) {
+    (Scope::Image(site.image), site.key.stack_id)
 }
 
 fn stacks(snapshot: &Snapshot) -> Vec<u64> {
@@ -213,7 +213,7 @@ fn sites_found_equal_are_one_before_the_list_is_cut() {
         ..key(1, 15)
     };
     tracker.add_totals(other_image, &totals(1, 1, 0, 0));
-    let snapshot = tracker.finish(|site| site.key.stack_id / 10);
+    let snapshot = tracker.finish(|site| (Scope::Image(site.image), site.key.stack_id / 10));
     let site = &snapshot.sites[0];
     assert_eq!(
         (snapshot.sites.len(), site.site.key.stack_id, site.merged),
@@ -242,7 +242,7 @@ fn the_smallest_stack_id_stands_for_the_sites_merged_with_it() {
         let stack = index * 37 % 100;
         tracker.add_totals(key(1, stack), &totals(1, 1000 - stack / 10, 0, 0));
     }
-    let snapshot = tracker.finish(|site| site.key.stack_id / 10);
+    let snapshot = tracker.finish(|site| (Scope::Image(site.image), site.key.stack_id / 10));
     assert_eq!(stacks(&snapshot), [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]);
 }
 
@@ -288,7 +288,7 @@ fn an_ended_image_stays_as_it_was_and_its_pid_may_come_back() {
     freezing.add_block(&block(key(1, 7), 1, 100, 5 * SECOND));
     freezing.add_block(&block(key(1, 7), 2, 100, 14 * SECOND));
     freezing.add_block(&block(key(2, 7), 3, 1, 0));
-    let first = freezing.finish();
+    let first = freezing.finish().id;
     // The pid comes back with the same stack before the interval is over.
     tracker.add_totals(key(1, 7), &totals(1, 40, 0, 0));
     let snapshot = tracker.finish(by_stack);

@@ -388,6 +388,8 @@ impl Unwinder {
 
     /// Grants every process its stacks to be finished by user space once more.
     pub fn grant(&mut self) {
+        // Of all that have none of their own yet.
+        self.arrays.grant(slots::NO_SLOT, RAW_STACKS);
         for process in self.processes.values() {
             self.arrays.grant(process.slot, RAW_STACKS);
         }

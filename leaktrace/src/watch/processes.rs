@@ -180,7 +180,9 @@ impl Processes {
             return;
         }
         let Some(stat) = Stat::read(pid) else { return };
-        let status = if stat.is_kernel { None } else { Status::read(pid) };
+        // A child is a tracer that leaktrace itself has started.
+        let is_meant = !stat.is_kernel && stat.parent != std::process::id();
+        let status = if is_meant { Status::read(pid) } else { None };
         let mut meant = |status: &Status| members.names(pid, &status.comm, status.user);
         let Some(status) = status.filter(|status| meant(status)) else {
             self.others.insert(pid);
@@ -259,6 +261,7 @@ fn list() -> io::Result<Vec<u32>> {
 
 /// What is wanted of `/proc/PID/stat`.
 struct Stat {
+    parent: u32,
     start_ticks: u64,
     is_kernel: bool,
 }
@@ -268,13 +271,15 @@ impl Stat {
         Self::parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
     }
 
-    /// Fields 9 and 22, counted from 1. The name in field 2 may hold spaces and parentheses: the last one ends it.
+    /// Fields 4, 9 and 22, counted from 1. The name in field 2 may hold spaces and parentheses: the last one ends it.
     fn parse(stat: &[u8]) -> Option<Self> {
         let end = stat.iter().rposition(|byte| *byte == b')')?;
         let text = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
         let mut words = text.split_whitespace();
-        let flags: u64 = words.nth(6)?.parse().ok()?;
+        let parent = words.nth(1)?.parse().ok()?;
+        let flags: u64 = words.nth(4)?.parse().ok()?;
         Some(Self {
+            parent,
             start_ticks: words.nth(12)?.parse().ok()?,
             is_kernel: flags & PF_KTHREAD != 0,
         })

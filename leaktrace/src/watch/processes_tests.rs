@@ -1,3 +1,10 @@
+use std::io::{BufRead as _, BufReader};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
 use super::*;
 
 struct Pids(Vec<u32>);
@@ -34,6 +41,7 @@ fn stat_is_read_whatever_the_name_is() {
     let text = b"4242 (a) b (c) S 1 4242 4242 0 -1 2097152 5 6 7 8 9 10 11 12 20 0 1 0 987654 1 2 3";
     let stat = Stat::parse(text).unwrap();
     assert!(stat.is_kernel);
+    assert_eq!(stat.parent, 1);
     assert_eq!(stat.start_ticks, 987_654);
     let own = Stat::read(std::process::id()).unwrap();
     assert!(!own.is_kernel);
@@ -75,15 +83,24 @@ fn what_is_told_to_be_unchanged_is_not_read() {
 
 #[test]
 fn a_process_that_has_ended_is_told_of_once() {
-    let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-    let pid = child.id();
+    // Not a child of this process, but one of a shell that waits for it.
+    let mut shell = std::process::Command::new("sh")
+        .args(["-c", "sleep 1000 & echo $!; wait"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(shell.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let pid: u32 = line.trim().parse().unwrap();
     let mut processes = Processes::new(WINDOW);
     let mut members = Pids(vec![pid]);
     processes.look(1, 1, &mut members, &mut ReadAll).unwrap();
     let id = processes.get(pid).unwrap().id;
     assert!(is_same(id));
-    child.kill().unwrap();
-    child.wait().unwrap();
+    kill(Pid::from_raw(pid as i32), Signal::SIGKILL).unwrap();
+    shell.wait().unwrap();
     let look = processes.look(2, 2, &mut members, &mut ReadAll).unwrap();
     assert_eq!(look.ended, [id]);
     assert!(processes.is_empty() && !is_same(id));

@@ -21,13 +21,13 @@ use super::{
     arm::{self, Armory, Condition, Order},
     chronicle::Chronicle,
     growth::{Course, Growth},
-    members::Wanted,
     processes::{Dirty, Id, Processes, ReadAll},
     tracer::{Children, Tracer},
     witness::Witness,
 };
 use crate::{
     config::{self, Share},
+    container::containers::Containers,
     error::{Error, system},
     kernel::{
         clock::now_ns,
@@ -36,13 +36,14 @@ use crate::{
     },
     killswitch::{self, Killswitch, Thrown},
     report::output::Output,
+    select::{Selected, Selection},
 };
 
 /// What `leaktrace watch` is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Which processes.
-    pub wanted: Wanted,
+    pub selection: Selection,
     /// When they are traced; none where they are not.
     pub arm: Option<Condition>,
     /// Over which time growth is told; that of the condition, where there is one.
@@ -106,7 +107,7 @@ pub fn run(settings: &Settings) -> Result<ExitCode, Error> {
 
 struct Watch<'a> {
     settings: &'a Settings,
-    wanted: Wanted,
+    members: Selected,
     dirty: Box<dyn Dirty>,
     processes: Processes,
     looks: u64,
@@ -142,7 +143,7 @@ impl<'a> Watch<'a> {
         let interval = settings.interval.unwrap_or(LOOK_MAX);
         let mut watch = Self {
             settings,
-            wanted: settings.wanted.clone(),
+            members: Selected::resolve(settings.selection.clone(), &mut Containers::here())?,
             dirty: Box::new(ReadAll),
             processes: Processes::new(settings.window),
             looks: 0,
@@ -223,7 +224,7 @@ impl<'a> Watch<'a> {
         self.looks += 1;
         let look = self
             .processes
-            .look(self.looks, now_ns, &mut self.wanted, self.dirty.as_mut())
+            .look(self.looks, now_ns, &mut self.members, self.dirty.as_mut())
             .map_err(system("cannot list /proc"))?;
         for id in look.ended.iter().chain(&look.replaced) {
             self.witness.forget(*id);

@@ -4,7 +4,7 @@ use std::io;
 
 use leaktrace_common::call::Space;
 
-use super::{Page, clean, column_widths, process_name, stack};
+use super::{Page, clean, column_widths, stack, words::process_name};
 use crate::report::{
     gpu::{Failures, Gpu, GpuState, NotTracked, NvmlProcess, PlaceSums, Table, Torch},
     ledger::Line,
@@ -239,7 +239,7 @@ fn failed_line(failures: &Failures) -> String {
         "failed: {} {name} {}x{largest}, in {}",
         clean(&failures.call),
         count(failures.count),
-        process_name(&failures.comm, failures.pid)
+        process_name(&failures.comm, failures.pid, None, None)
     )
 }
 

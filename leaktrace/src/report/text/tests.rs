@@ -1,7 +1,10 @@
 //! The text of one whole report, of an empty one, and what must not get out of hand.
 
 use super::*;
-use crate::report::sample;
+use crate::report::{
+    model::{Container, Held, Members},
+    sample,
+};
 
 fn rendered(report: &Report, color: bool, width: Option<usize>) -> String {
     let native = false;
@@ -307,4 +310,78 @@ fn more_reserved_than_the_driver_was_seen_to_hand_out_was_there_before() {
         text.contains("; driver live 8.0 MiB on all devices; reserved before the attach at least 32.0 MiB\n"),
         "{text}"
     );
+}
+
+#[test]
+fn a_process_in_a_namespace_says_its_own_pid_and_its_container() {
+    let mut report = sample::report();
+    report.survivors[0].inner_pid = Some(7);
+    let line = |report: &Report| {
+        let text = rendered(report, false, None);
+        let mut lines = text.lines().filter(|line| line.starts_with("       malloc in "));
+        lines.next().unwrap().trim_start().to_owned()
+    };
+    assert_eq!(line(&report), "malloc in server (4242, 7 inside)");
+    report.survivors[0].container = Some("web".to_owned());
+    assert_eq!(line(&report), "malloc in server (4242, 7 in web)");
+    report.survivors[0].inner_pid = None;
+    assert_eq!(line(&report), "malloc in server (4242) in web");
+    let process = &mut report.target.processes[0];
+    process.inner_pid = Some(7);
+    process.container = Some(Container {
+        id: "0123456789abcdef0123".to_owned(),
+        ..Container::default()
+    });
+    let text = rendered(&report, false, None);
+    assert!(text.contains("\n  server (4242, 7 in 0123456789ab)  "), "{text}");
+}
+
+#[test]
+fn a_site_of_many_processes_says_in_how_many() {
+    let mut report = sample::report();
+    let survivor = &mut report.survivors[0];
+    survivor.processes = 1_012;
+    survivor.container = Some("web".to_owned());
+    let text = rendered(&report, false, None);
+    assert!(
+        text.contains("\n       malloc in 1,012 processes, most in server (4242) in web\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn of_many_processes_those_that_hold_most_are_listed() {
+    let mut report = sample::report();
+    let one = report.target.processes[0].clone();
+    for nth in 1..=298 {
+        report.target.processes.push(Process {
+            pid: 5000 + nth,
+            live_bytes: u64::from(nth) << 20,
+            live_blocks: u64::from(nth),
+            ..one.clone()
+        });
+    }
+    report.target.selection = Some(vec!["--comm server".to_owned(), "--user www".to_owned()]);
+    report.target.members = Members {
+        running: 299,
+        joined: 1_300,
+        ended: 1_001,
+        with_blocks: 300,
+    };
+    report.target.forgotten = Held {
+        live_bytes: 5 << 20,
+        live_blocks: 12,
+    };
+    let text = rendered(&report, false, None);
+    for line in [
+        "300 processes, traced for ",
+        "\n  selected by  --comm server --user www\n",
+        "\n  processes    299 run, 1,001 of 1,300 have ended; outstanding blocks in 300\n",
+        "\n  server (5298)  298.0 MiB in 298 blocks  RSS 84.2 MiB\n",
+        "\n  and 292 more with ",
+        "\n  and processes that have ended with 5.0 MiB in 12 blocks\n",
+    ] {
+        assert!(text.contains(line), "{line}in\n{text}");
+    }
+    assert_eq!(text.matches("RSS 84.2 MiB\n").count(), 8 + 1, "{text}");
 }

@@ -4,7 +4,9 @@ use leaktrace_common::call::Space;
 
 use super::clean;
 use crate::report::{
-    model::{BySpace, Filters, Process, Report, Sampled, State, Survivor, Totals},
+    model::{
+        BySpace, Container, Filters, Members, Process, Report, Sampled, State, Survivor, Target, Totals,
+    },
     units::{count, counted, duration_ms, growth, percent, size, size_f64, size_range},
 };
 
@@ -134,8 +136,51 @@ pub(super) fn filters(filters: &Filters) -> String {
     parts.join(", ")
 }
 
-pub(super) fn process_name(comm: &str, pid: u32) -> String {
-    format!("{} ({pid})", clean(comm))
+/// Name and pid, with the pid that the process itself sees where that is another, and its container.
+pub(super) fn process_name(comm: &str, pid: u32, inner: Option<u32>, container: Option<&str>) -> String {
+    let comm = clean(comm);
+    match (inner, container) {
+        (None, None) => format!("{comm} ({pid})"),
+        (None, Some(container)) => format!("{comm} ({pid}) in {}", clean(container)),
+        (Some(inner), None) => format!("{comm} ({pid}, {inner} inside)"),
+        (Some(inner), Some(container)) => format!("{comm} ({pid}, {inner} in {})", clean(container)),
+    }
+}
+
+/// The same of a listed process.
+pub(super) fn name_of(process: &Process) -> String {
+    let container = process.container.as_ref().map(Container::short);
+    process_name(&process.comm, process.pid, process.inner_pid, container)
+}
+
+/// Whose a site is.
+pub(super) fn owner(survivor: &Survivor) -> String {
+    let container = survivor.container.as_deref();
+    let name = process_name(&survivor.comm, survivor.pid, survivor.inner_pid, container);
+    match survivor.processes {
+        0 | 1 => name,
+        many => format!("{} processes, most in {name}", count(many)),
+    }
+}
+
+/// How many processes there are and were, where the list is not all of it.
+pub(super) fn members(target: &Target) -> Option<String> {
+    let Members {
+        running,
+        joined,
+        ended,
+        with_blocks,
+    } = target.members;
+    let is_all = target.selection.is_none() && joined <= target.processes.len() as u64;
+    (!is_all).then(|| {
+        format!(
+            "{} run, {} of {} have ended; outstanding blocks in {}",
+            count(running),
+            count(ended),
+            count(joined),
+            count(with_blocks)
+        )
+    })
 }
 
 /// What became of the process.

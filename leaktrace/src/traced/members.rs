@@ -1,0 +1,292 @@
+//! Targets that become so by themselves: taken in when they have something to show or, where each has probes of its own,
+//! when they are told of; let go when they leave.
+//!
+//! The kernel side decides who is a member. Must not know by what.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    rc::Rc,
+};
+
+use super::{
+    host::Reach,
+    newcomers::Newcomer,
+    process::Traced,
+    set::{TraceError, TracedSet, code},
+};
+use crate::{
+    kernel::{
+        clock::now_ns,
+        maps::{TableError, Tables},
+    },
+    probe::{
+        attach::Links,
+        process::{self as proc, Mapping},
+    },
+    report::model::State,
+    symbol::{mappings::Mappings, objects::ObjectId},
+};
+
+/// Warnings of processes that could not be taken in, at most: of a host's thousands the first say it.
+const WARNINGS_MAX: usize = 20;
+
+/// How often one that executes something just then is looked at.
+const ATTEMPTS: usize = 3;
+
+/// How many members there have been.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemberCounts {
+    /// Taken in.
+    pub joined: u64,
+    /// Of those, ended or not members any more.
+    pub left: u64,
+    /// Refused, each with its reason among the warnings.
+    pub refused: u64,
+    /// Ended before their probes were in place.
+    pub unprobed: u64,
+}
+
+impl TracedSet {
+    /// From here on processes join and leave by themselves: all that there are, or some of them.
+    pub const fn follow_members(&mut self, all: bool) {
+        self.follows_members = true;
+        self.all_are_members = all;
+    }
+
+    /// Whether they do.
+    pub const fn follows_members(&self) -> bool {
+        self.follows_members
+    }
+
+    /// How many there have been.
+    pub const fn members(&self) -> MemberCounts {
+        self.members
+    }
+
+    /// Probes for all processes what these map, as far as it is probed for all.
+    pub fn place_files_of(&mut self, members: &HashSet<u32>) {
+        let mut objects = BTreeSet::new();
+        for &pid in members {
+            let mappings = proc::mappings(pid).unwrap_or_default();
+            for mapping in mappings.iter().filter(|mapping| mapping.executable) {
+                objects.extend(self.catalog.of_mapping(pid, mapping));
+            }
+        }
+        let objects: Vec<ObjectId> = objects.into_iter().collect();
+        self.place_many(&objects);
+    }
+
+    /// Takes a member in, unless it is: it has recorded something, or is to have probes. Whether it is traced now.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn join(&mut self, pid: u32, tables: &Tables) -> Result<bool, TableError> {
+        let Some(mut image) = tables.image(pid)? else {
+            return Ok(false);
+        };
+        if let Some(known) = self.processes.get(&pid)
+            && known.state == State::Running
+        {
+            return Ok(false);
+        }
+        let slot = self.layout_slot(pid);
+        tables.set_layout(pid, slot)?;
+        let newcomer = self.newcomers.take(pid);
+        let mut running = self.of_running(pid, image, tables);
+        for _ in 1..ATTEMPTS {
+            let now = tables.image(pid)?.unwrap_or(image);
+            if now == image {
+                break;
+            }
+            // An exec meanwhile.
+            image = now;
+            running = self.of_running(pid, image, tables);
+        }
+        // It has ended, perhaps while it was looked at, or its number is another's by now.
+        let is_gone = match &running {
+            Err(TraceError::Process(_) | TraceError::Reused { .. }) => true,
+            Err(_) => !proc::is_alive(pid),
+            Ok(_) => false,
+        };
+        self.members.unprobed += u64::from(is_gone && self.needs_own_probes());
+        let outcome = match newcomer {
+            Some(newcomer) if is_gone => Ok(Self::of_newcomer(pid, image, &newcomer)),
+            _ => running,
+        };
+        match outcome {
+            Ok(traced) => {
+                self.members.joined += 1;
+                tracing::info!("tracing {pid} ({}), a member", traced.comm);
+                self.processes.insert(pid, traced);
+                Ok(true)
+            }
+            Err(error) => {
+                self.turn_away(pid, &error, tables)?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// It is not taken in: the kernel side records no more of it.
+    fn turn_away(&mut self, pid: u32, error: &TraceError, tables: &Tables) -> Result<(), TableError> {
+        self.forget(pid);
+        if matches!(error, TraceError::Refused(_)) {
+            self.members.refused += 1;
+        }
+        if proc::is_alive(pid) {
+            tracing::info!("{pid} is not traced: {error}");
+            if self.warnings.len() < WARNINGS_MAX {
+                self.warnings.push(error.to_string());
+            }
+        }
+        self.turned_away.push(pid);
+        tables.turn_away(pid)
+    }
+
+    /// Members that are traced no more because of what they are.
+    pub fn take_turned_away(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.turned_away)
+    }
+
+    /// Takes one in that is gone, as far as it is known from the side-band. Whether it is.
+    pub fn join_gone(&mut self, pid: u32, image: u16) -> bool {
+        let Some(newcomer) = self.newcomers.take(pid) else {
+            return false;
+        };
+        self.members.joined += 1;
+        self.processes
+            .insert(pid, Self::of_newcomer(pid, image, &newcomer));
+        true
+    }
+
+    /// One that runs.
+    fn of_running(&mut self, pid: u32, image: u16, tables: &Tables) -> Result<Traced, TraceError> {
+        let facts = proc::facts(pid)?;
+        let maps = proc::mappings(pid)?;
+        self.check(pid, &facts, &maps)?;
+        let from_ns = now_ns();
+        let mut traced = Traced::of_image_number(pid, facts.comm.clone(), facts.exe, image);
+        traced.counted_from(from_ns);
+        traced.known_from(from_ns);
+        let objects = self.read_mappings(&mut traced)?;
+        // From here on the side-band tells of it.
+        if tables.image(pid)?.is_some_and(|now| now != image) {
+            return Err(TraceError::Reused { pid });
+        }
+        self.publish(&mut traced);
+        for object in objects {
+            self.probe_member(&mut traced, object)?;
+        }
+        if self.needs_own_probes() {
+            self.probe_driver_ahead(&mut traced);
+        }
+        traced.rss_bytes = proc::rss_bytes(pid).ok();
+        Ok(traced)
+    }
+
+    /// Probes an object of a member: one that is probed for all has been from before, or may have been used unseen.
+    fn probe_member(&mut self, traced: &mut Traced, object: ObjectId) -> Result<(), TraceError> {
+        let had = self.files_for_all();
+        let probed = self.probe(traced, object)?;
+        let late = probed && (!self.is_for_all(object) || self.files_for_all() > had);
+        self.unseen.objects_late += u64::from(late);
+        Ok(())
+    }
+
+    /// One that is gone: what it had mapped is known from the side-band.
+    fn of_newcomer(pid: u32, image: u16, newcomer: &Newcomer) -> Traced {
+        let mut traced = Traced::of_image_number(pid, newcomer.comm.clone(), newcomer.exe.clone(), image);
+        let now_ns = now_ns();
+        traced.counted_from(now_ns);
+        traced.known_from(now_ns);
+        traced.set_mappings((*newcomer.mappings).clone());
+        traced
+    }
+
+    /// A process was forked that is not taken in.
+    pub(super) fn newcomer_forked(&mut self, pid: u32, parent: u32, tables: &Tables) {
+        if !self.is_member(pid, tables) {
+            self.newcomers.take(pid);
+            return;
+        }
+        let of_parent = match self.newcomers.get(parent) {
+            Some(newcomer) => Some(newcomer.clone()),
+            None => self.look_at_parent(parent),
+        };
+        if let Some(newcomer) = of_parent {
+            self.newcomers.forked(pid, &newcomer);
+        }
+    }
+
+    /// What is known of a process that forks and is no newcomer.
+    fn look_at_parent(&mut self, parent: u32) -> Option<Newcomer> {
+        if let Some(traced) = self.processes.get(&parent) {
+            let (comm, mappings) = traced.of_image(traced.image());
+            return Some(Newcomer::new(
+                comm.to_owned(),
+                traced.exe.clone(),
+                Rc::new(mappings.clone()),
+            ));
+        }
+        // It runs from before the start. Looked at once, it is a newcomer as well: its next child costs nothing.
+        let facts = proc::facts(parent).ok()?;
+        let mut mappings = Mappings::new();
+        for mapping in proc::mappings(parent).ok()?.iter().filter(|one| one.executable) {
+            let object = self.catalog.of_mapping(parent, mapping);
+            mappings.insert(code(mapping, object));
+        }
+        let newcomer = Newcomer::new(facts.comm, facts.exe, Rc::new(mappings));
+        self.newcomers.put(parent, newcomer.clone());
+        Some(newcomer)
+    }
+
+    /// A process that is not taken in has executed a program.
+    pub(super) fn newcomer_executed(&mut self, pid: u32, comm: String, tables: &Tables) {
+        if self.is_member(pid, tables) {
+            self.newcomers.executed(pid, comm);
+        } else {
+            self.newcomers.take(pid);
+        }
+    }
+
+    /// A newcomer has mapped a file: one that is new is probed for all at once.
+    pub(super) fn newcomer_mapped(&mut self, pid: u32, mapping: &Mapping, time_ns: u64) {
+        if self.newcomers.get(pid).is_none() {
+            return;
+        }
+        let is_new = !self.catalog.is_known(mapping);
+        let object = self.catalog.of_mapping(pid, mapping);
+        self.newcomers.mapped(pid, code(mapping, object), time_ns);
+        if is_new && let Some(object) = object {
+            self.place_many(&[object]);
+        }
+    }
+
+    /// Whether a process is a member, or was one: the kernel side forgets those at once of which nothing was recorded.
+    fn is_member(&self, pid: u32, tables: &Tables) -> bool {
+        self.all_are_members || tables.image(pid).is_ok_and(|image| image.is_some())
+    }
+
+    /// Forgets newcomers that have ended long ago.
+    pub fn forget_newcomers(&mut self) {
+        self.newcomers.forget_old(now_ns());
+    }
+
+    /// Whether members have probes of their own, so that they have to be taken in before they record anything.
+    pub fn needs_own_probes(&self) -> bool {
+        self.follows_members && self.reaches() != Reach::Host
+    }
+
+    /// A member has ended or is none any more: its probes go, what is known of its memory stays for the report.
+    pub fn leave(&mut self, pid: u32) {
+        self.members.left += 1;
+        self.forget(pid);
+        if let Some(traced) = self.processes.get_mut(&pid) {
+            traced.state = State::Exited;
+            let links: Vec<Links> = traced.take_links().collect();
+            if !links.is_empty() {
+                std::thread::spawn(move || drop(links));
+            }
+        }
+    }
+}
