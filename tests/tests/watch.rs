@@ -243,3 +243,34 @@ fn what_watching_takes_is_said() {
     assert!(report["own"]["cpu_s"].as_f64() > Some(0.0));
     drop(run.stop().exited_with(0));
 }
+
+#[test]
+fn the_killswitch_ends_tracing_too() {
+    let mut target = started("malloc");
+    let pid = target.pid().to_string();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let switch = folder.path().join("off");
+    let path = switch.display().to_string();
+    let run = Leaktrace::attach(&[target.pid()])
+        .args(&["--killswitch", &path])
+        .start();
+    target.go();
+    leaktrace_tests::wait::until("some growth", || {
+        let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+        let resident: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+        (resident > 4000).then_some(())
+    });
+    std::fs::write(&switch, "").expect("the switch can be thrown");
+    let finished = run.wait().exited_with(0);
+    assert!(
+        finished.stderr.contains("all tracing has ended"),
+        "{}",
+        finished.seen()
+    );
+    assert!(finished.report().site("grow_malloc").blocks > 0);
+    Leaktrace::bare(&["-p", &pid, "--killswitch", &path])
+        .run()
+        .refused(&["keeps leaktrace from tracing", "remove it"]);
+    target.go();
+    assert!(target.is_running());
+}

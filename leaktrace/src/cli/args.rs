@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     config::{AttachKind, Bound, By, ProbeAt, Scope, Sort, Unwind, defaults},
+    killswitch,
     report::Format,
 };
 
@@ -403,6 +404,10 @@ pub(super) struct BoundArgs {
     /// Walk each stack once more in another way and report where the two differ, for tests.
     #[arg(long, hide = true)]
     pub(super) verify_stacks: bool,
+
+    /// Take all probes out and end when this file is there, and do not begin if it is; SIGUSR1 does the same.
+    #[arg(long, value_name = "FILE", default_value = killswitch::DEFAULT)]
+    pub(super) killswitch: PathBuf,
 
     /// End when the process that has started this one does: this one, for 'leaktrace watch'.
     #[arg(long, value_name = "PID", hide = true)]

@@ -154,7 +154,7 @@ impl<'a> Watch<'a> {
             armory: settings
                 .arm
                 .map(|condition| Armory::new(condition, settings.max_armed)),
-            tracer: Box::new(Children::new(interval)),
+            tracer: Box::new(Children::new(interval, settings.killswitch.clone())),
             chronicle: Chronicle::new(now_ns()),
             output,
             due: None,

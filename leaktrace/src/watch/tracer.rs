@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, BufRead as _, BufReader},
+    path::PathBuf,
     process::{Child, ChildStdout, Command, Stdio},
     sync::mpsc::{self, Receiver, Sender},
     thread,
@@ -79,17 +80,19 @@ enum Said {
 #[derive(Debug)]
 pub struct Children {
     interval: Duration,
+    killswitch: PathBuf,
     armed: BTreeMap<Id, Armed>,
     say: Sender<Said>,
     said: Receiver<Said>,
 }
 
 impl Children {
-    /// None armed; each will report in this interval.
-    pub fn new(interval: Duration) -> Self {
+    /// None armed; each will report in this interval, and end by itself too when the killswitch is thrown.
+    pub fn new(interval: Duration, killswitch: PathBuf) -> Self {
         let (say, said) = mpsc::channel();
         Self {
             interval,
+            killswitch,
             armed: BTreeMap::new(),
             say,
             said,
@@ -107,6 +110,8 @@ impl Children {
                 "-i",
                 &format!("{}ms", self.interval.as_millis()),
             ])
+            .arg("--killswitch")
+            .arg(&self.killswitch)
             .args(["--ends-with-parent", &std::process::id().to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
