@@ -9,6 +9,7 @@ use leaktrace_common::{
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use crate::{
+    killswitch,
     probe::custom::{self, CustomFunction, SpecError},
     report::{
         Format,
@@ -127,6 +128,10 @@ pub struct Config {
     pub max_unwind_bytes: u64,
     /// Walk each stack once more by framehop, and compare.
     pub verify_stacks: bool,
+    /// The file that ends all tracing.
+    pub killswitch: PathBuf,
+    /// End when the process that has started this one does: this one.
+    pub ends_with_parent: Option<u32>,
     /// How much to say on stderr.
     pub verbose: u8,
 }
@@ -439,6 +444,8 @@ impl Config {
             census: false,
             max_unwind_bytes: defaults::MAX_UNWIND_BYTES,
             verify_stacks: false,
+            killswitch: PathBuf::from(killswitch::DEFAULT),
+            ends_with_parent: None,
             verbose: 0,
         }
     }
