@@ -76,8 +76,6 @@ pub struct Config {
     pub follow_forks: bool,
     /// Whose calls the probes of a selection see.
     pub scope: Scope,
-    /// All tracing ends when this file is there.
-    pub killswitch: Option<PathBuf>,
     /// Have the command's Python take every object from malloc.
     pub python_malloc: bool,
     /// Also probe where Python's object allocator takes pools into use.
@@ -418,7 +416,6 @@ impl Config {
             target,
             follow_forks: false,
             scope: Scope::Auto,
-            killswitch: None,
             python_malloc: false,
             python_pools: false,
             gpu: Gpu::default(),

@@ -376,12 +376,6 @@ pub(super) struct BoundArgs {
     #[arg(long, value_enum, value_name = "SCOPE", default_value_t = Scope::Auto)]
     pub(super) scope: Scope,
 
-    /// End all tracing when this file is there.
-    ///
-    /// So that one command can end it on many hosts; SIGUSR1 does the same. Example: --killswitch /run/leaktrace.off
-    #[arg(long, value_name = "FILE")]
-    pub(super) killswitch: Option<PathBuf>,
-
     /// Attach by this mechanism and no other, for tests.
     #[arg(long, value_enum, value_name = "KIND", hide = true)]
     pub(super) attach: Option<AttachKind>,

@@ -204,7 +204,6 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
     let config = Config {
         target: what,
         scope: bounds.scope,
-        killswitch: bounds.killswitch,
         follow_forks: target.follow_forks,
         python_malloc: target.python_malloc,
         python_pools: target.python_pools,
