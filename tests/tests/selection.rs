@@ -174,6 +174,11 @@ fn all_but_some() {
             &pid,
             "--exclude",
             &user,
+            // Of everybody else on the machine nothing is recorded but what happens to have this size.
+            "--min-size",
+            "1000",
+            "--max-size",
+            "1000",
         ],
         vec![serving(&chosen), serving(&program)],
         vec![serving(&left_out), by_pid, by_user],
@@ -250,7 +255,11 @@ fn short_lives(selection: &[&str], name: &str) {
         live_shortly(&program, 10, 100);
     }
     let report = run.stop().report();
+    report.assert_adds_up();
     report.assert_no_losses();
+    // Each block, and then each by its name, although the process was gone before anybody could look.
+    let held = (report.total("live_blocks"), report.total("live_bytes"));
+    assert_eq!(held, (500, 50_000), "{}", report.summary());
     report.assert_site("short_leak", 500, 50_000);
     let processes = report.value()["target"]["processes"].as_array().expect("a list");
     let ended = processes.iter().filter(|process| process["state"] == "exited");
@@ -279,6 +288,8 @@ fn processes_that_live_for_milliseconds_in_a_cgroup() {
         assert!(target.wait().success(), "{}", target.seen());
     }
     let report = run.stop().report();
+    let short = report.tally(|survivor| survivor.text("comm") == "short_cgroup");
+    assert_eq!((short.blocks, short.bytes), (200, 20_000), "{}", report.summary());
     report.assert_site("short_leak", 200, 20_000);
 }
 

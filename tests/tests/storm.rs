@@ -22,9 +22,12 @@ use nix::sys::signal::Signal;
 /// Processes a second.
 const RATE: u64 = 500;
 
-/// Blocks that each process leaks, and their size.
+/// Blocks that each process leaks, and their size; nobody else has many of it.
 const BLOCKS: u64 = 10;
-const SIZE: u64 = 100;
+const SIZE: u64 = 1999;
+
+/// Records blocks of that size alone, so that all of the machine can be traced beside the suites.
+const ONLY_ITS_SIZE: [&str; 4] = ["--min-size", "1999", "--max-size", "1999"];
 
 /// One storm at a time: the machine is to be busy with it, not more than busy.
 fn alone() -> MutexGuard<'static, ()> {
@@ -139,7 +142,9 @@ fn a_storm_leaves_nothing_behind() {
 fn a_storm_while_all_processes_are_traced() {
     let _alone = alone();
     let mut target = storm("storm_all", "short_all", seconds());
-    let run = Leaktrace::selecting(&["--all", "--by", "site"]).start();
+    let run = Leaktrace::selecting(&["--all", "--by", "site"])
+        .args(&ONLY_ITS_SIZE)
+        .start();
     target.go();
     let truth = target.truth();
     assert_unharmed(&truth);
@@ -171,7 +176,7 @@ fn leaktrace_is_killed_in_the_storm() {
     // Each is killed at another moment of its life: when it has said so much, or has put so many probes in place.
     let mut runs = 0;
     while target.is_running() && runs < 12 {
-        let run = Leaktrace::selecting(&["--all", "-vv"]);
+        let run = Leaktrace::selecting(&["--all", "-vv"]).args(&ONLY_ITS_SIZE);
         if runs % 3 == 0 {
             run.start().signal(Signal::SIGKILL);
         } else {
