@@ -480,6 +480,11 @@ fn tracing(from: &Sources<'_>, kernel_release: &str) -> Tracing {
             top: config.top,
             sort: config.sort.name().to_owned(),
         },
+        scope: from
+            .traced
+            .follows_members()
+            .then(|| from.traced.reaches().name()),
+        tables: from.collector.sizes,
         sampling: (from.largest_mean_bytes > 0).then_some(Sampling {
             mean_bytes: from.largest_mean_bytes,
         }),
