@@ -13,7 +13,7 @@ use leaktrace_common::record::tracked;
 
 use super::{
     catalog::Catalog, host::Host, members::MemberCounts, newcomers::Newcomers, pauser::Pauser,
-    process::Traced,
+    process::Traced, warnings::Warnings,
 };
 use crate::{
     kernel::{
@@ -121,7 +121,7 @@ pub struct TracedSet {
     /// See [`Unseen`].
     pub unseen: Unseen,
     /// Sentences for the report.
-    pub warnings: Vec<String>,
+    pub warnings: Warnings,
 }
 
 impl TracedSet {
