@@ -536,7 +536,7 @@ fn unsure(overhead: &Overhead) -> Vec<String> {
 
 /// The ledger, and a sentence for each number in it that means a loss.
 fn ledger(from: &Sources<'_>, snapshot: &Snapshot) -> (BTreeMap<&'static str, u64>, Vec<String>) {
-    let mut warnings = from.traced.warnings.clone();
+    let mut warnings = from.traced.warnings.list();
     let unseen = from.traced.unseen;
     let missed = from.traced.missed();
     let mut ledger = BTreeMap::from([
