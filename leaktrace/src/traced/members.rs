@@ -27,9 +27,6 @@ use crate::{
     symbol::{mappings::Mappings, objects::ObjectId},
 };
 
-/// Warnings of processes that could not be taken in, at most: of a host's thousands the first say it.
-const WARNINGS_MAX: usize = 20;
-
 /// How often one that executes something just then is looked at.
 const ATTEMPTS: usize = 3;
 
@@ -135,9 +132,7 @@ impl TracedSet {
         }
         if proc::is_alive(pid) {
             tracing::info!("{pid} is not traced: {error}");
-            if self.warnings.len() < WARNINGS_MAX {
-                self.warnings.push(error.to_string());
-            }
+            self.warnings.push(error.to_string());
         }
         self.turned_away.push(pid);
         tables.turn_away(pid)
