@@ -2,7 +2,7 @@
 //! with the way out.
 
 use crate::{
-    kernel::{maps::TableError, object::LoadError, sideband::SidebandError},
+    kernel::{faults::FaultsError, maps::TableError, object::LoadError, sideband::SidebandError},
     launch::LaunchError,
     probe::closure::ClosureError,
     report::output::OutputError,
@@ -25,6 +25,9 @@ pub enum Error {
     /// perf's side-band cannot be read.
     #[error(transparent)]
     Sideband(#[from] SidebandError),
+    /// Page faults cannot be sampled.
+    #[error(transparent)]
+    Faults(#[from] FaultsError),
     /// A process cannot be traced.
     #[error(transparent)]
     Trace(#[from] TraceError),

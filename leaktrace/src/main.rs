@@ -13,7 +13,7 @@ use leaktrace::{
     probe::listing,
     report::output::is_broken_pipe,
     session::{self, ChildFate},
-    unwind,
+    unwind, watch,
 };
 
 fn main() -> ExitCode {
@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         Invocation::Demo(options) => {
             demo::config(&options).and_then(|config| session::run(&config, ChildFate::Ends))
         }
+        Invocation::Watch(settings) => watch::session::run(&settings),
         Invocation::DemoTarget => return ExitCode::SUCCESS,
         Invocation::Doctor(options) => return diagnose(options.color),
         Invocation::Probes(files) => {

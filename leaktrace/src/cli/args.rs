@@ -8,9 +8,13 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use super::parse::{self, Excluded, Size, Time};
+use super::{
+    parse::{self, Excluded, Size, Time},
+    watch::WatchArgs,
+};
 use crate::{
     config::{AttachKind, Bound, By, ProbeAt, Scope, Sort, Unwind, defaults},
+    killswitch,
     report::Format,
 };
 
@@ -165,7 +169,7 @@ pub(super) struct TargetArgs {
     /// Start this command and trace it from before its first allocation.
     ///
     /// Its input, output and exit status are passed through. Example: leaktrace -- ./server --port 80
-    #[arg(last = true, value_name = "CMD")]
+    #[arg(conflicts_with_all = ["all", "comm", "user", "cgroup", "container", "exclude"], last = true, value_name = "CMD")]
     pub(super) argv: Vec<OsString>,
 }
 
@@ -175,7 +179,7 @@ pub(super) struct TargetArgs {
 #[group(skip)]
 pub(super) struct SelectionArgs {
     /// Trace all processes, those too that start later.
-    #[arg(short = 'a', long, conflicts_with = "argv")]
+    #[arg(short = 'a', long)]
     pub(super) all: bool,
 
     /// Trace processes of this name, those too that start later.
@@ -183,32 +187,32 @@ pub(super) struct SelectionArgs {
     /// The name as `ps -o comm` has it: 15 bytes at most. May be given several times, as may --user, --cgroup and
     /// --container: values of one option are alternatives, and a process must suit each option that is given.
     /// What a traced process forks is traced. Example: --comm postgres
-    #[arg(long, value_name = "NAME", value_parser = parse::comm, conflicts_with = "argv")]
+    #[arg(long, value_name = "NAME", value_parser = parse::comm)]
     pub(super) comm: Vec<String>,
 
     /// Trace processes that this user runs, by name or number: the real user.
     ///
     /// Example: --user www-data
-    #[arg(long, value_name = "USER", value_parser = parse::user, conflicts_with = "argv")]
+    #[arg(long, value_name = "USER", value_parser = parse::user)]
     pub(super) user: Vec<u32>,
 
     /// Trace processes in this control group or below it, of version 1 or 2.
     ///
     /// Its folder, or its path within the hierarchy. Example: --cgroup /sys/fs/cgroup/system.slice/nginx.service
-    #[arg(long, value_name = "PATH", conflicts_with = "argv")]
+    #[arg(long, value_name = "PATH")]
     pub(super) cgroup: Vec<PathBuf>,
 
     /// Trace the processes of this container, pod or systemd unit.
     ///
     /// By its name or id (or the id's beginning), as docker, podman, containerd and CRI-O know it.
     /// Example: --container web
-    #[arg(long, value_name = "NAME|ID", conflicts_with = "argv")]
+    #[arg(long, value_name = "NAME|ID")]
     pub(super) container: Vec<String>,
 
     /// Leave out processes that would be traced: comm=, user=, cgroup=, container= or pid=.
     ///
     /// May be given several times; a bare NAME is comm=NAME. Example: --all --exclude comm=java --exclude user=root
-    #[arg(long, value_name = "KIND=VALUE", value_parser = parse::exclude, conflicts_with = "argv")]
+    #[arg(long, value_name = "KIND=VALUE", value_parser = parse::exclude)]
     pub(super) exclude: Vec<Excluded>,
 }
 
@@ -372,12 +376,6 @@ pub(super) struct BoundArgs {
     #[arg(long, value_enum, value_name = "SCOPE", default_value_t = Scope::Auto)]
     pub(super) scope: Scope,
 
-    /// End all tracing when this file is there.
-    ///
-    /// So that one command can end it on many hosts; SIGUSR1 does the same. Example: --killswitch /run/leaktrace.off
-    #[arg(long, value_name = "FILE")]
-    pub(super) killswitch: Option<PathBuf>,
-
     /// Attach by this mechanism and no other, for tests.
     #[arg(long, value_enum, value_name = "KIND", hide = true)]
     pub(super) attach: Option<AttachKind>,
@@ -400,6 +398,14 @@ pub(super) struct BoundArgs {
     /// Walk each stack once more in another way and report where the two differ, for tests.
     #[arg(long, hide = true)]
     pub(super) verify_stacks: bool,
+
+    /// Take all probes out and end when this file is there, and do not begin if it is; SIGUSR1 does the same.
+    #[arg(long, value_name = "FILE", default_value = killswitch::DEFAULT)]
+    pub(super) killswitch: PathBuf,
+
+    /// End when the process that has started this one does: this one, for 'leaktrace watch'.
+    #[arg(long, value_name = "PID", hide = true)]
+    pub(super) ends_with_parent: Option<u32>,
 }
 
 /// What every subcommand takes.
@@ -422,6 +428,11 @@ pub(super) enum Command {
     ///
     /// The program holds a steady leak, a bounded cache, a start-up block and churn, of known sizes.
     Demo(DemoArgs),
+    /// Say which processes grow and which stacks first touched the memory that grew, without a probe.
+    ///
+    /// For any language and allocator: by page faults that the kernel samples. With --arm, those that keep growing are
+    /// traced, and not any more when they stop. Example: leaktrace watch -a --arm 'rss>10MiB/10min'
+    Watch(WatchArgs),
     /// Say what this kernel and user can do, and what to do about what is missing.
     ///
     /// Exit status 2 when tracing is impossible.

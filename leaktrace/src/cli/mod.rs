@@ -7,6 +7,7 @@ mod args;
 mod fold;
 pub mod generate;
 pub mod parse;
+mod watch;
 
 use std::{env, ffi::OsString, fmt, path::PathBuf, time::Duration};
 
@@ -20,6 +21,7 @@ use self::{
 use crate::{
     config::{self, AttachKind, Bound, Config, Filters, Gpu, Output, Scope, Target, custom_pair, defaults},
     select::{Properties, Selection},
+    watch::session::Settings,
 };
 
 /// Exit status of a run that could not be.
@@ -34,6 +36,8 @@ pub enum Invocation {
     Demo(Demo),
     /// Be the built-in program.
     DemoTarget,
+    /// Watch who grows.
+    Watch(Settings),
     /// Say what this kernel and user can do.
     Doctor(General),
     /// Print where functions of these files are probed.
@@ -74,6 +78,7 @@ impl Invocation {
         match self {
             Self::Trace(config) => config.verbose,
             Self::Demo(demo) => demo.verbose,
+            Self::Watch(settings) => settings.verbose,
             Self::Doctor(general) => general.verbose,
             Self::DemoTarget | Self::Probes(_) | Self::Tables(_) | Self::Completions(_) | Self::Man => 0,
         }
@@ -135,6 +140,7 @@ fn parse_with(line: impl IntoIterator<Item = OsString>, color: bool) -> Result<I
     match cli.command {
         None => trace(cli, general).map(Invocation::Trace),
         Some(Command::Demo(demo)) => demonstration(demo, general).map(Invocation::Demo),
+        Some(Command::Watch(args)) => watch::settings(args, general).map(Invocation::Watch),
         Some(Command::DemoTarget) => Ok(Invocation::DemoTarget),
         Some(Command::Doctor) => Ok(Invocation::Doctor(general)),
         Some(Command::Probes { files }) => Ok(Invocation::Probes(files)),
@@ -198,7 +204,6 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
     let config = Config {
         target: what,
         scope: bounds.scope,
-        killswitch: bounds.killswitch,
         follow_forks: target.follow_forks,
         python_malloc: target.python_malloc,
         python_pools: target.python_pools,
@@ -247,6 +252,8 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
         max_unwind_bytes: bounds.max_unwind.0,
         probe_at: bounds.probe_at,
         verify_stacks: bounds.verify_stacks,
+        killswitch: bounds.killswitch,
+        ends_with_parent: bounds.ends_with_parent,
         verbose: general.verbose,
     };
     config.validate()?;
@@ -255,26 +262,18 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
 
 /// Processes named one by one, or all that a selection means.
 fn chosen(pids: Vec<u32>, typed: SelectionArgs) -> Result<Target, config::ConfigError> {
-    let mut selection = Selection {
-        all: typed.all,
-        pids,
-        wanted: Properties {
-            comms: typed.comm,
-            users: typed.user,
-            cgroups: typed.cgroup,
-            containers: typed.container,
-            pids: Vec::new(),
-        },
-        left_out: Properties::default(),
-    };
-    if !selection.is_open() {
-        return if typed.exclude.is_empty() {
-            Ok(Target::Pids(selection.pids))
-        } else {
-            Err(config::ConfigError::NotOpen("--exclude"))
-        };
+    let selection = selection(pids, typed);
+    if selection.is_open() {
+        Ok(Target::Selected(selection))
+    } else if selection.left_out.is_empty() {
+        Ok(Target::Pids(selection.pids))
+    } else {
+        Err(config::ConfigError::NotOpen("--exclude"))
     }
-    let left_out = &mut selection.left_out;
+}
+
+fn selection(pids: Vec<u32>, typed: SelectionArgs) -> Selection {
+    let mut left_out = Properties::default();
     for excluded in typed.exclude {
         match excluded {
             Excluded::Comm(name) => left_out.comms.push(name),
@@ -284,7 +283,18 @@ fn chosen(pids: Vec<u32>, typed: SelectionArgs) -> Result<Target, config::Config
             Excluded::Pid(pid) => left_out.pids.push(pid),
         }
     }
-    Ok(Target::Selected(selection))
+    Selection {
+        all: typed.all,
+        pids,
+        wanted: Properties {
+            comms: typed.comm,
+            users: typed.user,
+            cgroups: typed.cgroup,
+            containers: typed.container,
+            pids: Vec::new(),
+        },
+        left_out,
+    }
 }
 
 fn demonstration(args: DemoArgs, general: General) -> Result<Demo, Stop> {

@@ -5,6 +5,7 @@ pub mod caps;
 pub mod clock;
 pub mod counters;
 pub mod events;
+pub mod faults;
 pub mod gpu;
 pub mod maps;
 pub mod object;

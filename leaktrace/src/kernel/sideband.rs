@@ -219,7 +219,7 @@ fn translate(record: Record) -> Option<Entry> {
 }
 
 /// CPUs that are on line, from sysfs's list of ranges.
-fn online_cpus() -> Vec<u32> {
+pub(super) fn online_cpus() -> Vec<u32> {
     let list = fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
     let cpus = parse_cpus(&list);
     if cpus.is_empty() { vec![0] } else { cpus }

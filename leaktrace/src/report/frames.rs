@@ -36,7 +36,7 @@ pub(super) fn base_name(path: &str) -> &str {
 /// Index of the innermost frame that is neither an allocator's nor a language runtime's: where a
 /// person starts to read. `None` when there are only such, or bare addresses. In a stack with Python frames it is one
 /// of those: a program's own before those of libraries.
-pub(super) fn innermost_user<F: Borrow<Frame>>(frames: &[F]) -> Option<usize> {
+pub(crate) fn innermost_user<F: Borrow<Frame>>(frames: &[F]) -> Option<usize> {
     let find = |wanted: fn(&Frame) -> bool| frames.iter().position(|frame| wanted(frame.borrow()));
     let named = |frame: &Frame| frame.symbol.is_some() || frame.object.is_some();
     find(is_own_python).or_else(|| find(is_python)).or_else(|| {

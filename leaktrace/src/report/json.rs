@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 
+use serde::Serialize;
+
 use super::{Renderer, model::Report};
 
 /// The JSON format.
@@ -13,13 +15,21 @@ pub struct Json {
 
 impl Renderer for Json {
     fn render(&self, report: &Report, out: &mut dyn Write) -> io::Result<()> {
-        if self.pretty {
-            serde_json::to_writer_pretty(&mut *out, report)?;
-        } else {
-            serde_json::to_writer(&mut *out, report)?;
-        }
-        out.write_all(b"\n")
+        write(report, self.pretty, out)
     }
+}
+
+/// Writes any report.
+///
+/// # Errors
+/// Only those of `out`.
+pub(super) fn write(report: &impl Serialize, pretty: bool, out: &mut dyn Write) -> io::Result<()> {
+    if pretty {
+        serde_json::to_writer_pretty(&mut *out, report)?;
+    } else {
+        serde_json::to_writer(&mut *out, report)?;
+    }
+    out.write_all(b"\n")
 }
 
 #[cfg(test)]

@@ -19,10 +19,13 @@ mod style;
 mod text;
 pub mod types;
 pub mod units;
+pub mod watch;
+mod watch_text;
 
 use std::io::{self, Write};
 
-pub use self::{folded::Folded, json::Json, text::Text};
+pub(crate) use self::frames::innermost_user;
+pub use self::{folded::Folded, json::Json, text::Text, watch_text::WatchText};
 use model::Report;
 
 /// The forms of a report.

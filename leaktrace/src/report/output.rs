@@ -12,7 +12,7 @@ use std::{
 
 use terminal_size::terminal_size_of;
 
-use super::{Folded, Format, Json, Renderer, Text, model::Report};
+use super::{Folded, Format, Json, Renderer, Text, WatchText, json, model::Report, watch};
 use crate::config;
 
 /// Cursor to the upper left, and clear what is below: no alternate screen, so that the last report
@@ -147,6 +147,32 @@ impl Output {
                 if report.last { self.finish() } else { Ok(()) }
             }
             (_, Some(window)) if !only => self.redraw(&rendered, window, report.last),
+            _ => self.write(&rendered),
+        }
+    }
+
+    /// Writes a report of `leaktrace watch`, as text or JSON.
+    ///
+    /// # Errors
+    /// As [`Output::report`].
+    pub fn watch(&mut self, report: &watch::Report) -> Result<(), OutputError> {
+        let only = report.sequence == 1 && report.last;
+        let window = self.redraws().then(Window::of_stdout);
+        let mut rendered = Vec::new();
+        let text = WatchText {
+            color: self.color && window.is_some(),
+            width: window.map(|window| window.columns),
+        };
+        let written = match self.format {
+            Format::Text | Format::Folded => text.render(report, &mut rendered),
+            Format::Json => json::write(report, only, &mut rendered),
+        };
+        written.map_err(|source| self.failed(source))?;
+        if self.format == Format::Text && window.is_none() && !report.last {
+            rendered.push(b'\n');
+        }
+        match window {
+            Some(window) if !only => self.redraw(&rendered, window, report.last),
             _ => self.write(&rendered),
         }
     }

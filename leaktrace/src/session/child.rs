@@ -30,6 +30,23 @@ pub enum ChildFate {
     Ends,
 }
 
+/// From now on a signal ends this process in good order when the one that has started it is gone.
+///
+/// # Errors
+/// [`Error::System`].
+pub(super) fn end_with_parent(parent: u32) -> Result<(), Error> {
+    use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+    set_parent_process_death_signal(Some(Signal::TERM))
+        .map_err(|error| system("cannot ask to be told of the parent's end")(error.into()))?;
+    // It may have gone before it was asked for.
+    if getppid().is_none_or(|pid| pid.as_raw_nonzero().get() as u32 != parent) {
+        return Err(Error::Unable(
+            "the process that has started leaktrace has ended; start it again".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
 /// The signals that end a run.
 pub(super) struct Signals {
     interrupts: tokio::signal::unix::Signal,

@@ -46,6 +46,7 @@ use crate::{
     config::{Config, Target},
     error::{Error, system},
     kernel::{clock::now_ns, object::LoadError, sideband::Change, sys},
+    killswitch::{self, Killswitch, Thrown},
     report::{
         model::{Report, State},
         output::Output,
@@ -59,16 +60,21 @@ use crate::{
 /// # Errors
 /// [`Error`] when tracing cannot begin or go on.
 pub fn run(config: &Config, fate: ChildFate) -> Result<ExitCode, Error> {
+    if let Some(parent) = config.ends_with_parent {
+        child::end_with_parent(parent)?;
+    }
+    killswitch::check(&config.killswitch)?;
     let output = Output::open(&config.output)?;
     start::runtime()?.block_on(async {
         // First of all: a signal that comes while the probes are put in place ends the run in good order.
         let mut signals = Signals::watch().map_err(system("cannot watch signals"))?;
+        let mut killswitch = Killswitch::watch(&config.killswitch).map_err(system("cannot watch signals"))?;
         let mut config = config.clone();
         let running = start::start(&mut config)?;
         let mut session = Session::new(&config, running, output)?;
         session.first_census().await;
         session.announce();
-        let outcome = session.trace(&mut signals).await;
+        let outcome = session.trace(&mut signals, &mut killswitch).await;
         // The probes go first, whatever happened: no target pays for an error of ours.
         session.running.traced.release_all();
         let outcome = outcome.and_then(|()| session.output.finish().map_err(Error::from));
@@ -118,6 +124,7 @@ enum Wake {
     Named,
     Measure,
     Deadline,
+    Thrown(Thrown),
     Stop(Signal),
     Changes,
     Event(Event),
@@ -237,7 +244,7 @@ impl<'a> Session<'a> {
     }
 
     /// Until the targets have ended, the time is up or a signal comes. The last report is written.
-    async fn trace(&mut self, watched: &mut Signals) -> Result<(), Error> {
+    async fn trace(&mut self, watched: &mut Signals, killswitch: &mut Killswitch) -> Result<(), Error> {
         let now = Instant::now();
         let mut ticks = self.config.interval.map(|interval| {
             let mut ticks = interval_at(now + interval, interval);
@@ -270,6 +277,7 @@ impl<'a> Session<'a> {
             let wake = tokio::select! {
                 biased;
                 signal = watched.next() => Wake::Stop(signal),
+                thrown = killswitch.thrown() => Wake::Thrown(thrown),
                 () = until(deadline) => Wake::Deadline,
                 Some(pid) = endings.recv() => Wake::Ended(pid),
                 Some(event) = self.running.events.events.recv() => Wake::Event(event),
@@ -300,6 +308,12 @@ impl<'a> Session<'a> {
                     self.follow(&ended)?;
                     self.measure()?;
                     self.look_at_pools()?;
+                }
+                Wake::Thrown(thrown) => {
+                    // The probes first: the report can be made without.
+                    self.running.traced.release_all();
+                    say(&format!("{thrown}: all tracing has ended"));
+                    return self.last_report(&ended, watched).await;
                 }
                 Wake::Deadline => return self.last_report(&ended, watched).await,
                 Wake::Changes => {

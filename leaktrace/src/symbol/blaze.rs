@@ -86,6 +86,32 @@ impl Symbolizer for Blaze {
     fn frames(&mut self, mappings: &Mappings, objects: &Objects, addresses: &[u64]) -> Vec<Vec<SymbolFrame>> {
         let slots = slots(mappings, addresses);
         let functions = self.functions_at(objects, &slots);
+        self.put_together(mappings, objects, &slots, &functions)
+    }
+}
+
+impl Blaze {
+    /// As [`Symbolizer::frames`], with what is known by now: waits for nothing.
+    pub fn frames_so_far(
+        &mut self,
+        mappings: &Mappings,
+        objects: &Objects,
+        addresses: &[u64],
+    ) -> Vec<Vec<SymbolFrame>> {
+        let slots = slots(mappings, addresses);
+        self.hear();
+        let places = self.ask_for(objects, &slots);
+        let functions = self.known_at(places);
+        self.put_together(mappings, objects, &slots, &functions)
+    }
+
+    fn put_together(
+        &mut self,
+        mappings: &Mappings,
+        objects: &Objects,
+        slots: &[Slot<'_>],
+        functions: &HashMap<(ObjectId, u64), Functions>,
+    ) -> Vec<Vec<SymbolFrame>> {
         let dump = mappings.jit_dump();
         let jit_map = mappings.jit_map();
         if slots.iter().any(|slot| slot.is_jit(objects)) {
@@ -247,6 +273,11 @@ impl Blaze {
                 None => self.asked.clear(),
             }
         }
+        self.known_at(places)
+    }
+
+    /// What is known of each place.
+    fn known_at(&mut self, places: Vec<Place>) -> HashMap<(ObjectId, u64), Functions> {
         let found = places.into_iter().filter_map(|(id, _, address)| {
             let functions = self.found.get((id, self.edition(id), address))?;
             Some(((id, address), functions))
