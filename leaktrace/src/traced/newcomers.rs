@@ -179,7 +179,12 @@ mod tests {
         assert_eq!(child.exe, Some(PathBuf::from("/bin/x")));
         newcomers.executed(2, "cat".to_owned());
         assert_eq!((mapped(&newcomers, 1), mapped(&newcomers, 2)), (2, 0));
-        let earlier: Vec<_> = newcomers.get(2).unwrap().earlier().map(|seen| &*seen.comm).collect();
+        let earlier: Vec<_> = newcomers
+            .get(2)
+            .unwrap()
+            .earlier()
+            .map(|seen| &*seen.comm)
+            .collect();
         assert_eq!(earlier, ["sh"]);
         // Of what was never heard of nothing is kept.
         newcomers.mapped(4, mapping(0x1000), 30);
