@@ -376,11 +376,11 @@ pub(super) struct BoundArgs {
     #[arg(long, value_enum, value_name = "SCOPE", default_value_t = Scope::Auto)]
     pub(super) scope: Scope,
 
-    /// End all tracing when this file is there.
+    /// End all tracing when this file is there, and do not begin.
     ///
-    /// So that one command can end it on many hosts; SIGUSR1 does the same. Example: --killswitch /run/leaktrace.off
-    #[arg(long, value_name = "FILE")]
-    pub(super) killswitch: Option<PathBuf>,
+    /// So that one command can end it on many hosts; SIGUSR1 does the same. Example: --killswitch /run/tracing.off
+    #[arg(long, value_name = "FILE", default_value = killswitch::DEFAULT)]
+    pub(super) killswitch: PathBuf,
 
     /// Attach by this mechanism and no other, for tests.
     #[arg(long, value_enum, value_name = "KIND", hide = true)]
@@ -404,10 +404,6 @@ pub(super) struct BoundArgs {
     /// Walk each stack once more in another way and report where the two differ, for tests.
     #[arg(long, hide = true)]
     pub(super) verify_stacks: bool,
-
-    /// Take all probes out and end when this file is there, and do not begin if it is; SIGUSR1 does the same.
-    #[arg(long, value_name = "FILE", default_value = killswitch::DEFAULT)]
-    pub(super) killswitch: PathBuf,
 
     /// End when the process that has started this one does: this one, for 'leaktrace watch'.
     #[arg(long, value_name = "PID", hide = true)]

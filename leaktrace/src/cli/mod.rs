@@ -253,7 +253,6 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
         max_unwind_bytes: bounds.max_unwind.0,
         probe_at: bounds.probe_at,
         verify_stacks: bounds.verify_stacks,
-        killswitch: bounds.killswitch,
         ends_with_parent: bounds.ends_with_parent,
         verbose: general.verbose,
     };
