@@ -69,6 +69,11 @@ impl Fixture {
             .flags(&["-std=gnu11", "-static"])
     }
 
+    /// `programs/c/NAME.c`, dynamically linked with musl: it runs where that is, in a container of its own.
+    pub fn musl_dynamic(name: &str) -> Self {
+        Self::new(&format!("c/{name}.c"), name, "musl-gcc", "musl-tools", C_FLAGS).flags(&["-std=gnu11"])
+    }
+
     /// `programs/c/NAME.c` as a shared library `libNAME.so`.
     pub fn library(name: &str) -> Self {
         Self::new(
@@ -210,7 +215,7 @@ impl Fixture {
         fs::read(&self.source)
             .expect("the fixture's source can be read")
             .hash(&mut hasher);
-        for header in ["c/truth.h", "c/pool.h", "c/chain.h"] {
+        for header in ["c/truth.h", "c/pool.h", "c/chain.h", "c/short.h"] {
             fs::read(programs().join(header))
                 .expect("the fixtures' headers can be read")
                 .hash(&mut hasher);

@@ -73,6 +73,8 @@ pub struct Leaktrace {
     options: Vec<OsString>,
     command: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
+    /// The words that start it: the binary under test, unless it is run by another program.
+    words: Vec<OsString>,
     /// Where the reports go when stdout belongs to the traced command.
     file: Option<tempfile::NamedTempFile>,
     stdin: bool,
@@ -85,6 +87,7 @@ impl Leaktrace {
             options: options.iter().map(OsString::from).collect(),
             command: Vec::new(),
             environment: Vec::new(),
+            words: vec![binary().into()],
             file: None,
             stdin: false,
         }
@@ -96,7 +99,15 @@ impl Leaktrace {
         Self::bare(&["-p", &pids.join(","), "--format", "json"])
             .args(&["-i", "0", "--top", "1000000"])
             // What is compared with the truth is to be whole, whatever it costs.
-            .args(&["--max-overhead", "off"])
+            .args(&["--max-overhead", "off", "--by", "process"])
+    }
+
+    /// Traces what a selection means; one JSON report at the end with every site, and every allocation in it, a
+    /// process at a time.
+    pub fn selecting(selection: &[&str]) -> Self {
+        Self::bare(selection)
+            .args(&["--format", "json", "-i", "0", "--top", "1000000"])
+            .args(&["--sample-bytes", "0", "--max-overhead", "off", "--by", "process"])
     }
 
     /// Starts a command and traces it; one JSON report at the end, written to a file, because stdout is
@@ -133,6 +144,13 @@ impl Leaktrace {
         self
     }
 
+    /// Has it run by another program, which hands its signals on: `words` come before the options.
+    #[must_use]
+    pub fn through(mut self, words: Vec<OsString>) -> Self {
+        self.words = words;
+        self
+    }
+
     /// Keeps a pipe to its stdin, for [`Run::send`]. Without it stdin is empty.
     #[must_use]
     pub const fn with_stdin(mut self) -> Self {
@@ -142,8 +160,9 @@ impl Leaktrace {
 
     /// Starts it and returns at once.
     pub fn spawn(self) -> Run {
-        let mut command = Command::new(binary());
-        command.args(&self.options);
+        let (program, words) = self.words.split_first().expect("there is a program");
+        let mut command = Command::new(program);
+        command.args(words).args(&self.options);
         let chosen = self.options.iter().any(|option| option == "--attach");
         // Subcommands have no such option.
         let traces = self
@@ -201,7 +220,10 @@ impl Leaktrace {
 
 /// Options with a value that [`Leaktrace::attach`] and [`Leaktrace::command`] imply.
 fn is_replaceable(option: &str) -> bool {
-    matches!(option, "-i" | "--top" | "--format" | "-o" | "-d" | "--sort")
+    matches!(
+        option,
+        "-i" | "--top" | "--format" | "-o" | "-d" | "--sort" | "--sample-bytes" | "--by"
+    )
 }
 
 /// A running leaktrace. Dropping it kills it.

@@ -8,7 +8,10 @@
     reason = "a harness panics: that is how a test fails, with everything it has seen"
 )]
 
+pub mod cgroups;
 pub mod chains;
+pub mod contained;
+pub mod containers;
 pub mod debian;
 pub mod fixtures;
 pub mod gpu;
@@ -20,6 +23,7 @@ pub mod python_leak;
 pub mod python_truth;
 pub mod pythons;
 pub mod report;
+pub mod rootfs;
 pub mod servers;
 pub mod skip;
 pub mod target;

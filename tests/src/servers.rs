@@ -142,6 +142,14 @@ impl Postgres {
     /// # Errors
     /// When PostgreSQL or its user is not on this machine.
     pub fn start() -> Result<Self, Missing> {
+        Self::with(&[])
+    }
+
+    /// The same with further options of the server.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn with(options: &[&str]) -> Result<Self, Missing> {
         let programs = newest_postgres()?;
         let user = nix::unistd::User::from_name("postgres").ok().flatten();
         let user = user.ok_or_else(|| Missing("no user postgres; install postgresql".to_owned()))?;
@@ -167,7 +175,7 @@ impl Postgres {
             .arg("-D")
             .arg(&data)
             .args(["-p", &port.to_string(), "-F", "-h", "127.0.0.1", "-k"]);
-        command.arg(folder.path());
+        command.arg(folder.path()).args(options);
         let server = Target::spawn(&mut command);
         let mut this = Self {
             server,
@@ -229,7 +237,7 @@ fn as_user(path: &Path, uid: u32, gid: u32, folder: &Path) -> Command {
 }
 
 /// Debian keeps the server's programs out of PATH, one folder a version.
-fn newest_postgres() -> Result<PathBuf, Missing> {
+pub(crate) fn newest_postgres() -> Result<PathBuf, Missing> {
     let missing = || Missing("no PostgreSQL server on this machine; install postgresql".to_owned());
     let versions = std::fs::read_dir("/usr/lib/postgresql")
         .ok()

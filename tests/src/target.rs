@@ -3,7 +3,7 @@
 
 use std::{
     io::{ErrorKind, Write as _},
-    os::unix::process::ExitStatusExt as _,
+    os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::Path,
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
 };
@@ -55,6 +55,11 @@ impl Target {
         Self::program(&fixtures::c(name), arguments)
     }
 
+    /// Starts a program as another user, who has no name.
+    pub fn as_user(uid: u32, path: &Path, arguments: &[&str]) -> Self {
+        Self::spawn(Command::new(path).args(arguments).uid(uid).gid(uid))
+    }
+
     /// Starts a program with a library preloaded.
     pub fn preloaded(path: &Path, arguments: &[&str], library: &Path) -> Self {
         Self::spawn(Command::new(path).args(arguments).env("LD_PRELOAD", library))
@@ -86,9 +91,14 @@ impl Target {
 
     /// Lets it go on from where it waits.
     pub fn go(&mut self) {
+        self.send(b"g");
+    }
+
+    /// Writes to its stdin.
+    pub fn send(&mut self, bytes: &[u8]) {
         let Some(stdin) = &mut self.stdin else { return };
         // It may be gone: then the test sees that by what it does next.
-        if stdin.write_all(b"g").and_then(|()| stdin.flush()).is_err() {
+        if stdin.write_all(bytes).and_then(|()| stdin.flush()).is_err() {
             self.stdin = None;
         }
     }

@@ -14,9 +14,12 @@ use crate::{
 };
 
 /// What the fixtures are built with and the programs they are: compilers, linkers, allocators, servers.
-const PACKAGES: [&str; 28] = [
+const PACKAGES: [&str; 33] = [
     "binutils",
+    "bpftool",
     "bpftrace",
+    "busybox-static",
+    "docker.io",
     "gcc",
     "g++",
     "gcc-multilib",
@@ -34,6 +37,7 @@ const PACKAGES: [&str; 28] = [
     "mold",
     "musl-tools",
     "nodejs",
+    "podman",
     "postgresql",
     "postgresql-contrib",
     "procps",
@@ -43,6 +47,7 @@ const PACKAGES: [&str; 28] = [
     "python3-venv",
     "redis-server",
     "redis-tools",
+    "runc",
 ];
 
 /// Suites that tell nothing new when probes are attached in another way: how stacks and Python's frames are walked on

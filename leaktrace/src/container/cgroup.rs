@@ -153,7 +153,7 @@ fn controllers(options: &str) -> String {
     names.join(",")
 }
 
-/// `mountinfo` writes space, tab, newline and backslash as three octal digits (`mangle` in fs/proc_namespace.c, 6.12).
+/// `mountinfo` writes space, tab, newline and backslash as three octal digits (`mangle` in `fs/proc_namespace.c`, 6.12).
 fn unescaped(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -162,16 +162,8 @@ fn unescaped(field: &[u8]) -> Vec<u8> {
         let code = digits
             .and_then(|digits| std::str::from_utf8(digits).ok())
             .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match code {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[3..];
-            }
-            None => {
-                bytes.push(first);
-                rest = tail;
-            }
-        }
+        bytes.push(code.unwrap_or(first));
+        rest = if code.is_some() { &tail[3..] } else { tail };
     }
     bytes
 }

@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     cgroup::{Cgroup, parse_memberships},
-    hierarchies::Hierarchies,
+    hierarchies::{Hierarchies, is_populated},
     identity::{Identity, Runtime, identify},
     names::{Namer, Names, Places, Pod},
 };
@@ -153,7 +153,8 @@ fn listed(names: &[String]) -> String {
     }
 }
 
-/// A container with the groups that are its own, by hierarchy: version 2 first.
+/// A container with the groups that are its own, one a hierarchy: those in which there are processes come first, and of
+/// them version 2.
 pub type Found = (Arc<Container>, Vec<Cgroup>);
 
 /// The containers that have been seen.
@@ -204,17 +205,15 @@ impl Containers {
 
     /// The same from the text of its `/proc/PID/cgroup`.
     pub fn of_text(&mut self, text: &str) -> Option<Arc<Container>> {
-        let identity = match self.by_text.get(text) {
-            Some(known) => known.clone(),
-            None => {
-                let identity = self.identity_of(text);
-                if self.by_text.len() >= TEXTS_MAX {
-                    self.by_text.clear();
-                }
-                self.by_text.insert(text.to_owned(), identity.clone());
-                identity
-            }
-        };
+        if let Some(known) = self.by_text.get(text) {
+            let identity = known.clone()?;
+            return Some(self.named(&identity));
+        }
+        let identity = self.identity_of(text);
+        if self.by_text.len() >= TEXTS_MAX {
+            self.by_text.clear();
+        }
+        self.by_text.insert(text.to_owned(), identity.clone());
         Some(self.named(&identity?))
     }
 
@@ -311,6 +310,9 @@ impl Containers {
                 .1
                 .push(cgroup);
         }
+        for (_, cgroups) in groups.values_mut() {
+            cgroups.sort_by_cached_key(|cgroup| !is_populated(cgroup));
+        }
         groups
     }
 
@@ -397,9 +399,12 @@ fn container(identity: &Identity, names: Option<Names>) -> Container {
         uid: Some(uid.clone()),
         ..Pod::default()
     });
+    // A bare id is anybody's, and in a pod it need not be containerd's.
+    let is_guess = matches!(identity.runtime, Runtime::Unknown | Runtime::Containerd);
+    let said = names.runtime.filter(|_| is_guess);
     Container {
         id: identity.id.clone(),
-        runtime: names.runtime.unwrap_or(identity.runtime),
+        runtime: said.unwrap_or(identity.runtime),
         name: names
             .name
             .or_else(|| (identity.id.len() != 64).then(|| identity.id.clone())),

@@ -182,7 +182,7 @@ impl Hierarchies {
                 .trees
                 .iter()
                 .map(|tree| tree.nearest(&wanted))
-                .max_by_key(|(nearest, _)| nearest.components().count())
+                .min_by_key(|(_, rest)| rest.len())
                 .unwrap_or_default(),
         };
         let mut there = wanted.last().map_or_else(Vec::new, |last| self.named(last));
@@ -358,7 +358,7 @@ fn find_at_depth(folder: &Path, depth: usize, inode: u64) -> Option<Vec<String>>
 }
 
 /// Whether there are processes in it or below; in version 1 only those in it can be seen at once.
-fn is_populated(cgroup: &Cgroup) -> bool {
+pub(super) fn is_populated(cgroup: &Cgroup) -> bool {
     let read = |name: &str| fs::read_to_string(cgroup.folder.join(name)).unwrap_or_default();
     match cgroup.hierarchy {
         Hierarchy::V2 => read("cgroup.events").lines().any(|line| line == "populated 1"),
@@ -425,7 +425,7 @@ mod tests {
         };
         assert_eq!(
             said("/docker/xx"),
-            "there is no control group /docker/xx: /memory/docker has ab, cd; name one of those, or see systemd-cgls"
+            "there is no control group /docker/xx: /unified/docker has ab; name one of those, or see systemd-cgls"
         );
         assert!(said("nginx").contains("has /system.slice/nginx.service;"));
         let typed = folder.path().join("unified/docker/abc");

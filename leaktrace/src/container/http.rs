@@ -34,7 +34,7 @@ pub(super) fn get(socket: &Path, target: &str, limit: Duration) -> io::Result<Ve
 }
 
 /// A daemon whose backlog is full makes `connect` wait for as long as the limit of sending (`unix_stream_connect` in
-/// net/unix/af_unix.c, 6.12), which std cannot set before.
+/// `net/unix/af_unix.c`, 6.12), which std cannot set before.
 fn connect(path: &Path, limit: Duration) -> io::Result<UnixStream> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_write_timeout(Some(limit))?;
@@ -144,7 +144,7 @@ mod tests {
 
     use super::*;
 
-    const LIMIT: Duration = Duration::from_secs(60);
+    const LIMIT: Duration = Duration::from_mins(1);
 
     /// What `get` makes of these bytes; the daemon closes behind them unless `stays`.
     fn answered(bytes: &'static [u8], stays: bool, limit: Duration) -> io::Result<Vec<u8>> {

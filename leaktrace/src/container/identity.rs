@@ -72,11 +72,14 @@ pub struct Identity {
     pub path: String,
 }
 
+/// What runs a container, and its id.
+type Who = (Runtime, String);
+
 /// The container or, where there is none, the systemd unit that a path in a hierarchy is in. Of containers in containers
 /// the innermost.
 pub fn identify(path: &str) -> Option<Identity> {
     let names: Vec<&str> = path.split('/').filter(|name| !name.is_empty()).collect();
-    let innermost = |who: fn(&[&str], usize) -> Option<(Runtime, String)>| {
+    let innermost = |who: fn(&[&str], usize) -> Option<Who>| {
         let (at, (runtime, id)) = (0..names.len())
             .rev()
             .find_map(|at| Some((at, who(&names, at)?)))?;
@@ -91,7 +94,7 @@ pub fn identify(path: &str) -> Option<Identity> {
 }
 
 /// The container that the group `names[at]` is the group of.
-fn container(names: &[&str], at: usize) -> Option<(Runtime, String)> {
+fn container(names: &[&str], at: usize) -> Option<Who> {
     let name = names[at];
     let parent = at.checked_sub(1).map_or("", |above| names[above]);
     // `SLICE:PREFIX:ID`, where a runtime with the driver of files is given the parent of the systemd driver.
@@ -108,7 +111,7 @@ fn container(names: &[&str], at: usize) -> Option<(Runtime, String)> {
 }
 
 /// `PREFIX-ID.scope` of the systemd driver, `PREFIX-ID` of that of files.
-fn scope(name: &str, parent: &str) -> Option<(Runtime, String)> {
+fn scope(name: &str, parent: &str) -> Option<Who> {
     let bare = name.strip_suffix(".scope").unwrap_or(name);
     let (prefix, id) = bare.rsplit_once('-')?;
     if is_long_id(id) {
@@ -122,7 +125,11 @@ fn scope(name: &str, parent: &str) -> Option<(Runtime, String)> {
         "crun" => Runtime::Crun,
         _ => return None,
     };
-    (name.ends_with(".scope") && parent.ends_with(".slice")).then(|| (runtime, unescaped(id)))
+    (bare != name && is_slice(parent)).then(|| (runtime, unescaped(id)))
+}
+
+fn is_slice(name: &str) -> bool {
+    name.strip_suffix(".slice").is_some()
 }
 
 /// What writes a prefix before ids.
@@ -139,7 +146,7 @@ fn prefixed(prefix: &str) -> Option<Runtime> {
 }
 
 /// LXC and the machines of systemd, whose ids are names.
-fn machine(name: &str, parent: &str) -> Option<(Runtime, String)> {
+fn machine(name: &str, parent: &str) -> Option<Who> {
     let lxc = name
         .strip_prefix("lxc.payload.")
         .or_else(|| Some(name).filter(|_| matches!(parent, "lxc" | "lxc.payload")));
@@ -211,7 +218,7 @@ fn pod_uid(name: &str) -> Option<String> {
 }
 
 /// A service, or a scope that is not merely a login or systemd itself.
-fn unit(names: &[&str], at: usize) -> Option<(Runtime, String)> {
+fn unit(names: &[&str], at: usize) -> Option<Who> {
     let name = names[at];
     let is_scope = name
         .strip_suffix(".scope")

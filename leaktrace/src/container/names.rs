@@ -42,7 +42,7 @@ pub struct Names {
     pub labels: BTreeMap<String, String>,
     /// The pod, if it is in one.
     pub pod: Option<Pod>,
-    /// Whose it is, where a path alone does not tell.
+    /// Whose it is, if who says so knows: a path alone does not always tell.
     pub runtime: Option<Runtime>,
     /// Whether the runtime says that it has ended, or has not begun.
     pub has_ended: bool,
@@ -77,6 +77,9 @@ impl Names {
             }
         };
         self.name.iter_mut().chain(&mut self.image).for_each(clean);
+        // Podman writes down an empty image for a folder that is used as one.
+        self.name.take_if(|name| name.is_empty());
+        self.image.take_if(|image| image.is_empty());
         self.labels.values_mut().for_each(clean);
         if let Some(pod) = &mut self.pod {
             let fields = [
@@ -94,7 +97,7 @@ impl Names {
 /// Where runtimes listen and where they keep their files.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
-    /// Sockets that speak Docker's HTTP API.
+    /// Sockets that speak Docker's HTTP API, and whose they are.
     pub sockets: Vec<(Runtime, PathBuf)>,
     /// Docker's folders of data.
     pub docker: Vec<PathBuf>,
@@ -110,11 +113,12 @@ impl Places {
     /// Those of this machine: of leaktrace's own file system, and of the first process's where that is another one.
     pub fn here() -> Self {
         let mut places = Self::default();
-        if let Some(path) = env::var("DOCKER_HOST")
-            .ok()
-            .and_then(|host| Some(PathBuf::from(host.strip_prefix("unix://")?)))
-        {
-            places.sockets.push((Runtime::Docker, path));
+        // Either may lead to the other's.
+        for name in ["DOCKER_HOST", "CONTAINER_HOST"] {
+            let host = env::var(name).unwrap_or_default();
+            if let Some(path) = host.strip_prefix("unix://") {
+                places.sockets.push((Runtime::Unknown, PathBuf::from(path)));
+            }
         }
         places.add_below(Path::new("/"));
         if other_root(1).is_some() {
@@ -233,7 +237,13 @@ impl Namer {
         } = &self.places;
         let is = |one: Runtime| runtime == one || runtime == Runtime::Unknown;
         let of_docker = || docker.iter().find_map(|root| state::docker(root, id));
-        let of_storage = || state::storage(storage, id);
+        // Where that is elsewhere, the runtime below knows.
+        let of_storage = || {
+            state::storage(storage, id).or_else(|| {
+                let lists = bare.iter().filter_map(|(of, root)| state::list_of(*of, root, id));
+                state::stored(&lists.collect::<Vec<_>>(), id)
+            })
+        };
         let of_containerd = || containerd.iter().find_map(|root| state::containerd(root, id));
         let of_bare = || {
             bare.iter()
@@ -275,7 +285,8 @@ impl Namer {
         self.silent.retain(|_, until| *until > now);
         let mut listed = Vec::new();
         for (runtime, path) in &self.places.sockets {
-            if speaks.is_some_and(|speaks| speaks != *runtime) || self.silent.contains_key(path) {
+            let is_other = speaks.is_some_and(|speaks| *runtime != Runtime::Unknown && *runtime != speaks);
+            if is_other || self.silent.contains_key(path) {
                 continue;
             }
             match sockets::ask(*runtime, path, target, ANSWER_LIMIT) {

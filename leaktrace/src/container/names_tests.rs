@@ -119,6 +119,27 @@ fn rootless_podman_keeps_its_list_at_home() {
 }
 
 #[test]
+fn a_storage_elsewhere_is_found_by_the_runtime_below() {
+    let root = tempfile::tempdir().unwrap();
+    let bundle = format!(
+        "{}/elsewhere/overlay-containers/{ID}/userdata",
+        root.path().display()
+    );
+    write(
+        root.path(),
+        "run/runc/ID/state.json",
+        &format!(r#"{{"config":{{"labels":["bundle={bundle}"]}}}}"#),
+    );
+    write(
+        root.path(),
+        "elsewhere/overlay-containers/containers.json",
+        r#"[{"id":"ID","names":["web"],"metadata":"{}"}]"#,
+    );
+    let said = names(root.path(), Runtime::Podman).unwrap();
+    assert_eq!(name_and_image(&said), (Some("web"), None));
+}
+
+#[test]
 fn containers_of_runc_and_crun_have_their_groups_in_their_state() {
     let root = tempfile::tempdir().unwrap();
     write(

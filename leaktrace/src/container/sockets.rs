@@ -62,7 +62,7 @@ fn read(runtime: Runtime, answer: &[u8]) -> io::Result<Vec<(String, Names)>> {
                     .find(|name| !name.contains('/'))
                     .map(str::to_owned),
                 image: listed.image.filter(|image| !image.is_empty()),
-                runtime: Some(runtime),
+                runtime: Some(runtime).filter(|runtime| *runtime != Runtime::Unknown),
                 has_ended: matches!(
                     listed.state.as_deref(),
                     Some(

@@ -170,6 +170,11 @@ pub(super) fn storage(roots: &[PathBuf], id: &str) -> Option<Names> {
         .flat_map(|root| folders(root))
         .filter(|folder| folder.to_string_lossy().ends_with("-containers"))
         .collect();
+    stored(&lists, id)
+}
+
+/// The same from folders of such lists.
+pub(super) fn stored(lists: &[PathBuf], id: &str) -> Option<Names> {
     let bundled = lists
         .iter()
         .find_map(|list| json::<Bundle>(&list.join(id).join("userdata/config.json")))
@@ -239,19 +244,36 @@ pub(super) fn bare(runtime: Runtime, root: &Path) -> Vec<(String, Runtime, Strin
         let paths = said.cgroup_paths.into_values().chain(said.cgroup_path);
         all.extend(
             paths
-                .filter(|path| path.trim_matches('/') != "")
+                .filter(|path| !path.trim_matches('/').is_empty())
                 .map(|path| (path, runtime, id.to_owned())),
         );
     }
     all
 }
 
+impl Bare {
+    fn bundle(&self) -> Option<PathBuf> {
+        let label = |label: &String| label.strip_prefix("bundle=").map(PathBuf::from);
+        self.bundle
+            .clone()
+            .or_else(|| self.config.labels.iter().find_map(label))
+    }
+}
+
+/// The folder of the list of containers/storage in which the bundle of a container is, `LIST/ID/userdata`: Podman tells
+/// runc or crun, wherever its storage is.
+pub(super) fn list_of(runtime: Runtime, root: &Path, id: &str) -> Option<PathBuf> {
+    let bundle = status(runtime, root, id)?.bundle()?;
+    let of_container = bundle.parent().filter(|folder| folder.ends_with(id))?;
+    of_container.parent().map(Path::to_owned)
+}
+
 /// What the bundle of a container of runc or crun says of it; its name is its id.
 pub(super) fn bare_bundle(runtime: Runtime, root: &Path, id: &str) -> Option<Names> {
     let said = status(runtime, root, id)?;
-    let label = |label: &String| label.strip_prefix("bundle=").map(PathBuf::from);
-    let folder = said.bundle.or_else(|| said.config.labels.iter().find_map(label));
-    let bundle = folder.and_then(|folder| json::<Bundle>(&folder.join("config.json")));
+    let bundle = said
+        .bundle()
+        .and_then(|folder| json::<Bundle>(&folder.join("config.json")));
     let mut names = bundle.map_or_else(Names::default, |bundle| of_annotations(bundle.annotations));
     names.name.get_or_insert_with(|| id.to_owned());
     names.runtime = Some(runtime);

@@ -9,6 +9,7 @@ pub mod faults;
 pub mod gpu;
 pub mod maps;
 pub mod object;
+pub mod pages;
 pub mod programs;
 pub mod python;
 pub mod raw;

@@ -667,6 +667,50 @@ impl<T: Plain> Drop for MappedArray<T> {
     }
 }
 
+/// A page of a file in this process's memory, to be looked at by its address alone: reading it would be fatal where the
+/// file has been cut short.
+#[derive(Debug)]
+pub struct MappedPage {
+    base: NonNull<libc::c_void>,
+}
+
+impl MappedPage {
+    /// Maps the first page. It is in memory as soon as it is mapped, if the file has one and it can be read.
+    ///
+    /// # Errors
+    /// The errno of mmap(2).
+    pub fn first_of(file: BorrowedFd<'_>) -> io::Result<Self> {
+        // SAFETY: a new mapping, where the kernel likes; nobody reads it.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                rustix::param::page_size(),
+                libc::PROT_READ,
+                libc::MAP_PRIVATE | libc::MAP_POPULATE,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok(Self { base })
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> u64 {
+        self.base.as_ptr() as u64
+    }
+}
+
+impl Drop for MappedPage {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's own, and nothing is borrowed from it.
+        unsafe { libc::munmap(self.base.as_ptr(), rustix::param::page_size()) };
+    }
+}
+
 /// A command whose child writes its pid to `report` and then waits for a byte on `gate` before it
 /// executes the program. `other_end` is leaktrace's end of the gate: the child closes its copy, or it
 /// would keep its own gate open when leaktrace is gone.

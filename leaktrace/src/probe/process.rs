@@ -376,6 +376,14 @@ fn without_deleted(path: PathBuf) -> PathBuf {
     }
 }
 
+/// The pid by which the process knows itself: another one than `pid` in a pid namespace of its own. None when it is gone,
+/// and before Linux 4.1, which does not say.
+pub fn inner_pid(pid: u32) -> Option<u32> {
+    let status = Status::read(pid, file_of(pid, "status")).ok()?;
+    // From leaktrace's own namespace to the innermost.
+    status.text("NSpid")?.split_whitespace().next_back()?.parse().ok()
+}
+
 /// When the process started, in clock ticks since boot: differs when a pid has been used again.
 ///
 /// # Errors
@@ -409,13 +417,6 @@ pub fn rss_bytes(pid: u32) -> Result<u64, ProcessError> {
     Ok(Status::read(pid, file_of(pid, "status"))?
         .number("VmRSS")?
         .saturating_mul(1024))
-}
-
-/// The pid that a process has in its own namespace: the same where it runs in no other. `None` when it has ended.
-pub fn inner_pid(pid: u32) -> Option<u32> {
-    let status = Status::read(pid, file_of(pid, "status")).ok()?;
-    // From the outermost namespace that is in sight to its own (Linux 4.1, fs/proc/array.c).
-    status.text("NSpid")?.split_whitespace().next_back()?.parse().ok()
 }
 
 /// A `status` file.

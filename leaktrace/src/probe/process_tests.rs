@@ -269,3 +269,10 @@ fn container_paths_lead_through_the_process_root() {
         Path::new("/bin/x")
     );
 }
+
+#[test]
+fn a_process_in_our_own_pid_namespace_knows_itself_by_the_same_pid() {
+    assert_eq!(inner_pid(std::process::id()), Some(std::process::id()));
+    // PID_MAX_LIMIT, include/linux/threads.h: no pid is as large.
+    assert_eq!(inner_pid(4 << 20), None);
+}

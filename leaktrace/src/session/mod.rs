@@ -52,7 +52,7 @@ use crate::{
         output::Output,
         units::counted,
     },
-    traced::follow::Followed,
+    traced::{follow::Followed, host::Reach},
 };
 
 /// Runs to the end. The exit code is the child's, or 0.
@@ -213,7 +213,7 @@ impl<'a> Session<'a> {
             .filter_map(|&(object, gear)| Some(traced.catalog.scan(object)?.of(gear).0.len()))
             .sum();
         let for_all = traced.files_for_all();
-        if for_all > 0 {
+        if traced.reaches() == Reach::Host {
             say(&format!(
                 "the probes of {} are for all processes that map {}: calls of those that are no targets cost them a trap \
                  each; --scope process spares them",

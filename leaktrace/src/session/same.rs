@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    hash::{Hash, Hasher},
+    hash::{DefaultHasher, Hash, Hasher as _},
     path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
@@ -63,7 +63,7 @@ enum Owner {
 }
 
 /// A frame as it is in all processes that run the same code.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Hash)]
 enum Step {
     /// An offset in a file.
     File(ObjectId, u64),
@@ -79,28 +79,30 @@ enum Step {
     Mark,
 }
 
-/// The steps of a stack, with a hash of them: they are compared with those of thousands of others.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Code {
-    hash: u64,
-    steps: Vec<Step>,
-}
+/// What tells the steps of a stack from those of others: two hashes of them, as a stack's id is one of its addresses. Kept in
+/// place of the steps, of which there are millions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Code([u64; 2]);
 
-impl Hash for Code {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash);
+/// Makes a [`Code`] of steps, one after the other.
+struct Coder([DefaultHasher; 2]);
+
+impl Coder {
+    fn new() -> Self {
+        // Their keys are fixed: the same steps are the same code throughout a run.
+        let mut hashers = [DefaultHasher::new(), DefaultHasher::new()];
+        hashers[1].write_u8(1);
+        Self(hashers)
     }
-}
 
-impl Code {
-    fn new(steps: Vec<Step>) -> Self {
-        // Fixed keys: the same steps have the same hash throughout a run.
-        let mut hasher = std::hash::DefaultHasher::new();
-        steps.hash(&mut hasher);
-        Self {
-            hash: hasher.finish(),
-            steps,
+    fn add(&mut self, step: &Step) {
+        for hasher in &mut self.0 {
+            step.hash(hasher);
         }
+    }
+
+    fn finish(&self) -> Code {
+        Code([self.0[0].finish(), self.0[1].finish()])
     }
 }
 
@@ -110,13 +112,13 @@ pub(super) enum Place {
     /// Within an image: the addresses, and the Python frames.
     Addresses(Box<[u64]>, Box<[PythonFrame]>),
     /// Beyond it.
-    Code(Rc<Code>),
+    Code(Code),
 }
 
 /// What was found of a stack of an image.
 #[derive(Debug)]
 struct Found {
-    code: Rc<Code>,
+    code: Code,
     /// What it was found of: a stack is another one once it has been walked on.
     stack: Rc<Known>,
     frames: usize,
@@ -205,34 +207,36 @@ impl Same {
         about: &About<'_>,
         objects: &Objects,
         interpreters: &dyn Interpreters,
-    ) -> Rc<Code> {
+    ) -> Code {
         let of = (site.image, site.key.stack_id);
         if let Some(found) = self.found.get_mut(&of)
             && Rc::ptr_eq(&found.stack, stack)
             && found.frames == frames
         {
             found.used = self.snapshot;
-            return Rc::clone(&found.code);
+            return found.code;
         }
         let mut all_known = about.mappings.is_some();
-        let mut steps = Vec::with_capacity(frames + stack.python.frames.len());
+        let mut coder = Coder::new();
         for (index, &address) in stack.frames[..frames].iter().enumerate() {
             let (step, is_known) = native(index, address, about.mappings, objects);
             all_known &= is_known;
-            steps.push(step);
+            coder.add(&step);
         }
         for (index, frame) in stack.python.frames.iter().enumerate() {
             let (tgid, image) = (site.image.tgid, site.key.process.image);
             let name = || interpreters.name(tgid, image, stack.python.part_of(index), frame);
             let (step, is_known) = python(frame, name);
             all_known &= is_known;
-            steps.extend(step);
+            if let Some(step) = step {
+                coder.add(&step);
+            }
         }
-        let code = Rc::new(Code::new(steps));
+        let code = coder.finish();
         // What is not known yet may be at the next snapshot.
         if all_known || site.image.frozen.is_some() {
             let found = Found {
-                code: Rc::clone(&code),
+                code,
                 stack: Rc::clone(stack),
                 frames,
                 used: self.snapshot,

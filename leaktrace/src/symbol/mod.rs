@@ -3,6 +3,7 @@
 //! [`mappings`] says what was mapped where, [`objects`] holds the mapped files open, a [`Symbolizer`]
 //! names what lies in them. Nothing here reads `/proc/PID` or knows of probes and blocks.
 
+mod beneath;
 pub mod blaze;
 mod cache;
 mod compressed;

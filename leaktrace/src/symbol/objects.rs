@@ -1,7 +1,8 @@
 //! The files that are mapped into traced processes, each held open.
 //!
 //! An open file outlives its name, its container and the process that mapped it: what has been seen
-//! once can be symbolized for the rest of the run. Must not know processes or address spaces.
+//! once can be symbolized for the rest of the run. An object is what the kernel sets probes on: a file that two containers
+//! have of one image is one object. Must not know processes or address spaces.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -10,9 +11,11 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::beneath::{self, Facts};
 use super::content::Content;
 use super::debug_file::{descriptor_path, hexadecimal};
 
+pub use super::beneath::is_layered;
 pub use super::mappings::ObjectId;
 
 /// A mapped file.
@@ -34,7 +37,11 @@ pub struct Object {
     pub root: Option<Arc<File>>,
     /// What its headers say; none if they cannot be read.
     pub(super) content: Option<Content>,
+    facts: Facts,
 }
+
+/// What two files have in common that are one beneath; others may as well.
+type Likeness = (u64, Option<String>);
 
 /// A file could not be taken into the table.
 #[derive(Debug, thiserror::Error)]
@@ -45,11 +52,14 @@ pub struct ObjectError {
     source: io::Error,
 }
 
-/// The table: one entry a file, however many names and processes map it.
+/// The table: one entry a file, however many names, mounts and processes map it.
 #[derive(Debug, Default)]
 pub struct Objects {
     all: Vec<Arc<Object>>,
-    by_inode: HashMap<(u64, u64), ObjectId>,
+    /// By device and inode, with what was seen of the file under these numbers: on overlayfs several lead to one object.
+    by_inode: HashMap<(u64, u64), (ObjectId, Facts)>,
+    /// Those that may be one file beneath, by size and build id.
+    by_likeness: HashMap<Likeness, Vec<ObjectId>>,
     by_build_id: HashMap<String, ObjectId>,
 }
 
@@ -71,35 +81,66 @@ impl Objects {
         file: File,
         root: Option<Arc<File>>,
     ) -> Result<ObjectId, ObjectError> {
-        let metadata = file.metadata().map_err(|source| ObjectError {
+        let facts = Facts::of(&file).map_err(|source| ObjectError {
             path: path_in_process.to_owned(),
             source,
         })?;
-        let (device, inode) = (metadata.dev(), metadata.ino());
-        // The table holds every file of it open, so an inode number cannot come to mean another file.
-        if let Some(id) = self.find(device, inode) {
+        let key = (facts.device, facts.inode);
+        if let Some(id) = self.known_as(key, &file, &facts) {
             return Ok(id);
         }
         let is_elf = starts_as_elf(&file);
         let content = if is_elf { Content::read(&file) } else { None };
         let build_id = content.as_ref().and_then(|content| content.build_id.as_deref());
         let build_id = build_id.map(hexadecimal);
+        let likeness = (facts.size_bytes, build_id.clone());
+        if let Some(id) = self.one_with(&likeness, &file, &facts) {
+            self.by_inode.insert(key, (id, facts));
+            return Ok(id);
+        }
         let id = ObjectId(self.all.len() as u32);
         if let Some(build_id) = &build_id {
             self.by_build_id.entry(build_id.clone()).or_insert(id);
         }
+        self.by_likeness.entry(likeness).or_default().push(id);
         self.all.push(Arc::new(Object {
             path_in_process: path_in_process.to_owned(),
             file,
-            device,
-            inode,
+            device: facts.device,
+            inode: facts.inode,
             build_id,
             is_elf,
             root,
             content,
+            facts,
         }));
-        self.by_inode.insert((device, inode), id);
+        self.by_inode.insert(key, (id, facts));
         Ok(id)
+    }
+
+    /// The object that has been seen under this device and inode, if that still means it.
+    ///
+    /// The table holds its files open, so that these numbers cannot come to mean another file. Only of a file of overlayfs
+    /// it may be the one beneath that is held.
+    fn known_as(&mut self, key: (u64, u64), file: &File, facts: &Facts) -> Option<ObjectId> {
+        let (id, earlier) = self.by_inode.get(&key)?;
+        let id = *id;
+        let known = self.all.get(id.0 as usize)?;
+        if !beneath::is_still(file, facts, earlier, &known.file) {
+            return None;
+        }
+        self.by_inode.insert(key, (id, *facts));
+        Some(id)
+    }
+
+    /// The object that is the same file beneath.
+    fn one_with(&self, likeness: &Likeness, file: &File, facts: &Facts) -> Option<ObjectId> {
+        let alike = self.by_likeness.get(likeness)?;
+        let is_one = |id: &ObjectId| {
+            let other = self.get(*id);
+            other.is_some_and(|other| beneath::is_one((file, facts), (&other.file, &other.facts)))
+        };
+        alike.iter().copied().find(is_one)
     }
 
     /// The first object with the same build id: the same code, whatever file and container it is in. The
@@ -114,7 +155,7 @@ impl Objects {
 
     /// The number of the file with this device and inode, as `stat` gives them.
     pub fn find(&self, device: u64, inode: u64) -> Option<ObjectId> {
-        self.by_inode.get(&(device, inode)).copied()
+        self.by_inode.get(&(device, inode)).map(|(id, _)| *id)
     }
 
     /// The file with this number.
@@ -165,56 +206,5 @@ fn starts_as_elf(file: &File) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn open(path: &Path) -> File {
-        File::open(path).unwrap()
-    }
-
-    #[test]
-    fn one_file_under_two_names_is_one_object() {
-        let folder = tempfile::tempdir().unwrap();
-        let (first, second) = (folder.path().join("a"), folder.path().join("b"));
-        fs::write(&first, "text").unwrap();
-        fs::hard_link(&first, &second).unwrap();
-        let mut objects = Objects::new();
-        let id = objects.insert(&first, open(&first)).unwrap();
-        assert_eq!(objects.insert(&second, open(&second)).unwrap(), id);
-        assert_eq!(objects.len(), 1);
-        let object = objects.get(id).unwrap();
-        assert!(!object.is_elf && object.build_id.is_none());
-        assert_eq!(objects.find(object.device, object.inode), Some(id));
-        assert_eq!(objects.get(ObjectId(1)).map(|object| object.inode), None);
-    }
-
-    #[test]
-    fn path_falls_back_to_the_descriptor_when_the_name_leads_elsewhere() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("lib.so");
-        fs::write(&path, "old").unwrap();
-        let mut objects = Objects::new();
-        let id = objects.insert(&path, open(&path)).unwrap();
-        assert_eq!(objects.get(id).unwrap().usable_path(), path);
-
-        fs::write(folder.path().join("new"), "new").unwrap();
-        fs::rename(folder.path().join("new"), &path).unwrap();
-        let usable = objects.get(id).unwrap().usable_path();
-        assert_ne!(usable, path);
-        assert_eq!(fs::read_to_string(&usable).unwrap(), "old");
-        assert_ne!(objects.insert(&path, open(&path)).unwrap(), id);
-
-        fs::remove_file(&path).unwrap();
-        assert_eq!(fs::read_to_string(usable).unwrap(), "old");
-    }
-
-    #[test]
-    fn an_empty_file_is_no_elf_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("empty");
-        fs::write(&path, "").unwrap();
-        let mut objects = Objects::new();
-        let id = objects.insert(&path, open(&path)).unwrap();
-        assert!(!objects.get(id).unwrap().is_elf);
-    }
-}
+#[path = "objects_tests.rs"]
+mod tests;

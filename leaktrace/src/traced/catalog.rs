@@ -23,11 +23,21 @@ use crate::{
         process::{self, Mapping},
     },
     python::runtime,
-    symbol::objects::{ObjectId, Objects},
+    symbol::objects::{ObjectId, Objects, is_layered},
 };
 
 /// A file as `/proc/PID/maps` and the side-band name it: device (major, minor) and inode.
 type FileKey = ((u32, u32), u64);
+
+/// What is known of a file by its numbers.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    /// `None` for one that could not be taken in.
+    object: Option<ObjectId>,
+    /// The numbers may come to mean another file: on overlayfs they do when attributes are changed, and when the mount
+    /// goes and another one takes its place.
+    may_change: bool,
+}
 
 /// A custom function cannot be traced.
 #[derive(Debug, thiserror::Error)]
@@ -54,8 +64,8 @@ pub struct Catalog {
     pub objects: Objects,
     /// None for what is no sound ELF file.
     scans: HashMap<ObjectId, Option<Rc<Scan>>>,
-    /// What a mapping's file is; `None` for one that could not be taken in.
-    known: HashMap<FileKey, Option<ObjectId>>,
+    /// What a mapping's file is.
+    known: HashMap<FileKey, Known>,
     /// Roots of file systems other than ours, by device and inode.
     roots: HashMap<(u64, u64), Arc<File>>,
     custom: Option<CustomPair>,
@@ -119,16 +129,20 @@ impl Catalog {
             return None;
         }
         let key = (mapping.device, mapping.inode);
-        if let Some(known) = self.known.get(&key) {
-            return *known;
+        let known = self.known.get(&key).copied();
+        if let Some(known) = known.filter(|known| !known.may_change) {
+            return known.object;
         }
         let path = mapping.path.clone().unwrap_or_default();
-        let object = match process::open_mapped(pid, mapping) {
+        match process::open_mapped(pid, mapping) {
             Ok(file) => {
                 let root = self.root_of(pid);
-                self.add(&path, file, root)
+                self.know(key, &path, file, root)
             }
             Err(error) => {
+                if let Some(known) = known {
+                    return known.object;
+                }
                 // A process that has ended meanwhile takes its way to its files with it.
                 if Path::new("/proc").join(pid.to_string()).exists() {
                     tracing::warn!(
@@ -137,11 +151,9 @@ impl Catalog {
                     );
                 }
                 // Not remembered: the next process may let us open it.
-                return None;
+                None
             }
-        };
-        self.known.insert(key, object);
-        object
+        }
     }
 
     /// An object that process `pid` finds at a path and that is open here, whether it maps it or not.
@@ -166,12 +178,10 @@ impl Catalog {
             (major(facts.dev()) as u32, minor(facts.dev()) as u32),
             facts.ino(),
         );
-        if let Some(known) = self.known.get(&key) {
-            return Ok(*known);
+        match self.known.get(&key).filter(|known| !known.may_change) {
+            Some(known) => Ok(known.object),
+            None => Ok(self.know(key, path, file, None)),
         }
-        let object = self.add(path, file, None);
-        self.known.insert(key, object);
-        Ok(object)
     }
 
     /// Whether the file of a mapping has been opened before.
@@ -184,7 +194,7 @@ impl Catalog {
         let of_object = self
             .known
             .iter()
-            .filter(move |(_, known)| **known == Some(object));
+            .filter(move |(_, known)| known.object == Some(object));
         of_object.map(|(key, _)| *key)
     }
 
@@ -194,6 +204,14 @@ impl Catalog {
         let facts = root.metadata().ok()?;
         let known = self.roots.entry((facts.dev(), facts.ino()));
         Some(Arc::clone(known.or_insert_with(|| Arc::new(root))))
+    }
+
+    /// Adds a file and remembers its numbers.
+    fn know(&mut self, key: FileKey, path: &Path, file: File, root: Option<Arc<File>>) -> Option<ObjectId> {
+        let may_change = is_layered(&file);
+        let object = self.add(path, file, root);
+        self.known.insert(key, Known { object, may_change });
+        object
     }
 
     fn add(&mut self, path: &Path, file: File, root: Option<Arc<File>>) -> Option<ObjectId> {

@@ -4,7 +4,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     path::PathBuf,
     sync::Arc,
 };
@@ -442,11 +441,6 @@ pub(super) fn code(mapping: &Mapping, object: Option<ObjectId>) -> mappings::Map
 
 /// Where a JIT compiler in the process writes its symbols: under the pid that the process itself sees.
 pub(super) fn jit_map(pid: u32) -> Option<PathBuf> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let inner = status
-        .lines()
-        .find_map(|line| line.strip_prefix("NSpid:"))?
-        .split_whitespace()
-        .next_back()?;
+    let inner = proc::inner_pid(pid)?;
     Some(PathBuf::from(format!("/proc/{pid}/root/tmp/perf-{inner}.map")))
 }

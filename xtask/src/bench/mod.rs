@@ -42,6 +42,8 @@ enum Bench {
     /// What Python's frames cost at each hit; and what tracing costs programs of small objects, beside memray and
     /// tracemalloc
     Python(overhead::PythonArgs),
+    /// What tracing many processes costs: those that are no targets, those that are, the attach to hundreds, the watch
+    Host(overhead::HostArgs),
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -52,6 +54,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Bench::Programs => overhead::programs(),
         Bench::Unwind => overhead::unwind(),
         Bench::Python(args) => overhead::python(args),
+        Bench::Host(args) => overhead::host(args),
     }
 }
 

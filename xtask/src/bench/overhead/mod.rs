@@ -1,10 +1,11 @@
-//! `cargo xtask bench overhead`, `guard`, `programs`, `unwind` and `python`: what tracing costs the traced program,
+//! `cargo xtask bench overhead`, `guard`, `programs`, `unwind`, `python` and `host`: what tracing costs the traced program,
 //! beside empty probes at the same places and beside other tracers, all in one run.
 //!
 //! `workload` runs the programs, `tracer` what is attached to them, `rounds` puts the two together,
 //! `stats` and `table` make figures of it. A figure is processor time of the target itself; every ratio is
 //! one of two figures of the same round.
 
+mod host;
 mod machine;
 mod programs;
 mod python;
@@ -21,7 +22,7 @@ use std::{fs, time::Duration};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::json;
 
-pub(super) use self::python::Args as PythonArgs;
+pub(super) use self::{host::Args as HostArgs, host::run as host, python::Args as PythonArgs};
 use self::{
     machine::Machine,
     rounds::{Extent, Measured},

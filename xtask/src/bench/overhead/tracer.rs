@@ -51,7 +51,7 @@ pub(super) fn install_memray(directory: &Path) -> Result<()> {
 }
 
 /// The last of the reports in a file: one a line when there are several.
-fn last_document(text: &[u8]) -> Result<Value> {
+pub(super) fn last_document(text: &[u8]) -> Result<Value> {
     let documents = serde_json::Deserializer::from_slice(text).into_iter::<Value>();
     let last = documents.last().context("there is no report")?;
     last.context("the report is not JSON")
