@@ -274,3 +274,20 @@ fn the_killswitch_ends_tracing_too() {
     target.go();
     assert!(target.is_running());
 }
+
+#[test]
+fn calls_for_more_are_shown_when_asked_for() {
+    let mut target = started("mmap");
+    let pid = target.pid().to_string();
+    let mut run = watch(&["-p", &pid, "--window", "4s", "--calls"]);
+    target.go();
+    let report = report_where(&mut run, "a report with calls", |report| {
+        grower(report, &target).is_some_and(|grower| !list(grower, "calls").is_empty())
+    });
+    let grower = grower(&report, &target).expect("it is in the report");
+    let most = &list(grower, "calls")[0];
+    assert_eq!(most["call"], "mmap");
+    assert!(symbols(most).contains(&"grow_mmap"), "{most:#}");
+    drop(run.stop().exited_with(0));
+    target.go();
+}

@@ -434,7 +434,7 @@ pub(super) enum Command {
     ///
     /// For any language and allocator: by page faults that the kernel samples. With --arm, those that keep growing are
     /// traced, and not any more when they stop. Example: leaktrace watch -a --arm 'rss>10MiB/10min'
-    Watch(WatchArgs),
+    Watch(Box<WatchArgs>),
     /// Say what this kernel and user can do, and what to do about what is missing.
     ///
     /// Exit status 2 when tracing is impossible.
