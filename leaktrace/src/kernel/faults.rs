@@ -18,7 +18,7 @@ use perf_event_open::{
     },
 };
 
-use super::{raw::Raw, sideband::online_cpus};
+use super::{clock::now_ns, raw::Raw, sideband::online_cpus};
 
 /// Pages of a CPU's ring, as a power of two: 512 KiB, some 60 samples.
 const RING_PAGES_LOG2: u8 = 7;
@@ -89,6 +89,8 @@ struct Ring {
     sampler: Sampler,
     /// Events from one sample to the next.
     period: u64,
+    /// Whether samples have the time of the clock that all else has.
+    has_time: bool,
     /// Events up to the last sample that was read.
     counted: u64,
     /// When it was read last.
@@ -217,6 +219,9 @@ impl FaultRings {
             let stands_for = ring.settle(samples);
             for touch in &mut touches[first..] {
                 touch.stands_for = stands_for;
+                if !ring.has_time {
+                    touch.stack.time_ns = now_ns();
+                }
             }
         }
         touches
@@ -283,7 +288,9 @@ fn open_ring(tracepoint: Option<u64>, cpu: u32, page_sizes: bool) -> io::Result<
     opts.record_id_format.task = true;
     opts.record_id_format.time = true;
     opts.record_id_all = true;
-    opts.timer = Some(Clock::BootTime);
+    // Tracepoints may come in an NMI as far as perf knows, where CLOCK_BOOTTIME cannot be read (perf_event_set_clock,
+    // kernel/events/core.c): their samples are as old as their reading.
+    opts.timer = tracepoint.is_none().then_some(Clock::BootTime);
     opts.wake_up.on = WakeUpOn::Bytes(WAKE_BYTES);
     let target = (Proc::ALL, Cpu(cpu));
     let counter = match tracepoint {
@@ -298,6 +305,7 @@ fn open_ring(tracepoint: Option<u64>, cpu: u32, page_sizes: bool) -> io::Result<
         counter,
         sampler,
         period: PERIOD,
+        has_time: tracepoint.is_none(),
         counted: 0,
         read: Instant::now(),
     })
