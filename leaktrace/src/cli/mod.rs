@@ -204,7 +204,6 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
     let config = Config {
         target: what,
         scope: bounds.scope,
-        killswitch: bounds.killswitch,
         follow_forks: target.follow_forks,
         python_malloc: target.python_malloc,
         python_pools: target.python_pools,
@@ -253,6 +252,7 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
         max_unwind_bytes: bounds.max_unwind.0,
         probe_at: bounds.probe_at,
         verify_stacks: bounds.verify_stacks,
+        killswitch: bounds.killswitch,
         ends_with_parent: bounds.ends_with_parent,
         verbose: general.verbose,
     };

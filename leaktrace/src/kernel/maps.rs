@@ -239,6 +239,7 @@ pub struct Tables {
     processes: OwnedFd,
     layout_slots: OwnedFd,
     properties: OwnedFd,
+    threads: OwnedFd,
     control: OwnedFd,
     /// What is in the last one.
     controls: Cell<Control>,
@@ -254,6 +255,7 @@ impl Tables {
             processes: kernel.map("PROCESSES")?,
             layout_slots: kernel.map("LAYOUT_SLOTS")?,
             properties: kernel.map("PROPERTIES")?,
+            threads: kernel.map("THREADS")?,
             control: kernel.map("CONTROL")?,
             controls: Cell::new(Control {
                 mean_bytes: 0,
@@ -392,6 +394,16 @@ impl Tables {
         })
         .map_err(error("PROCESSES", "read"))?;
         Ok(all)
+    }
+
+    /// How many threads and stacks there are.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn threads_and_stacks(&self) -> Result<(u64, u64), TableError> {
+        let threads = sys::map_count::<u32>(self.threads.as_fd()).map_err(error("THREADS", "read"))?;
+        let stacks = sys::map_count::<u64>(self.stacks.as_fd()).map_err(error("STACKS", "read"))?;
+        Ok((threads, stacks))
     }
 
     /// Number of the image a target runs now.

@@ -451,6 +451,31 @@ pub fn map_update<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K, value: &V) -
     bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
 
+/// How many elements a map has, by its keys alone.
+///
+/// # Errors
+/// The errno of bpf(2) `BPF_MAP_GET_NEXT_KEY`.
+pub fn map_count<K: Plain>(map: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut count = 0;
+    let mut key: Option<K> = None;
+    loop {
+        let mut next = MaybeUninit::<K>::uninit();
+        let mut attr = attr();
+        // SAFETY: the union's member for this command.
+        let u = unsafe { &mut attr.__bindgen_anon_2 };
+        u.map_fd = map.as_raw_fd() as u32;
+        u.key = key.as_ref().map_or(0, |key| std::ptr::from_ref(key) as u64);
+        u.__bindgen_anon_1.next_key = next.as_mut_ptr() as u64;
+        match bpf(bpf_cmd::BPF_MAP_GET_NEXT_KEY, &mut attr) {
+            Ok(_) => count += 1,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(count),
+            Err(error) => return Err(error),
+        }
+        // SAFETY: written by the kernel.
+        key = Some(unsafe { next.assume_init() });
+    }
+}
+
 /// Removes an element; an absent one is no error.
 pub fn map_delete<K: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
     let mut attr = attr();

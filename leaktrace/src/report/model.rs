@@ -176,8 +176,30 @@ pub struct Tracing {
     pub skipped: Vec<SkippedSite>,
     /// The filters in force.
     pub filters: Filters,
+    /// Whose calls the probes see, where processes are selected: `process`, `private` (all processes that map a file which
+    /// only targets map) or `host`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<&'static str>,
+    /// What the kernel side's tables hold, where processes are selected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tables: Option<Tables>,
     /// How allocations were sampled; none where all were recorded.
     pub sampling: Option<Sampling>,
+}
+
+/// How many entries the kernel side's tables have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Tables {
+    /// Targets.
+    pub processes: u64,
+    /// Threads of theirs that have called an allocator.
+    pub threads: u64,
+    /// Live blocks.
+    pub live: u64,
+    /// Sites.
+    pub sites: u64,
+    /// Stacks.
+    pub stacks: u64,
 }
 
 /// Allocations were sampled: numbers are estimates.

@@ -480,6 +480,11 @@ fn tracing(from: &Sources<'_>, kernel_release: &str) -> Tracing {
             top: config.top,
             sort: config.sort.name().to_owned(),
         },
+        scope: from
+            .traced
+            .follows_members()
+            .then(|| from.traced.reaches().name()),
+        tables: from.collector.sizes,
         sampling: (from.largest_mean_bytes > 0).then_some(Sampling {
             mean_bytes: from.largest_mean_bytes,
         }),
@@ -531,7 +536,7 @@ fn unsure(overhead: &Overhead) -> Vec<String> {
 
 /// The ledger, and a sentence for each number in it that means a loss.
 fn ledger(from: &Sources<'_>, snapshot: &Snapshot) -> (BTreeMap<&'static str, u64>, Vec<String>) {
-    let mut warnings = from.traced.warnings.clone();
+    let mut warnings = from.traced.warnings.list();
     let unseen = from.traced.unseen;
     let missed = from.traced.missed();
     let mut ledger = BTreeMap::from([

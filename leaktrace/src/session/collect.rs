@@ -34,7 +34,7 @@ use crate::{
     },
     python::resolver::Resolver,
     report::{
-        model::State,
+        model::{State, Tables as Sizes},
         python::{Outcome, PythonStacks},
         stacks,
     },
@@ -83,6 +83,8 @@ pub(super) struct Collector {
     handed_out_ended: HashMap<u32, HandedOut>,
     /// Stacks of images that have ended, where processes come and go.
     doomed: HashSet<u64>,
+    /// What the tables held at the last snapshot, where processes come and go.
+    pub sizes: Option<Sizes>,
 }
 
 /// What the tables had of an image that has ended.
@@ -163,6 +165,7 @@ impl Collector {
             handed_out: HashMap::new(),
             handed_out_ended: HashMap::new(),
             doomed: HashSet::new(),
+            sizes: None,
         }
     }
 
@@ -251,7 +254,9 @@ impl Collector {
         self.python.clone_from(&self.python_ended);
         let interpreters = of_targets(traced);
         let mut failed = None;
+        let mut sizes = Sizes::default();
         self.tables.for_each_site(|key, totals| {
+            sizes.sites += 1;
             // What was forked has its parent's addresses, and so its stacks.
             self.doomed.remove(&key.stack_id);
             let handed_out = self.handed_out.entry(key.call).or_default();
@@ -275,9 +280,15 @@ impl Collector {
         {
             let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
             live.for_each(|key, block| {
+                sizes.live += 1;
                 self.unsure.add_older(self.unsure_before_ns, block);
                 self.tracker.add_block(&LiveBlock::new(key, block));
             })?;
+        }
+        if traced.follows_members() {
+            sizes.processes = self.tables.processes()?.len() as u64;
+            (sizes.threads, sizes.stacks) = self.tables.threads_and_stacks()?;
+            self.sizes = Some(sizes);
         }
         self.read_gpu(traced)?;
         let Self {
@@ -379,6 +390,8 @@ impl Collector {
         ended: &[ImageKey],
         state: State,
     ) -> Result<(), TableError> {
+        // What of them is still to be walked needs the table of stacks, from which theirs go.
+        self.receive_stacks();
         self.finish_stacks(traced)?;
         self.catch_up();
         for &(pid, image) in ended {

@@ -100,6 +100,9 @@ impl EndedImages {
 
     /// Hands over the processes that need not be known any more.
     pub(super) fn take_gone(&mut self) -> Vec<u32> {
+        if self.gone.is_empty() {
+            return Vec::new();
+        }
         let mut gone = std::mem::take(&mut self.gone);
         // They come back when their last image is forgotten.
         let kept: HashSet<u32> = self.images.values().map(|(image, _)| image.tgid).collect();

@@ -32,6 +32,17 @@ pub enum Reach {
     Host,
 }
 
+impl Reach {
+    /// The name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Targets => "process",
+            Self::Private => "private",
+            Self::Host => "host",
+        }
+    }
+}
+
 /// What of a file is probed together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Part {

@@ -17,3 +17,4 @@ pub mod python;
 pub mod set;
 pub mod slots;
 mod unwinding;
+mod warnings;

@@ -149,7 +149,7 @@ impl TracedSet {
                     }
                 }
                 Err(error) if one.pid == ALL || proc::is_alive(one.pid) => {
-                    self.warnings.push(error.to_string())
+                    self.warnings.push(error.to_string());
                 }
                 Err(_) => {}
             }

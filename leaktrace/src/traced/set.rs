@@ -12,7 +12,7 @@ use leaktrace_common::record::tracked;
 
 use super::{
     catalog::Catalog, host::Host, members::MemberCounts, newcomers::Newcomers, pauser::Pauser,
-    process::Traced,
+    process::Traced, warnings::Warnings,
 };
 use crate::{
     kernel::{
@@ -120,7 +120,7 @@ pub struct TracedSet {
     /// See [`Unseen`].
     pub unseen: Unseen,
     /// Sentences for the report.
-    pub warnings: Vec<String>,
+    pub warnings: Warnings,
 }
 
 impl TracedSet {
