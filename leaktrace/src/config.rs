@@ -76,6 +76,8 @@ pub struct Config {
     pub follow_forks: bool,
     /// Whose calls the probes of a selection see.
     pub scope: Scope,
+    /// All tracing ends when this file is there.
+    pub killswitch: PathBuf,
     /// Have the command's Python take every object from malloc.
     pub python_malloc: bool,
     /// Also probe where Python's object allocator takes pools into use.
@@ -126,8 +128,6 @@ pub struct Config {
     pub max_unwind_bytes: u64,
     /// Walk each stack once more by framehop, and compare.
     pub verify_stacks: bool,
-    /// The file that ends all tracing.
-    pub killswitch: PathBuf,
     /// End when the process that has started this one does: this one.
     pub ends_with_parent: Option<u32>,
     /// How much to say on stderr.
@@ -416,6 +416,7 @@ impl Config {
             target,
             follow_forks: false,
             scope: Scope::Auto,
+            killswitch: PathBuf::from(killswitch::DEFAULT),
             python_malloc: false,
             python_pools: false,
             gpu: Gpu::default(),
@@ -441,7 +442,6 @@ impl Config {
             census: false,
             max_unwind_bytes: defaults::MAX_UNWIND_BYTES,
             verify_stacks: false,
-            killswitch: PathBuf::from(killswitch::DEFAULT),
             ends_with_parent: None,
             verbose: 0,
         }

@@ -376,6 +376,12 @@ pub(super) struct BoundArgs {
     #[arg(long, value_enum, value_name = "SCOPE", default_value_t = Scope::Auto)]
     pub(super) scope: Scope,
 
+    /// End all tracing when this file is there, and do not begin.
+    ///
+    /// So that one command can end it on many hosts; SIGUSR1 does the same. Example: --killswitch /run/tracing.off
+    #[arg(long, value_name = "FILE", default_value = killswitch::DEFAULT)]
+    pub(super) killswitch: PathBuf,
+
     /// Attach by this mechanism and no other, for tests.
     #[arg(long, value_enum, value_name = "KIND", hide = true)]
     pub(super) attach: Option<AttachKind>,
@@ -398,10 +404,6 @@ pub(super) struct BoundArgs {
     /// Walk each stack once more in another way and report where the two differ, for tests.
     #[arg(long, hide = true)]
     pub(super) verify_stacks: bool,
-
-    /// Take all probes out and end when this file is there, and do not begin if it is; SIGUSR1 does the same.
-    #[arg(long, value_name = "FILE", default_value = killswitch::DEFAULT)]
-    pub(super) killswitch: PathBuf,
 
     /// End when the process that has started this one does: this one, for 'leaktrace watch'.
     #[arg(long, value_name = "PID", hide = true)]
@@ -432,7 +434,7 @@ pub(super) enum Command {
     ///
     /// For any language and allocator: by page faults that the kernel samples. With --arm, those that keep growing are
     /// traced, and not any more when they stop. Example: leaktrace watch -a --arm 'rss>10MiB/10min'
-    Watch(WatchArgs),
+    Watch(Box<WatchArgs>),
     /// Say what this kernel and user can do, and what to do about what is missing.
     ///
     /// Exit status 2 when tracing is impossible.

@@ -140,7 +140,7 @@ fn parse_with(line: impl IntoIterator<Item = OsString>, color: bool) -> Result<I
     match cli.command {
         None => trace(cli, general).map(Invocation::Trace),
         Some(Command::Demo(demo)) => demonstration(demo, general).map(Invocation::Demo),
-        Some(Command::Watch(args)) => watch::settings(args, general).map(Invocation::Watch),
+        Some(Command::Watch(args)) => watch::settings(*args, general).map(Invocation::Watch),
         Some(Command::DemoTarget) => Ok(Invocation::DemoTarget),
         Some(Command::Doctor) => Ok(Invocation::Doctor(general)),
         Some(Command::Probes { files }) => Ok(Invocation::Probes(files)),

@@ -57,6 +57,13 @@ pub(super) struct WatchArgs {
     #[arg(long, value_name = "DUR", default_value = "10m", conflicts_with = "arm")]
     window: Time,
 
+    /// Also show which stacks call mmap and brk.
+    ///
+    /// By tracepoints of system calls: while they are in use, every system call of every process takes some nanoseconds
+    /// more. What stacks touch is known without.
+    #[arg(long)]
+    calls: bool,
+
     /// List this many processes, and stacks of each.
     #[arg(long, value_name = "N", default_value_t = defaults::TOP, value_parser = parse::count)]
     top: usize,
@@ -109,6 +116,7 @@ pub(super) fn settings(args: WatchArgs, general: General) -> Result<Settings, St
         top: args.top,
         output: output(args.output, general),
         killswitch: args.killswitch,
+        calls: args.calls,
         verbose: general.verbose,
     })
 }

@@ -18,7 +18,7 @@ use perf_event_open::{
     },
 };
 
-use super::{raw::Raw, sideband::online_cpus};
+use super::{clock::now_ns, raw::Raw, sideband::online_cpus};
 
 /// Pages of a CPU's ring, as a power of two: 512 KiB, some 60 samples.
 const RING_PAGES_LOG2: u8 = 7;
@@ -36,7 +36,7 @@ const SAMPLES_PER_S: f64 = 100.0;
 const PERIOD: u64 = 63;
 const PERIOD_MAX: u64 = 1 << 20;
 
-/// `PERF_REG_X86_BP`, `_SP`, `_IP` (arch/x86/include/uapi/asm/perf_regs.h); they come in this order.
+/// `PERF_REG_X86_BP`, `_SP`, `_IP` (`arch/x86/include/uapi/asm/perf_regs.h`); they come in this order.
 const REGISTERS: u64 = 1 << 6 | 1 << 7 | 1 << 8;
 
 /// Least size of a page, where the kernel does not say.
@@ -52,7 +52,7 @@ pub enum Source {
 }
 
 /// A system call that enlarges what is mapped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Call {
     /// `mmap`.
     Mmap,
@@ -89,6 +89,8 @@ struct Ring {
     sampler: Sampler,
     /// Events from one sample to the next.
     period: u64,
+    /// Whether samples have the time of the clock that all else has.
+    has_time: bool,
     /// Events up to the last sample that was read.
     counted: u64,
     /// When it was read last.
@@ -217,6 +219,9 @@ impl FaultRings {
             let stands_for = ring.settle(samples);
             for touch in &mut touches[first..] {
                 touch.stands_for = stands_for;
+                if !ring.has_time {
+                    touch.stack.time_ns = now_ns();
+                }
             }
         }
         touches
@@ -270,10 +275,12 @@ fn tracepoint(call: Call) -> Result<u64, FaultsError> {
 
 /// A ring for page faults, or for the tracepoint with this number.
 fn open_ring(tracepoint: Option<u64>, cpu: u32, page_sizes: bool) -> io::Result<Ring> {
-    let mut opts = Opts::default();
-    // Without PERF_SAMPLE_PERIOD: with it, perf_swevent_event (kernel/events/core.c, 6.18) samples every event. And not by
-    // frequency: perf_adjust_period there lets a period end early, so that what it says a sample stands for is too much.
-    opts.sample_on = SampleOn::Count(PERIOD);
+    let mut opts = Opts {
+        // Without PERF_SAMPLE_PERIOD: with it, perf_swevent_event (kernel/events/core.c, 6.18) samples every event. And not by
+        // frequency: perf_adjust_period there lets a period end early, so that what it says a sample stands for is too much.
+        sample_on: SampleOn::Count(PERIOD),
+        ..Opts::default()
+    };
     opts.sample_format.data_addr = true;
     opts.sample_format.data_page_size = page_sizes;
     opts.sample_format.user_regs = Some(RegsMask(REGISTERS));
@@ -281,8 +288,10 @@ fn open_ring(tracepoint: Option<u64>, cpu: u32, page_sizes: bool) -> io::Result<
     opts.record_id_format.task = true;
     opts.record_id_format.time = true;
     opts.record_id_all = true;
-    opts.timer = Some(Clock::BootTime);
-    opts.wake_up.on = WakeUpOn::Bytes(WAKE_BYTES.into());
+    // Tracepoints may come in an NMI as far as perf knows, where CLOCK_BOOTTIME cannot be read (perf_event_set_clock,
+    // kernel/events/core.c): their samples are as old as their reading.
+    opts.timer = tracepoint.is_none().then_some(Clock::BootTime);
+    opts.wake_up.on = WakeUpOn::Bytes(WAKE_BYTES);
     let target = (Proc::ALL, Cpu(cpu));
     let counter = match tracepoint {
         Some(id) => Counter::new(Tracepoint { id }, target, &opts)?,
@@ -296,6 +305,7 @@ fn open_ring(tracepoint: Option<u64>, cpu: u32, page_sizes: bool) -> io::Result<
         counter,
         sampler,
         period: PERIOD,
+        has_time: tracepoint.is_none(),
         counted: 0,
         read: Instant::now(),
     })

@@ -128,6 +128,19 @@ pub struct Grower {
     pub areas: Vec<Area>,
     /// The stacks that touched them, the most first.
     pub sites: Vec<Site>,
+    /// The stacks that called for more, the most often first; empty without `--calls`.
+    pub calls: Vec<Call>,
+}
+
+/// A stack that has called for more memory.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Call {
+    /// `mmap` or `brk`.
+    pub call: &'static str,
+    /// Estimated calls.
+    pub count: u64,
+    /// Innermost first.
+    pub frames: Vec<Frame>,
 }
 
 /// Memory of a mapping, or of mappings of one name.

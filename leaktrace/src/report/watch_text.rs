@@ -163,6 +163,11 @@ impl Page<'_> {
         for site in &grower.sites {
             self.site(site)?;
         }
+        for call in &grower.calls {
+            let count = self.style.paint(Ink::Faint, counted(call.count, "call"));
+            writeln!(self.out, "  {:>10}  {count}", call.call)?;
+            self.frames(&call.frames)?;
+        }
         writeln!(self.out)
     }
 

@@ -390,6 +390,8 @@ impl Collector {
         ended: &[ImageKey],
         state: State,
     ) -> Result<(), TableError> {
+        // What of them is still to be walked needs the table of stacks, from which theirs go.
+        self.receive_stacks();
         self.finish_stacks(traced)?;
         self.catch_up();
         for &(pid, image) in ended {

@@ -74,15 +74,16 @@ pub(super) fn take_in(
     if reach != Reach::Host {
         tables.tell_at_once()?;
     }
-    let by_group =
-        !selected.selection.wanted.cgroups.is_empty() || !selected.selection.wanted.containers.is_empty();
-    if reach == Reach::Host && !by_group {
+    // A container has a C library of its own as a rule, and who else maps that is in a container of the same image.
+    let is_elsewhere = !selected.selection.wanted.containers.is_empty() && !members.is_empty();
+    if reach == Reach::Host && !is_elsewhere {
         // What starts later maps the same C library as all others, and may be gone before it can be looked at.
         let all = select::running();
         traced.place_files_of(&all.iter().map(|process| process.pid).collect());
     } else {
         traced.place_files_of(&members);
     }
+    traced.note_running(&members);
     if reach != Reach::Host {
         for &pid in &members {
             traced.join(pid, tables)?;
@@ -157,7 +158,10 @@ impl Session<'_> {
             let of_process = (known.min(image)..=image).map(|image| (pid, image));
             if is_known {
                 gone.extend(of_process);
-                traced.leave(pid);
+                // A later image is that of another process, which has its number now.
+                if known <= image {
+                    traced.leave(pid);
+                }
             } else {
                 refused.extend(of_process);
             }

@@ -184,9 +184,10 @@ impl Catalog {
         }
     }
 
-    /// Whether the file of a mapping has been opened before.
+    /// Whether the file of a mapping has been opened before and can be no other one by now.
     pub fn is_known(&self, mapping: &Mapping) -> bool {
-        self.known.contains_key(&(mapping.device, mapping.inode))
+        let known = self.known.get(&(mapping.device, mapping.inode));
+        known.is_some_and(|known| !known.may_change)
     }
 
     /// The devices and inodes under which mappings have named an object.

@@ -68,6 +68,23 @@ pub(super) struct Host {
 #[derive(Debug, Default)]
 struct Outside {
     files: HashSet<((u32, u32), u64)>,
+    /// Inodes of those on file systems without a device of their own.
+    layered: HashSet<u64>,
+}
+
+impl Outside {
+    fn add(&mut self, device: (u32, u32), inode: u64) {
+        self.files.insert((device, inode));
+        if device.0 == 0 {
+            self.layered.insert(inode);
+        }
+    }
+
+    /// Whether any of them maps this file. Each container sees a file of its image as one of a device of its own, with the
+    /// inode of the file underneath; probes are on that.
+    fn has(&self, (device, inode): ((u32, u32), u64)) -> bool {
+        self.files.contains(&(device, inode)) || device.0 == 0 && self.layered.contains(&inode)
+    }
 }
 
 impl Host {
@@ -128,10 +145,9 @@ impl TracedSet {
                 let files = mappings
                     .into_iter()
                     .filter(|mapping| mapping.executable && mapping.inode != 0);
-                self.host
-                    .outside
-                    .files
-                    .extend(files.map(|mapping| (mapping.device, mapping.inode)));
+                for mapping in files {
+                    self.host.outside.add(mapping.device, mapping.inode);
+                }
             }
         }
     }
@@ -155,7 +171,7 @@ impl TracedSet {
             Reach::Private => self
                 .catalog
                 .keys_of(object)
-                .all(|key| !self.host.outside.files.contains(&key)),
+                .all(|key| !self.host.outside.has(key)),
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     host::Reach,
-    newcomers::Newcomer,
+    newcomers::{Newcomer, Seen},
     process::Traced,
     set::{TraceError, TracedSet, code},
 };
@@ -73,6 +73,17 @@ impl TracedSet {
         self.place_many(&objects);
     }
 
+    /// Notes what members are that run before they are taken in: it is gone when they have executed something else.
+    pub fn note_running(&mut self, members: &HashSet<u32>) {
+        for &pid in members {
+            if !self.processes.contains_key(&pid)
+                && let Some(seen) = self.look_at(pid)
+            {
+                self.newcomers.becomes(pid, seen);
+            }
+        }
+    }
+
     /// Takes a member in, unless it is: it has recorded something, or is to have probes. Whether it is traced now.
     ///
     /// # Errors
@@ -106,9 +117,13 @@ impl TracedSet {
             Ok(_) => false,
         };
         self.members.unprobed += u64::from(is_gone && self.needs_own_probes());
-        let outcome = match newcomer {
-            Some(newcomer) if is_gone => Ok(Self::of_newcomer(pid, image, &newcomer)),
-            _ => running,
+        let outcome = match (running, newcomer) {
+            (_, Some(newcomer)) if is_gone => Ok(Self::of_newcomer(pid, image, &newcomer)),
+            (Ok(mut traced), Some(newcomer)) => {
+                remember(&mut traced, &newcomer);
+                Ok(traced)
+            }
+            (running, _) => running,
         };
         match outcome {
             Ok(traced) => {
@@ -190,11 +205,13 @@ impl TracedSet {
 
     /// One that is gone: what it had mapped is known from the side-band.
     fn of_newcomer(pid: u32, image: u16, newcomer: &Newcomer) -> Traced {
-        let mut traced = Traced::of_image_number(pid, newcomer.comm.clone(), newcomer.exe.clone(), image);
+        let now = newcomer.now();
+        let mut traced = Traced::of_image_number(pid, now.comm.clone(), now.exe.clone(), image);
         let now_ns = now_ns();
         traced.counted_from(now_ns);
         traced.known_from(now_ns);
-        traced.set_mappings((*newcomer.mappings).clone());
+        traced.set_mappings((*now.mappings).clone());
+        remember(&mut traced, newcomer);
         traced
     }
 
@@ -205,34 +222,43 @@ impl TracedSet {
             return;
         }
         let of_parent = match self.newcomers.get(parent) {
-            Some(newcomer) => Some(newcomer.clone()),
+            Some(newcomer) => Some(newcomer.now().clone()),
             None => self.look_at_parent(parent),
         };
-        if let Some(newcomer) = of_parent {
-            self.newcomers.forked(pid, &newcomer);
+        if let Some(seen) = of_parent {
+            self.newcomers.forked(pid, seen);
         }
     }
 
     /// What is known of a process that forks and is no newcomer.
-    fn look_at_parent(&mut self, parent: u32) -> Option<Newcomer> {
+    fn look_at_parent(&mut self, parent: u32) -> Option<Seen> {
         if let Some(traced) = self.processes.get(&parent) {
             let (comm, mappings) = traced.of_image(traced.image());
-            return Some(Newcomer::new(
-                comm.to_owned(),
-                traced.exe.clone(),
-                Rc::new(mappings.clone()),
-            ));
+            return Some(Seen {
+                comm: comm.to_owned(),
+                exe: traced.exe.clone(),
+                mappings: Rc::new(mappings.clone()),
+            });
         }
         // It runs from before the start. Looked at once, it is a newcomer as well: its next child costs nothing.
-        let facts = proc::facts(parent).ok()?;
+        let seen = self.look_at(parent)?;
+        self.newcomers.becomes(parent, seen.clone());
+        Some(seen)
+    }
+
+    /// A process as /proc shows it.
+    fn look_at(&mut self, pid: u32) -> Option<Seen> {
+        let facts = proc::facts(pid).ok()?;
         let mut mappings = Mappings::new();
-        for mapping in proc::mappings(parent).ok()?.iter().filter(|one| one.executable) {
-            let object = self.catalog.of_mapping(parent, mapping);
+        for mapping in proc::mappings(pid).ok()?.iter().filter(|one| one.executable) {
+            let object = self.catalog.of_mapping(pid, mapping);
             mappings.insert(code(mapping, object));
         }
-        let newcomer = Newcomer::new(facts.comm, facts.exe, Rc::new(mappings));
-        self.newcomers.put(parent, newcomer.clone());
-        Some(newcomer)
+        Some(Seen {
+            comm: facts.comm,
+            exe: facts.exe,
+            mappings: Rc::new(mappings),
+        })
     }
 
     /// A process that is not taken in has executed a program.
@@ -283,5 +309,13 @@ impl TracedSet {
                 std::thread::spawn(move || drop(links));
             }
         }
+    }
+}
+
+/// Notes what a process was before its image of now.
+fn remember(traced: &mut Traced, newcomer: &Newcomer) {
+    let images = (0..traced.image()).rev();
+    for (image, seen) in images.zip(newcomer.earlier().rev()) {
+        traced.set_image(image, &seen.comm, seen.exe.clone(), (*seen.mappings).clone());
     }
 }

@@ -14,31 +14,58 @@ use crate::symbol::mappings::{Mapping, Mappings};
 /// How long one that has ended is remembered: what tells of its blocks comes by another way, and a little later.
 const REMEMBERED_NS: u64 = 2_000_000_000;
 
+/// Images of one before the last that are kept.
+const EARLIER_MAX: usize = 8;
+
 /// How many are kept at most; those that would be more are looked up in /proc.
 const MAX: usize = 16_384;
 
-/// What is known of one.
+/// What one was between two `exec`s.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Newcomer {
+pub(super) struct Seen {
     /// Its name.
     pub(super) comm: String,
     /// Its program, once it has mapped that.
     pub(super) exe: Option<PathBuf>,
-    /// What it has mapped since its last `exec`; shared with what it has forked.
+    /// What it has mapped; shared with what it has forked.
     pub(super) mappings: Rc<Mappings>,
+}
+
+/// What is known of one: of its images, and of those of a process that had its number before it, the last one is at the end.
+#[derive(Clone, Debug)]
+pub(super) struct Newcomer {
+    earlier: VecDeque<Seen>,
+    now: Seen,
     /// When it ended, nanoseconds of `CLOCK_BOOTTIME`.
     ended_ns: Option<u64>,
 }
 
 impl Newcomer {
-    /// One that runs.
-    pub(super) const fn new(comm: String, exe: Option<PathBuf>, mappings: Rc<Mappings>) -> Self {
+    /// One of which only this is known.
+    pub(super) const fn new(now: Seen) -> Self {
         Self {
-            comm,
-            exe,
-            mappings,
+            earlier: VecDeque::new(),
+            now,
             ended_ns: None,
         }
+    }
+
+    /// What it is.
+    pub(super) const fn now(&self) -> &Seen {
+        &self.now
+    }
+
+    /// What it was before, the oldest first.
+    pub(super) fn earlier(&self) -> impl DoubleEndedIterator<Item = &Seen> {
+        self.earlier.iter()
+    }
+
+    fn becomes(&mut self, next: Seen) {
+        self.earlier.push_back(std::mem::replace(&mut self.now, next));
+        if self.earlier.len() > EARLIER_MAX {
+            self.earlier.pop_front();
+        }
+        self.ended_ns = None;
     }
 }
 
@@ -52,27 +79,37 @@ pub(super) struct Newcomers {
 
 impl Newcomers {
     /// One was forked: it has what its parent has.
-    pub(super) fn forked(&mut self, pid: u32, parent: &Newcomer) {
-        let child = Newcomer {
-            ended_ns: None,
-            ..parent.clone()
-        };
-        self.put(pid, child);
+    pub(super) fn forked(&mut self, pid: u32, parent: Seen) {
+        self.becomes(pid, parent);
     }
 
     /// One has executed a program.
     pub(super) fn executed(&mut self, pid: u32, comm: String) {
-        self.put(pid, Newcomer::new(comm, None, Rc::default()));
+        let seen = Seen {
+            comm,
+            ..Seen::default()
+        };
+        self.becomes(pid, seen);
+    }
+
+    /// One runs, or has begun another image.
+    pub(super) fn becomes(&mut self, pid: u32, seen: Seen) {
+        if let Some(known) = self.all.get_mut(&pid) {
+            known.becomes(seen);
+        } else if self.all.len() < MAX {
+            self.all.insert(pid, Newcomer::new(seen));
+        }
     }
 
     /// One has mapped something, nanoseconds of `CLOCK_BOOTTIME`.
     pub(super) fn mapped(&mut self, pid: u32, mapping: Mapping, time_ns: u64) {
         if let Some(newcomer) = self.all.get_mut(&pid) {
-            if newcomer.exe.is_none() && !mapping.name.is_empty() {
+            let now = &mut newcomer.now;
+            if now.exe.is_none() && !mapping.name.is_empty() {
                 // The first file an exec maps is the program.
-                newcomer.exe = Some(PathBuf::from(&mapping.name));
+                now.exe = Some(PathBuf::from(&mapping.name));
             }
-            Rc::make_mut(&mut newcomer.mappings).insert_at(mapping, time_ns);
+            Rc::make_mut(&mut now.mappings).insert_at(mapping, time_ns);
         }
     }
 
@@ -108,13 +145,6 @@ impl Newcomers {
             }
         }
     }
-
-    /// Takes one in.
-    pub(super) fn put(&mut self, pid: u32, newcomer: Newcomer) {
-        if self.all.len() < MAX || self.all.contains_key(&pid) {
-            self.all.insert(pid, newcomer);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -133,7 +163,7 @@ mod tests {
     }
 
     fn mapped(newcomers: &Newcomers, pid: u32) -> usize {
-        newcomers.get(pid).unwrap().mappings.iter().count()
+        newcomers.get(pid).unwrap().now().mappings.iter().count()
     }
 
     #[test]
@@ -141,14 +171,21 @@ mod tests {
         let mut newcomers = Newcomers::default();
         newcomers.executed(1, "sh".to_owned());
         newcomers.mapped(1, mapping(0x1000), 10);
-        let parent = newcomers.get(1).unwrap().clone();
-        newcomers.forked(2, &parent);
+        let parent = newcomers.get(1).unwrap().now().clone();
+        newcomers.forked(2, parent);
         newcomers.mapped(1, mapping(0x3000), 20);
-        let child = newcomers.get(2).unwrap();
+        let child = newcomers.get(2).unwrap().now();
         assert_eq!((child.comm.as_str(), mapped(&newcomers, 2)), ("sh", 1));
         assert_eq!(child.exe, Some(PathBuf::from("/bin/x")));
         newcomers.executed(2, "cat".to_owned());
         assert_eq!((mapped(&newcomers, 1), mapped(&newcomers, 2)), (2, 0));
+        let earlier: Vec<_> = newcomers
+            .get(2)
+            .unwrap()
+            .earlier()
+            .map(|seen| &*seen.comm)
+            .collect();
+        assert_eq!(earlier, ["sh"]);
         // Of what was never heard of nothing is kept.
         newcomers.mapped(4, mapping(0x1000), 30);
         assert!(newcomers.get(4).is_none());
@@ -160,10 +197,10 @@ mod tests {
         newcomers.executed(1, "a".to_owned());
         newcomers.ended(1, 100);
         newcomers.forget_old(100 + REMEMBERED_NS - 1);
-        assert_eq!(newcomers.get(1).unwrap().comm, "a");
+        assert_eq!(newcomers.get(1).unwrap().now().comm, "a");
         newcomers.executed(1, "b".to_owned());
         newcomers.forget_old(100 + REMEMBERED_NS);
-        assert_eq!(newcomers.get(1).unwrap().comm, "b");
+        assert_eq!(newcomers.get(1).unwrap().now().comm, "b");
         newcomers.ended(1, 200);
         newcomers.forget_old(200 + REMEMBERED_NS);
         assert!(newcomers.get(1).is_none());

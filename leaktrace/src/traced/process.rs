@@ -121,6 +121,15 @@ impl Traced {
         self.current_mut().mappings = mappings;
     }
 
+    /// What is known of an image that is gone.
+    pub(super) fn set_image(&mut self, image: u16, comm: &str, exe: Option<PathBuf>, mappings: Mappings) {
+        if let Some(image) = self.images.get_mut(usize::from(image)) {
+            comm.clone_into(&mut image.comm);
+            image.exe = exe;
+            image.mappings = mappings;
+        }
+    }
+
     /// Number of the image that runs now.
     pub const fn image(&self) -> u16 {
         (self.images.len() - 1) as u16

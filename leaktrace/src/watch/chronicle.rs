@@ -18,7 +18,7 @@ use super::{
 use crate::{
     kernel::{
         clock::{now_ns, own_cpu_ns},
-        faults::FaultRings,
+        faults::{Call, FaultRings},
     },
     report::{
         units::{duration, size_change},
@@ -42,6 +42,8 @@ pub struct Sources<'a> {
     pub armory: Option<&'a Armory<Id>>,
     /// What the kernel has dropped.
     pub faults: &'a FaultRings,
+    /// The same of calls.
+    pub calls: &'a [(Call, FaultRings)],
 }
 
 /// Reports so far.
@@ -129,7 +131,7 @@ impl Chronicle {
                 kept: witness.fate.kept,
                 of_files: witness.fate.of_files,
                 cut: witness.fate.cut,
-                lost: from.faults.lost,
+                lost: from.faults.lost + from.calls.iter().map(|(_, rings)| rings.lost).sum::<u64>(),
                 throttled: from.faults.throttled,
                 page_sizes: from.faults.knows_page_sizes,
             },
@@ -206,6 +208,7 @@ fn grower(from: &Sources<'_>, id: Id, witness: &mut Witness) -> Option<Grower> {
         sampled_bytes,
         areas: witness.areas(id),
         sites,
+        calls: witness.calls(id, from.settings.top),
     })
 }
 

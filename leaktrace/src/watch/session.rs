@@ -31,7 +31,7 @@ use crate::{
     error::{Error, system},
     kernel::{
         clock::now_ns,
-        faults::{FaultRings, Source},
+        faults::{Call, FaultRings, Source},
         sys,
     },
     killswitch::{self, Killswitch, Thrown},
@@ -62,6 +62,8 @@ pub struct Settings {
     pub output: config::Output,
     /// The file that ends all tracing.
     pub killswitch: PathBuf,
+    /// Also sample the calls that enlarge what is mapped.
+    pub calls: bool,
     /// How much to say on stderr.
     pub verbose: u8,
 }
@@ -116,6 +118,7 @@ struct Watch<'a> {
     /// Whose page faults are taken.
     rising: HashMap<u32, Id>,
     faults: FaultRings,
+    calls: Vec<(Call, FaultRings)>,
     witness: Witness,
     armory: Option<Armory<Id>>,
     tracer: Box<dyn Tracer>,
@@ -140,6 +143,12 @@ impl<'a> Watch<'a> {
     fn new(settings: &'a Settings, output: Output) -> Result<Self, Error> {
         raise_file_limit();
         let faults = FaultRings::open(Source::Faults)?;
+        let mut calls = Vec::new();
+        if settings.calls {
+            for call in [Call::Mmap, Call::Brk] {
+                calls.push((call, FaultRings::open(Source::Calls(call))?));
+            }
+        }
         let interval = settings.interval.unwrap_or(LOOK_MAX);
         let mut watch = Self {
             settings,
@@ -150,6 +159,7 @@ impl<'a> Watch<'a> {
             growths: HashMap::new(),
             rising: HashMap::new(),
             faults,
+            calls,
             witness: Witness::new(),
             armory: settings
                 .arm
@@ -305,6 +315,13 @@ impl<'a> Watch<'a> {
                 self.witness.take(*id, &touch);
             }
         }
+        for (call, rings) in &mut self.calls {
+            for touch in rings.drain(|pid| rising.contains_key(&pid)) {
+                if let Some(id) = rising.get(&touch.stack.tgid) {
+                    self.witness.take_call(*id, *call, &touch);
+                }
+            }
+        }
     }
 
     /// Has the names for a report looked up.
@@ -335,6 +352,7 @@ impl<'a> Watch<'a> {
                 growths: &self.growths,
                 armory: self.armory.as_ref(),
                 faults: &self.faults,
+                calls: &self.calls,
             },
             &chosen,
             &mut self.witness,

@@ -43,7 +43,7 @@ pub struct Space {
     pagemap: Option<File>,
 }
 
-/// `PM_PRESENT` and `PM_SWAP` (fs/proc/task_mmu.c).
+/// `PM_PRESENT` and `PM_SWAP` (`fs/proc/task_mmu.c`).
 const HAS_PAGE: u64 = 1 << 63 | 1 << 62;
 
 const PAGE_BYTES: u64 = 4096;

@@ -11,9 +11,12 @@ use super::{
     space::{Kind, Space},
 };
 use crate::{
-    kernel::{clock::now_ns, faults::Touch},
+    kernel::{
+        clock::now_ns,
+        faults::{Call, Touch},
+    },
     report::{
-        innermost_user,
+        self, innermost_user,
         model::Frame,
         watch::{Area, Site},
     },
@@ -31,6 +34,9 @@ const FRAMES_MAX: usize = 127;
 
 /// Most stacks of a process that are named for a report, before those are joined that differ inside a function only.
 const NAMED_MAX: usize = 64;
+
+/// Most stacks of a process whose calls are counted.
+const CALLS_MAX: usize = 1024;
 
 /// What became of the samples; part of the report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,6 +56,19 @@ struct Observed {
     start_ticks: u64,
     space: Space,
     kept: Kept,
+    /// Calls that enlarge what is mapped, by stack; how many they are by now.
+    calls: BTreeMap<(Call, Box<[u64]>), f64>,
+}
+
+impl Observed {
+    fn new(id: Id, catalog: &mut Catalog, now_ns: u64) -> Self {
+        Self {
+            start_ticks: id.start_ticks,
+            space: Space::read(id.pid, catalog, now_ns),
+            kept: Kept::default(),
+            calls: BTreeMap::new(),
+        }
+    }
 }
 
 /// All that has been seen.
@@ -85,7 +104,6 @@ impl Witness {
 
     /// Takes a sampled page fault of a process.
     pub fn take(&mut self, id: Id, touch: &Touch) {
-        let now_ns = now_ns();
         let Self {
             catalog,
             finisher,
@@ -93,38 +111,32 @@ impl Witness {
             fate,
             ..
         } = self;
-        let observed = observed.entry(id.pid).or_insert_with(|| Observed {
-            start_ticks: id.start_ticks,
-            space: Space::read(id.pid, catalog, now_ns),
-            kept: Kept::default(),
-        });
-        if observed.start_ticks != id.start_ticks {
-            finisher.forget(id.pid, 0);
-            *observed = Observed {
-                start_ticks: id.start_ticks,
-                space: Space::read(id.pid, catalog, now_ns),
-                kept: Kept::default(),
-            };
-        }
-        let Observed { space, kept, .. } = observed;
-        let unknown =
-            space.kind(touch.address) == Kind::Unknown || space.code.find_code(touch.stack.address).is_none();
-        let age_ns = now_ns.saturating_sub(space.read_ns());
-        if age_ns > LOOK_NS || unknown && age_ns > LOOK_SOON_NS {
-            space.read_again(id.pid, catalog, now_ns);
-        }
+        let Observed { space, kept, .. } = look(observed, id, touch, catalog, finisher);
         if space.kind(touch.address) == Kind::File {
             fate.of_files += 1;
             return;
         }
-        let walk = finisher.walk(&touch.stack, &space.code, &catalog.objects, FRAMES_MAX - 1);
-        let mut frames = Vec::with_capacity(walk.frames.len() + 1);
-        frames.push(touch.stack.address);
-        frames.extend_from_slice(&walk.frames);
+        let (frames, end) = walk(touch, space, catalog, finisher);
         let bytes = (touch.stands_for * touch.page_bytes as f64) as u64;
         kept.push(touch.address, bytes, frames);
         fate.kept += 1;
-        fate.cut += u64::from(walk.end != End::Outermost);
+        fate.cut += u64::from(end != End::Outermost);
+    }
+
+    /// Takes a sampled call of a process.
+    pub fn take_call(&mut self, id: Id, call: Call, touch: &Touch) {
+        let Self {
+            catalog,
+            finisher,
+            observed,
+            ..
+        } = self;
+        let Observed { space, calls, .. } = look(observed, id, touch, catalog, finisher);
+        let (frames, _) = walk(touch, space, catalog, finisher);
+        let key = (call, frames.into_boxed_slice());
+        if calls.len() < CALLS_MAX || calls.contains_key(&key) {
+            *calls.entry(key).or_default() += touch.stands_for;
+        }
     }
 
     /// Leaves out what is not there any more, and processes that are not `wanted`.
@@ -166,6 +178,10 @@ impl Witness {
         for touched in observed.kept.by_stack().iter().take(NAMED_MAX) {
             self.names
                 .ask(&observed.space.code, &self.catalog.objects, touched.frames);
+        }
+        for (_, frames, _) in most_called(observed, NAMED_MAX) {
+            self.names
+                .ask(&observed.space.code, &self.catalog.objects, frames);
         }
     }
 
@@ -220,6 +236,23 @@ impl Witness {
         (sites, samples, bytes)
     }
 
+    /// Which stacks of a process have called for more memory, the most often first.
+    pub fn calls(&mut self, id: Id, top: usize) -> Vec<report::watch::Call> {
+        let Some(observed) = self.observed.get(&id.pid) else {
+            return Vec::new();
+        };
+        let mut calls = Vec::new();
+        for (call, frames, count) in most_called(observed, top) {
+            let frames = named(&mut self.names, &observed.space.code, &self.catalog, frames);
+            calls.push(report::watch::Call {
+                call: call.name(),
+                count: count.round() as u64,
+                frames: frames.iter().map(SymbolFrame::to_report).collect(),
+            });
+        }
+        calls
+    }
+
     /// In which mappings of a process the touched pages lie, the most first.
     pub fn areas(&self, id: Id) -> Vec<Area> {
         let Some(observed) = self.observed.get(&id.pid) else {
@@ -243,6 +276,52 @@ impl Default for Witness {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// The calls of a process by stack, the most first.
+fn most_called(observed: &Observed, top: usize) -> Vec<(Call, &[u64], f64)> {
+    let calls = observed.calls.iter();
+    let mut calls: Vec<_> = calls
+        .map(|((call, frames), count)| (*call, &**frames, *count))
+        .collect();
+    calls.sort_by(|a, b| b.2.total_cmp(&a.2));
+    calls.truncate(top);
+    calls
+}
+
+/// What is known of a process, its mappings as of now if the sample lies in none that is known.
+fn look<'a>(
+    observed: &'a mut HashMap<u32, Observed>,
+    id: Id,
+    touch: &Touch,
+    catalog: &mut Catalog,
+    finisher: &mut Finisher,
+) -> &'a mut Observed {
+    let now_ns = now_ns();
+    let observed = observed
+        .entry(id.pid)
+        .or_insert_with(|| Observed::new(id, catalog, now_ns));
+    if observed.start_ticks != id.start_ticks {
+        finisher.forget(id.pid, 0);
+        *observed = Observed::new(id, catalog, now_ns);
+    }
+    let space = &mut observed.space;
+    // A call has no address.
+    let of_none = touch.address != 0 && space.kind(touch.address) == Kind::Unknown;
+    let unknown = of_none || space.code.find_code(touch.stack.address).is_none();
+    let age_ns = now_ns.saturating_sub(space.read_ns());
+    if age_ns > LOOK_NS || unknown && age_ns > LOOK_SOON_NS {
+        space.read_again(id.pid, catalog, now_ns);
+    }
+    observed
+}
+
+fn walk(touch: &Touch, space: &Space, catalog: &Catalog, finisher: &mut Finisher) -> (Vec<u64>, End) {
+    let walk = finisher.walk(&touch.stack, &space.code, &catalog.objects, FRAMES_MAX - 1);
+    let mut frames = Vec::with_capacity(walk.frames.len() + 1);
+    frames.push(touch.stack.address);
+    frames.extend(walk.frames);
+    (frames, walk.end)
 }
 
 /// The frames of a stack, functions that were inlined too.
