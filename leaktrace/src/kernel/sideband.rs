@@ -21,8 +21,8 @@ use perf_event_open::{
     },
 };
 
-/// Pages of a CPU's ring, as a power of two: 512 KiB, some 4000 mappings.
-const RING_PAGES_LOG2: u8 = 7;
+/// Pages of a CPU's ring, as a power of two: 2 MiB, some 16 000 mappings.
+const RING_PAGES_LOG2: u8 = 9;
 
 /// Readings in a row, on a machine where processes start all the time.
 const READINGS_MAX: usize = 4;

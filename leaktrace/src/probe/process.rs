@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -265,6 +266,12 @@ fn replaced() -> io::Error {
         io::ErrorKind::NotFound,
         "another file has taken the place of the mapped one",
     )
+}
+
+/// Where a path below an open folder is found from here.
+pub fn below(root: &File, path: &Path) -> Option<PathBuf> {
+    let path = path.strip_prefix("/").ok()?;
+    Some(PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd())).join(path))
 }
 
 /// Where a path that a process sees is found from here.

@@ -40,6 +40,13 @@ pub const PROCESSES_UNPROBED: Line = Line {
            them, at the price of a trap for each call of other processes that map the same files.",
     is_loss: true,
 };
+/// Gone before they could be looked at.
+pub const PROCESSES_UNNAMED: Line = Line {
+    name: "processes_unnamed",
+    help: "Targets that ended before they were looked at and of which perf's side-band told nothing: their blocks are in \
+           the report, their names and most of their frames are not.",
+    is_loss: true,
+};
 /// Lost by perf.
 pub const SIDEBAND_LOST: Line = Line {
     name: "sideband_lost",
@@ -81,11 +88,12 @@ pub const TORN: Line = Line {
 };
 
 /// The lines that user space counts.
-const OF_USER_SPACE: [Line; 10] = [
+const OF_USER_SPACE: [Line; 11] = [
     OBJECTS_LATE,
     FORKS_FOLLOWED_LATE,
     FORKS_NOT_FOLLOWED,
     PROCESSES_UNPROBED,
+    PROCESSES_UNNAMED,
     SIDEBAND_LOST,
     STACKS_CUT,
     UNWIND_TABLES_FULL,

@@ -543,6 +543,7 @@ fn ledger(from: &Sources<'_>, snapshot: &Snapshot) -> (BTreeMap<&'static str, u6
         (ledger::OBJECTS_LATE.name, unseen.objects_late),
         (ledger::FORKS_FOLLOWED_LATE.name, unseen.forks_followed_late),
         (ledger::FORKS_NOT_FOLLOWED.name, unseen.forks_not_followed),
+        (ledger::PROCESSES_UNNAMED.name, from.traced.members().unnamed),
         (ledger::PROCESSES_UNPROBED.name, from.traced.members().unprobed),
         (ledger::SIDEBAND_LOST.name, from.sideband.lost),
         (ledger::STACKS_CUT.name, from.collector.stacks_cut),

@@ -24,12 +24,18 @@ const TOGETHER: Duration = Duration::from_millis(200);
 #[derive(Debug, Default)]
 pub(super) struct Departed {
     images: BTreeMap<u32, u16>,
+    /// Images that members had replaced before they were taken in.
+    replaced: Vec<ImageKey>,
     due: Option<Instant>,
 }
 
 impl Departed {
     fn add(&mut self, pid: u32, image: u16) {
         self.images.insert(pid, image);
+        self.wait();
+    }
+
+    fn wait(&mut self) {
         self.due.get_or_insert_with(|| Instant::now() + TOGETHER);
     }
 
@@ -100,7 +106,10 @@ impl Session<'_> {
             self.settle_departed()?;
         }
         let Running {
-            traced, collector, ..
+            traced,
+            collector,
+            departed,
+            ..
         } = &mut self.running;
         let runs = traced
             .get(pid)
@@ -111,6 +120,12 @@ impl Session<'_> {
         }
         if traced.join(pid, collector.tables())? && traced.needs_own_probes() {
             traced.unseen.forks_followed_late += 1;
+        }
+        if !runs && let Some(process) = traced.get(pid).filter(|process| process.image() > 0) {
+            departed
+                .replaced
+                .extend((0..process.image()).map(|image| (pid, image)));
+            departed.wait();
         }
         Ok(())
     }
@@ -140,13 +155,16 @@ impl Session<'_> {
 
     /// Takes those that have left out of the tables; what they held stays as "live at exit".
     pub(super) fn settle_departed(&mut self) -> Result<(), Error> {
-        let Departed { images, .. } = std::mem::take(&mut self.running.departed);
-        if images.is_empty() {
+        let Departed { images, replaced, .. } = std::mem::take(&mut self.running.departed);
+        if images.is_empty() && replaced.is_empty() {
             return Ok(());
         }
         let Running {
             traced, collector, ..
         } = &mut self.running;
+        if !replaced.is_empty() {
+            collector.freeze_all(traced, &replaced, State::Replaced)?;
+        }
         let mut gone: Vec<ImageKey> = Vec::new();
         let mut refused = Images::new();
         for (&pid, &image) in &images {

@@ -134,7 +134,7 @@ impl Catalog {
             return known.object;
         }
         let path = mapping.path.clone().unwrap_or_default();
-        match process::open_mapped(pid, mapping) {
+        match process::open_mapped(pid, mapping).or_else(|error| self.open_elsewhere(mapping).ok_or(error)) {
             Ok(file) => {
                 let root = self.root_of(pid);
                 self.know(key, &path, file, root)
@@ -154,6 +154,23 @@ impl Catalog {
                 None
             }
         }
+    }
+
+    /// The file of a process that has ended, where others find it: under its path in leaktrace's file system, or in one of
+    /// those that have been met.
+    fn open_elsewhere(&self, mapping: &Mapping) -> Option<File> {
+        let path = mapping.path.as_deref().filter(|_| !mapping.deleted)?;
+        let is_it = |file: &File| {
+            file.metadata().is_ok_and(|facts| {
+                let device = (major(facts.dev()) as u32, minor(facts.dev()) as u32);
+                (device, facts.ino()) == (mapping.device, mapping.inode)
+            })
+        };
+        let roots = self.roots.values().filter_map(|root| process::below(root, path));
+        std::iter::once(path.to_owned())
+            .chain(roots)
+            .filter_map(|path| File::open(path).ok())
+            .find(is_it)
     }
 
     /// An object that process `pid` finds at a path and that is open here, whether it maps it or not.

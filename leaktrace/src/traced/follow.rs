@@ -73,14 +73,14 @@ impl TracedSet {
                         deleted: false,
                     };
                     if self.follows_members && !self.processes.contains_key(&pid) {
-                        self.newcomer_mapped(pid, &mapping, time_ns);
+                        self.newcomer_mapped(pid, &mapping, time_ns, tables);
                     }
                     mapped.extend(self.mapped(pid, mapping, time_ns, is_known));
                 }
                 _ if is_known => {}
                 Change::Ended => self.newcomers.ended(pid, time_ns),
                 Change::Exec { comm } if self.follows_members && !self.runs(pid) => {
-                    self.newcomer_executed(pid, comm, tables);
+                    self.newcomer_executed(pid, comm);
                 }
                 Change::Exec { comm } => {
                     self.clear_interpreter(pid);

@@ -41,6 +41,8 @@ pub struct MemberCounts {
     pub refused: u64,
     /// Ended before their probes were in place.
     pub unprobed: u64,
+    /// Ended before they were looked at, and nothing was told of what they mapped.
+    pub unnamed: u64,
 }
 
 impl TracedSet {
@@ -99,6 +101,7 @@ impl TracedSet {
         }
         let slot = self.layout_slot(pid);
         tables.set_layout(pid, slot)?;
+        self.confirm(pid);
         let newcomer = self.newcomers.take(pid);
         let mut running = self.of_running(pid, image, tables);
         for _ in 1..ATTEMPTS {
@@ -119,6 +122,17 @@ impl TracedSet {
         self.members.unprobed += u64::from(is_gone && self.needs_own_probes());
         let outcome = match (running, newcomer) {
             (_, Some(newcomer)) if is_gone => Ok(Self::of_newcomer(pid, image, &newcomer)),
+            (_, None) if is_gone => {
+                self.members.unnamed += 1;
+                Ok(Self::of_newcomer(pid, image, &Newcomer::new(Seen::default())))
+            }
+            // What it was before stays in the report.
+            (Err(error @ TraceError::Refused(_)), Some(newcomer)) if image > 0 => {
+                self.turn_away(pid, &error, tables)?;
+                self.processes
+                    .insert(pid, Self::of_newcomer(pid, image, &newcomer));
+                return Ok(true);
+            }
             (Ok(mut traced), Some(newcomer)) => {
                 remember(&mut traced, &newcomer);
                 Ok(traced)
@@ -145,6 +159,7 @@ impl TracedSet {
         if matches!(error, TraceError::Refused(_)) {
             self.members.refused += 1;
         }
+        self.refused.insert(pid);
         if proc::is_alive(pid) {
             tracing::info!("{pid} is not traced: {error}");
             self.warnings.push(error.to_string());
@@ -158,11 +173,16 @@ impl TracedSet {
         std::mem::take(&mut self.turned_away)
     }
 
-    /// Takes one in that is gone, as far as it is known from the side-band. Whether it is.
+    /// Takes one in that is gone, as far as it is known from the side-band. One that was turned away is not.
     pub fn join_gone(&mut self, pid: u32, image: u16) -> bool {
-        let Some(newcomer) = self.newcomers.take(pid) else {
+        if self.refused.remove(&pid) {
             return false;
-        };
+        }
+        self.confirm(pid);
+        let newcomer = self.newcomers.take(pid).unwrap_or_else(|| {
+            self.members.unnamed += 1;
+            Newcomer::new(Seen::default())
+        });
         self.members.joined += 1;
         self.processes
             .insert(pid, Self::of_newcomer(pid, image, &newcomer));
@@ -179,6 +199,11 @@ impl TracedSet {
         traced.counted_from(from_ns);
         traced.known_from(from_ns);
         let objects = self.read_mappings(&mut traced)?;
+        // One that ends loses them while they are read; it has no program any more then (kernel/exit.c: `exit_mm`).
+        let after = proc::facts(pid)?;
+        if after.start_ticks != facts.start_ticks || after.exe.is_none() {
+            return Err(TraceError::Reused { pid });
+        }
         // From here on the side-band tells of it.
         if tables.image(pid)?.is_some_and(|now| now != image) {
             return Err(TraceError::Reused { pid });
@@ -217,7 +242,8 @@ impl TracedSet {
 
     /// A process was forked that is not taken in.
     pub(super) fn newcomer_forked(&mut self, pid: u32, parent: u32, tables: &Tables) {
-        if !self.is_member(pid, tables) {
+        // Told before the kernel side has judged it: what it is follows from its parent.
+        if !self.is_member(parent, tables) && !self.is_member(pid, tables) {
             self.newcomers.take(pid);
             return;
         }
@@ -262,19 +288,33 @@ impl TracedSet {
     }
 
     /// A process that is not taken in has executed a program.
-    pub(super) fn newcomer_executed(&mut self, pid: u32, comm: String, tables: &Tables) {
-        if self.is_member(pid, tables) {
-            self.newcomers.executed(pid, comm);
-        } else {
-            self.newcomers.take(pid);
-        }
+    pub(super) fn newcomer_executed(&mut self, pid: u32, comm: String) {
+        self.newcomers.executed(pid, comm);
     }
 
     /// A newcomer has mapped a file: one that is new is probed for all at once.
-    pub(super) fn newcomer_mapped(&mut self, pid: u32, mapping: &Mapping, time_ns: u64) {
+    pub(super) fn newcomer_mapped(&mut self, pid: u32, mapping: &Mapping, time_ns: u64, tables: &Tables) {
         if self.newcomers.get(pid).is_none() {
             return;
         }
+        if !self.newcomers.is_member(pid) {
+            if !self.is_member(pid, tables) {
+                self.newcomers.hold(pid, mapping, time_ns);
+                return;
+            }
+            self.confirm(pid);
+        }
+        self.map_of_newcomer(pid, mapping, time_ns);
+    }
+
+    /// A newcomer is a member: what it has mapped until now is looked at.
+    fn confirm(&mut self, pid: u32) {
+        for (mapping, time_ns) in self.newcomers.confirm(pid) {
+            self.map_of_newcomer(pid, &mapping, time_ns);
+        }
+    }
+
+    fn map_of_newcomer(&mut self, pid: u32, mapping: &Mapping, time_ns: u64) {
         let is_new = !self.catalog.is_known(mapping);
         let object = self.catalog.of_mapping(pid, mapping);
         self.newcomers.mapped(pid, code(mapping, object), time_ns);
@@ -301,6 +341,7 @@ impl TracedSet {
     /// A member has ended or is none any more: its probes go, what is known of its memory stays for the report.
     pub fn leave(&mut self, pid: u32) {
         self.members.left += 1;
+        self.refused.remove(&pid);
         self.forget(pid);
         if let Some(traced) = self.processes.get_mut(&pid) {
             traced.state = State::Exited;

@@ -9,13 +9,19 @@ use std::{
     rc::Rc,
 };
 
-use crate::symbol::mappings::{Mapping, Mappings};
+use crate::{
+    probe::process as proc,
+    symbol::mappings::{Mapping, Mappings},
+};
 
 /// How long one that has ended is remembered: what tells of its blocks comes by another way, and a little later.
 const REMEMBERED_NS: u64 = 2_000_000_000;
 
 /// Images of one before the last that are kept.
 const EARLIER_MAX: usize = 8;
+
+/// Mappings of one that are kept until it is known to be a target.
+const UNJUDGED_MAX: usize = 256;
 
 /// How many are kept at most; those that would be more are looked up in /proc.
 const MAX: usize = 16_384;
@@ -36,6 +42,10 @@ pub(super) struct Seen {
 pub(super) struct Newcomer {
     earlier: VecDeque<Seen>,
     now: Seen,
+    /// What it has mapped while it is not known to be a target, and when: the kernel side judges an exec a moment after
+    /// perf has told of it.
+    unjudged: Vec<(proc::Mapping, u64)>,
+    is_member: bool,
     /// When it ended, nanoseconds of `CLOCK_BOOTTIME`.
     ended_ns: Option<u64>,
 }
@@ -46,6 +56,8 @@ impl Newcomer {
         Self {
             earlier: VecDeque::new(),
             now,
+            unjudged: Vec::new(),
+            is_member: false,
             ended_ns: None,
         }
     }
@@ -65,6 +77,7 @@ impl Newcomer {
         if self.earlier.len() > EARLIER_MAX {
             self.earlier.pop_front();
         }
+        self.unjudged.clear();
         self.ended_ns = None;
     }
 }
@@ -98,6 +111,29 @@ impl Newcomers {
             known.becomes(seen);
         } else if self.all.len() < MAX {
             self.all.insert(pid, Newcomer::new(seen));
+        }
+    }
+
+    /// Whether one is known to be a target.
+    pub(super) fn is_member(&self, pid: u32) -> bool {
+        self.all.get(&pid).is_some_and(|newcomer| newcomer.is_member)
+    }
+
+    /// One is: what it has mapped until now.
+    pub(super) fn confirm(&mut self, pid: u32) -> Vec<(proc::Mapping, u64)> {
+        let Some(newcomer) = self.all.get_mut(&pid) else {
+            return Vec::new();
+        };
+        newcomer.is_member = true;
+        std::mem::take(&mut newcomer.unjudged)
+    }
+
+    /// One that is not known to be a target has mapped something.
+    pub(super) fn hold(&mut self, pid: u32, mapping: &proc::Mapping, time_ns: u64) {
+        if let Some(newcomer) = self.all.get_mut(&pid)
+            && newcomer.unjudged.len() < UNJUDGED_MAX
+        {
+            newcomer.unjudged.push((mapping.clone(), time_ns));
         }
     }
 

@@ -115,6 +115,8 @@ pub struct TracedSet {
     pub(super) all_are_members: bool,
     /// Members that have become programs that must not be probed.
     pub(super) turned_away: Vec<u32>,
+    /// Members that must not be probed, until they have left.
+    pub(super) refused: BTreeSet<u32>,
     pub(super) members: MemberCounts,
     pub(super) newcomers: Newcomers,
     /// See [`Unseen`].
@@ -155,6 +157,7 @@ impl TracedSet {
             follows_members: false,
             all_are_members: false,
             turned_away: Vec::new(),
+            refused: BTreeSet::new(),
             members: MemberCounts::default(),
             newcomers: Newcomers::default(),
             unseen: Unseen::default(),

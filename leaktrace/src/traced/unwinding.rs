@@ -165,7 +165,9 @@ impl TracedSet {
         let pid = traced.pid;
         let is_of_image =
             |traced: &Traced| tables.image(pid).is_ok_and(|image| image == Some(traced.image()));
-        if traced.state != State::Running || traced.refused || !is_of_image(traced) {
+        // What an exec maps first is still to be told of, and says whether the program may be probed.
+        let is_new = traced.exe.is_none();
+        if traced.state != State::Running || traced.refused || is_new || !is_of_image(traced) {
             return None;
         }
         let closes = self.unwinder.as_ref()?.closes(pid)?;
