@@ -85,7 +85,7 @@ pub(super) struct Running {
 }
 
 /// Stacks that one process may put into their table, of the 262 144 it has room for, where there are many.
-const STACKS_OF_PROCESS: u64 = 1 << 16;
+pub(super) const STACKS_OF_PROCESS: u64 = 1 << 16;
 
 /// Gets everything in place.
 ///
