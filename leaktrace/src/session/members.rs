@@ -102,7 +102,7 @@ pub(super) fn take_in(
     traced.note_running(&members);
     if reach != Reach::Host {
         for &pid in &members {
-            traced.join(pid, tables)?;
+            traced.join(pid, 0, tables)?;
         }
     }
     Ok(())
@@ -110,19 +110,21 @@ pub(super) fn take_in(
 
 impl Session<'_> {
     /// Follows what processes have done, up to the image that the kernel side knows this one by.
-    pub(super) fn follow_all_of(&mut self, pid: u32, ended: &UnboundedSender<u32>) -> Result<(), Error> {
+    fn follow_all_of(&mut self, pid: u32, ended: &UnboundedSender<u32>) -> Result<u16, Error> {
+        let mut image = None;
         for _ in 0..FOLLOWED_MAX {
-            let image = self.running.collector.tables().image(pid)?;
+            image = self.running.collector.tables().image(pid)?;
             self.follow(ended)?;
             if self.running.collector.tables().image(pid)? == image {
                 break;
             }
         }
-        Ok(())
+        Ok(image.unwrap_or_default())
     }
 
     /// A member has something recorded.
-    pub(super) fn member_joined(&mut self, pid: u32) -> Result<(), Error> {
+    pub(super) fn member_joined(&mut self, pid: u32, ended: &UnboundedSender<u32>) -> Result<(), Error> {
+        let told = self.follow_all_of(pid, ended)?;
         if self.running.departed.images.contains_key(&pid) {
             // Its number has come again.
             self.settle_departed()?;
@@ -140,7 +142,7 @@ impl Session<'_> {
             // Its number may have been another's.
             collector.whereabouts.joined(pid);
         }
-        if traced.join(pid, collector.tables())? && traced.needs_own_probes() {
+        if traced.join(pid, told, collector.tables())? && traced.needs_own_probes() {
             traced.unseen.forks_followed_late += 1;
         }
         if !runs && let Some(process) = traced.get(pid).filter(|process| process.image() > 0) {
@@ -256,7 +258,7 @@ impl Session<'_> {
             if process.state & tracked::LEFT != 0 {
                 departed.images.entry(pid).or_insert(image);
             } else if process.state & tracked::TOLD != 0 && traced.get(pid).is_none() {
-                traced.join(pid, collector.tables())?;
+                traced.join(pid, image, collector.tables())?;
             }
         }
         Ok(())

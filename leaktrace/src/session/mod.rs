@@ -329,8 +329,7 @@ impl<'a> Session<'a> {
                     self.running.traced.unmapped(event.tgid);
                 }
                 Wake::Event(event) if event.kind == kind::JOINED => {
-                    self.follow_all_of(event.tgid, &ended)?;
-                    self.member_joined(event.tgid)?;
+                    self.member_joined(event.tgid, &ended)?;
                 }
                 Wake::Event(event) if event.kind == kind::LEFT => {
                     self.member_left(event.tgid, event.value as u16);
