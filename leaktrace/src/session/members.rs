@@ -94,6 +94,8 @@ pub(super) fn take_in(
         for &pid in &members {
             traced.join(pid, tables)?;
         }
+        // What they use was mapped before the trace began: nothing of it is late.
+        traced.unseen.objects_late = 0;
     }
     Ok(())
 }
