@@ -5,7 +5,10 @@
 use std::collections::{BTreeMap, HashSet};
 
 use leaktrace_common::record::tracked;
-use tokio::time::{Duration, Instant};
+use tokio::{
+    sync::mpsc::UnboundedSender,
+    time::{Duration, Instant},
+};
 
 use super::{Session, start::Running};
 use crate::{
@@ -19,6 +22,9 @@ use crate::{
 
 /// How long members that have left wait for others, so that the tables are read once for all of them.
 const TOGETHER: Duration = Duration::from_millis(200);
+
+/// How often a process that executes one program after the other is looked after before it is taken as it is.
+const FOLLOWED_MAX: usize = 4;
 
 /// Members that have left and are still in the tables: the last image of each.
 #[derive(Debug, Default)]
@@ -101,6 +107,18 @@ pub(super) fn take_in(
 }
 
 impl Session<'_> {
+    /// Follows what processes have done, up to the image that the kernel side knows this one by.
+    pub(super) fn follow_all_of(&mut self, pid: u32, ended: &UnboundedSender<u32>) -> Result<(), Error> {
+        for _ in 0..FOLLOWED_MAX {
+            let image = self.running.collector.tables().image(pid)?;
+            self.follow(ended)?;
+            if self.running.collector.tables().image(pid)? == image {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// A member has something recorded.
     pub(super) fn member_joined(&mut self, pid: u32) -> Result<(), Error> {
         if self.running.departed.images.contains_key(&pid) {
