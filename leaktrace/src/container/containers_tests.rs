@@ -1,6 +1,6 @@
 //! Tests of [`super::Containers`]: trees of groups and what runtimes say, in folders.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use super::*;
 use crate::container::cgroup::{Hierarchy, Mount};
