@@ -10,7 +10,11 @@ use tokio::{
     time::{Duration, Instant},
 };
 
-use super::{Session, start::Running};
+use super::{
+    Session,
+    shares::share,
+    start::{Running, STACKS_OF_PROCESS},
+};
 use crate::{
     config::{Config, Scope, defaults},
     error::Error,
@@ -149,6 +153,24 @@ impl Session<'_> {
             departed.wait();
         }
         Ok(())
+    }
+
+    /// Shares the table of live blocks out among those that have any.
+    pub(super) fn share_tables(&self) -> Result<(), TableError> {
+        let Running {
+            traced, collector, ..
+        } = &self.running;
+        let Some(sizes) = collector.sizes else {
+            return Ok(());
+        };
+        let running = traced.iter().filter(|process| process.state == State::Running);
+        let share = share(
+            self.config.max_live.into(),
+            self.config.max_live_per_process.into(),
+            sizes.live,
+            running.count() as u64,
+        );
+        collector.tables().set_shares(share, STACKS_OF_PROCESS)
     }
 
     /// Members that have become something that must not be probed leave.

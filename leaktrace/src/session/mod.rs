@@ -15,6 +15,7 @@ mod pools;
 mod python;
 mod reports;
 mod same;
+mod shares;
 mod stacks;
 mod start;
 mod whereabouts;
