@@ -476,7 +476,7 @@ mod tests {
         for mounts in [
             vec![mount("/", "unified/docker/ab"), hosts.clone()],
             vec![mount("/", "unified"), hosts.clone()],
-            vec![hosts.clone()],
+            vec![hosts],
         ] {
             let trees = Hierarchies::new(mounts, &own);
             let find = |path| trees.find(&Hierarchy::V2, path).map(|cgroup| cgroup.path);
