@@ -104,6 +104,8 @@ pub(super) fn take_in(
         for &pid in &members {
             traced.join(pid, 0, tables)?;
         }
+        // What they use was mapped before the trace began: nothing of it is late.
+        traced.unseen.objects_late = 0;
     }
     Ok(())
 }
@@ -140,7 +142,8 @@ impl Session<'_> {
             .is_some_and(|process| process.state == State::Running);
         if !runs {
             // Its number may have been another's.
-            collector.whereabouts.joined(pid);
+            let cgroups = traced.cgroups_of_newcomer(pid);
+            collector.whereabouts.joined(pid, cgroups.as_deref());
         }
         if traced.join(pid, told, collector.tables())? && traced.needs_own_probes() {
             traced.unseen.forks_followed_late += 1;
@@ -210,9 +213,10 @@ impl Session<'_> {
         let mut gone: Vec<ImageKey> = Vec::new();
         let mut refused = Images::new();
         for (&pid, &image) in &images {
+            let cgroups = traced.cgroups_of_newcomer(pid);
             let is_known = traced.get(pid).is_some() || traced.join_gone(pid, image);
             if is_known {
-                collector.whereabouts.joined_once(pid);
+                collector.whereabouts.joined_once(pid, cgroups.as_deref());
             }
             let known = traced.get(pid).map_or(image, |process| process.image());
             let of_process = (known.min(image)..=image).map(|image| (pid, image));

@@ -456,13 +456,13 @@ impl<'a> Session<'a> {
     fn watch(&mut self, pid: u32, ended: &UnboundedSender<u32>) -> Result<(), Error> {
         // Where processes come and go the kernel side tells of it.
         if self.running.traced.follows_members() {
-            self.running.collector.whereabouts.joined_once(pid);
+            self.running.collector.whereabouts.joined_once(pid, None);
             return Ok(());
         }
         if !self.watched.insert(pid) {
             return Ok(());
         }
-        self.running.collector.whereabouts.joined(pid);
+        self.running.collector.whereabouts.joined(pid, None);
         let Some(raw) = rustix::process::Pid::from_raw(pid as i32) else {
             return Ok(());
         };

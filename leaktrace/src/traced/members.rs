@@ -272,6 +272,7 @@ impl TracedSet {
                 comm: comm.to_owned(),
                 exe: traced.exe.clone(),
                 mappings: Rc::new(mappings.clone()),
+                cgroups: cgroups(parent),
             });
         }
         // It runs from before the start. Looked at once, it is a newcomer as well: its next child costs nothing.
@@ -292,12 +293,28 @@ impl TracedSet {
             comm: facts.comm,
             exe: facts.exe,
             mappings: Rc::new(mappings),
+            cgroups: cgroups(pid),
         })
     }
 
     /// A process that is not taken in has executed a program.
-    pub(super) fn newcomer_executed(&mut self, pid: u32, comm: String) {
+    pub(super) fn newcomer_executed(&mut self, pid: u32, comm: String, tables: &Tables) {
         self.newcomers.executed(pid, comm);
+        if self.is_member(pid, tables) {
+            self.read_cgroups(pid);
+        }
+    }
+
+    /// Reads in which control groups a newcomer is, while it can be read.
+    fn read_cgroups(&mut self, pid: u32) {
+        if let Some(cgroups) = cgroups(pid) {
+            self.newcomers.is_in(pid, cgroups);
+        }
+    }
+
+    /// In which control groups a process was that is not taken in: the text of its `/proc/PID/cgroup`, if that was read.
+    pub fn cgroups_of_newcomer(&self, pid: u32) -> Option<Rc<str>> {
+        self.newcomers.get(pid)?.now().cgroups.clone()
     }
 
     /// A newcomer has mapped a file: one that is new is probed for all at once.
@@ -317,6 +334,9 @@ impl TracedSet {
 
     /// A newcomer is a member: what it has mapped until now is looked at.
     fn confirm(&mut self, pid: u32) {
+        if !self.newcomers.is_member(pid) && self.cgroups_of_newcomer(pid).is_none() {
+            self.read_cgroups(pid);
+        }
         for (mapping, time_ns) in self.newcomers.confirm(pid) {
             self.map_of_newcomer(pid, &mapping, time_ns);
         }
@@ -359,6 +379,14 @@ impl TracedSet {
             }
         }
     }
+}
+
+/// The text of `/proc/PID/cgroup`. Of one that has ended and is not waited for yet version 1 says the root
+/// (`proc_cgroup_show` in kernel/cgroup/cgroup.c, 6.12): that is not what it was in.
+fn cgroups(pid: u32) -> Option<Rc<str>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let runs = std::fs::read_link(format!("/proc/{pid}/exe")).is_ok();
+    runs.then(|| text.into())
 }
 
 /// Notes what a process was before its image of now; `newest` is the number of the last one that is known as a newcomer's.
