@@ -4,8 +4,9 @@ use std::io::{self, Write};
 
 use super::{
     frames::{self, columns, elide},
-    model::{Frame, Lang},
+    model::{Container, Frame, Lang},
     style::{Ink, Style},
+    text::words::process_name,
     units::{count, counted, duration_s, percent, size, size_change},
     watch::{Event, Grower, Report, Site, Traced},
 };
@@ -116,24 +117,34 @@ impl Page<'_> {
         if report.growers.is_empty() {
             return writeln!(self.out, "  no process rises\n");
         }
+        let in_containers = report.growers.iter().any(|grower| grower.container.is_some());
         let head = format!(
-            "{:>9}  {:<15}  {:>10}  {:>10}  {:>11}  {:>8}  {}",
-            "PID", "NAME", "RSS", "ANON", "GROWTH", "OVER", "COURSE"
+            "{:>9}  {:<15}  {:>10}  {:>10}  {:>11}  {:>8}  {:<16}  {}",
+            "PID",
+            "NAME",
+            "RSS",
+            "ANON",
+            "GROWTH",
+            "OVER",
+            "COURSE",
+            if in_containers { "CONTAINER" } else { "" }
         );
-        writeln!(self.out, "{}", self.style.paint(Ink::Faint, head))?;
+        writeln!(self.out, "{}", self.style.paint(Ink::Faint, head.trim_end()))?;
         for grower in &report.growers {
             let armed = if grower.armed { ", armed" } else { "" };
-            writeln!(
-                self.out,
-                "{:>9}  {:<15}  {:>10}  {:>10}  {:>11}  {:>8}  {}{armed}",
+            let course = format!("{}{armed}", grower.course);
+            let container = grower.container.as_ref().map_or("", Container::short);
+            let row = format!(
+                "{:>9}  {:<15}  {:>10}  {:>10}  {:>11}  {:>8}  {course:<16}  {}",
                 grower.pid,
                 clean(&grower.comm),
                 size(grower.rss_bytes),
                 size(grower.anon_bytes),
                 size_change(grower.growth_bytes),
                 duration_s(grower.over_s),
-                grower.course
-            )?;
+                clean(container)
+            );
+            writeln!(self.out, "{}", row.trim_end())?;
         }
         if report.omitted > 0 {
             writeln!(
@@ -147,7 +158,8 @@ impl Page<'_> {
 
     /// Which stacks first touched what a process holds more now.
     fn touched(&mut self, grower: &Grower) -> io::Result<()> {
-        let title = format!("{} ({})", clean(&grower.comm), grower.pid);
+        let container = grower.container.as_ref().map(Container::short);
+        let title = process_name(&grower.comm, grower.pid, grower.inner_pid, container);
         let areas = grower.areas.iter().take(3);
         let areas: Vec<String> = areas
             .map(|area| format!("{} in {}", size(area.bytes), clean(&area.name)))
@@ -202,7 +214,8 @@ impl Page<'_> {
 
     /// What tracing has found in a process.
     fn traced(&mut self, traced: &Traced) -> io::Result<()> {
-        let title = format!("{} ({})", clean(&traced.comm), traced.pid);
+        let container = traced.container.as_ref().map(Container::short);
+        let title = process_name(&traced.comm, traced.pid, traced.inner_pid, container);
         let title = self.style.paint(Ink::Strong, title);
         let state = if traced.armed { "traced" } else { "was traced" };
         let Some(report) = &traced.report else {

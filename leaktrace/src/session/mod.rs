@@ -17,7 +17,7 @@ mod reports;
 mod same;
 mod stacks;
 mod start;
-mod whereabouts;
+pub mod whereabouts;
 
 use std::{
     collections::HashSet, io::Write as _, os::fd::OwnedFd, process::ExitCode, sync::Arc, time::Duration,

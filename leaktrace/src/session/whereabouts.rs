@@ -7,14 +7,14 @@ use std::{collections::HashMap, fmt::Debug, sync::Arc};
 use crate::{container::containers, probe::process, report::model::Container};
 
 /// Who knows the containers of processes.
-pub(super) trait Containers: Debug {
+pub trait Containers: Debug {
     /// That of a running process; none where it is in none.
     fn of(&mut self, pid: u32) -> Option<Arc<Container>>;
 }
 
 /// Those of this machine.
 #[derive(Debug)]
-pub(super) struct HostContainers {
+pub struct HostContainers {
     found: containers::Containers,
     /// As reports have them.
     shown: HashMap<String, Arc<Container>>,
@@ -22,7 +22,7 @@ pub(super) struct HostContainers {
 
 impl HostContainers {
     /// Nothing shown yet.
-    pub(super) fn new(found: containers::Containers) -> Self {
+    pub fn new(found: containers::Containers) -> Self {
         Self {
             found,
             shown: HashMap::new(),
@@ -60,23 +60,33 @@ impl Containers for HostContainers {
 
 /// Where a process runs.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Whereabout {
+pub struct Whereabout {
     /// Its container.
     pub container: Option<Arc<Container>>,
     /// Its pid in its own namespace, where that is another one.
     pub inner_pid: Option<u32>,
 }
 
+impl Whereabout {
+    /// That of a process that runs.
+    pub fn of(pid: u32, containers: &mut dyn Containers) -> Self {
+        Self {
+            container: containers.of(pid),
+            inner_pid: process::inner_pid(pid).filter(|&inner| inner != pid),
+        }
+    }
+}
+
 /// Those of all processes that are known, the ended ones included.
 #[derive(Debug)]
-pub(super) struct Whereabouts {
+pub struct Whereabouts {
     containers: Box<dyn Containers>,
     of: HashMap<u32, Whereabout>,
 }
 
 impl Whereabouts {
     /// Nothing known yet.
-    pub(super) fn new(containers: Box<dyn Containers>) -> Self {
+    pub fn new(containers: Box<dyn Containers>) -> Self {
         Self {
             containers,
             of: HashMap::new(),
@@ -84,28 +94,25 @@ impl Whereabouts {
     }
 
     /// A process has joined.
-    pub(super) fn joined(&mut self, pid: u32) {
-        let whereabout = Whereabout {
-            container: self.containers.of(pid),
-            inner_pid: process::inner_pid(pid).filter(|&inner| inner != pid),
-        };
+    pub fn joined(&mut self, pid: u32) {
+        let whereabout = Whereabout::of(pid, self.containers.as_mut());
         self.of.insert(pid, whereabout);
     }
 
     /// The same of one that may have been looked at while it lived.
-    pub(super) fn joined_once(&mut self, pid: u32) {
+    pub fn joined_once(&mut self, pid: u32) {
         if !self.of.contains_key(&pid) {
             self.joined(pid);
         }
     }
 
     /// That of a process; nothing of one that has not joined.
-    pub(super) fn get(&self, pid: u32) -> Option<&Whereabout> {
+    pub fn get(&self, pid: u32) -> Option<&Whereabout> {
         self.of.get(&pid)
     }
 
     /// A process is not known any more.
-    pub(super) fn forget(&mut self, pid: u32) {
+    pub fn forget(&mut self, pid: u32) {
         self.of.remove(&pid);
     }
 }
