@@ -17,6 +17,9 @@ const TRACED_SITES: usize = 3;
 /// Frames that are shown of a stack.
 const FRAMES_SHOWN: usize = 8;
 
+/// Columns that a name has, however long the place is.
+const NAME_LEAST: usize = 40;
+
 /// Columns of a name where no terminal sets a limit.
 const NAME_WIDTH: usize = 100;
 
@@ -45,7 +48,7 @@ impl WatchText {
         for grower in report.growers.iter().filter(|grower| !grower.sites.is_empty()) {
             page.touched(grower)?;
         }
-        for traced in &report.traced {
+        for traced in report.traced.iter().filter(|traced| has_something(traced)) {
             page.traced(traced)?;
         }
         page.events(&report.events)?;
@@ -197,7 +200,7 @@ impl Page<'_> {
         let own = frames::innermost_user(all);
         for (index, frame) in all.iter().enumerate().take(FRAMES_SHOWN) {
             let place = frames::place(frame).unwrap_or_default();
-            let room = self.width.saturating_sub(16 + columns(&place)).max(20);
+            let room = self.width.saturating_sub(16 + columns(&place)).max(NAME_LEAST);
             let name = elide(&clean(&frames::name(frame)), room);
             if own == Some(index) {
                 write!(self.out, "              {}", self.style.paint(Ink::Own, name))?;
@@ -265,6 +268,13 @@ impl Page<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether there is more to say of it than its events do.
+fn has_something(traced: &Traced) -> bool {
+    let report = traced.report.as_ref();
+    let live_blocks = report.and_then(|report| report["totals"]["live_blocks"].as_u64());
+    traced.armed || live_blocks.is_some_and(|blocks| blocks > 0)
 }
 
 fn counted_processes(number: u64) -> String {

@@ -376,8 +376,9 @@ impl<'a> Watch<'a> {
             .filter_map(|id| Some((is_armed(id), self.growths.get(id)?.bytes, *id)))
             .collect();
         chosen.sort_by_key(|(armed, bytes, id)| (std::cmp::Reverse((*armed, *bytes)), *id));
-        chosen.truncate(self.settings.top.max(self.settings.max_armed));
-        chosen.into_iter().map(|(_, _, id)| id).collect()
+        let shown = chosen.into_iter().enumerate();
+        let shown = shown.filter(|(index, (armed, ..))| *armed || *index < self.settings.top);
+        shown.map(|(_, (_, _, id))| id).collect()
     }
 
     /// Takes all probes out, waits a while for what was found by them, and writes the last report.

@@ -11,7 +11,6 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
 
 use super::{super::super::Running, run::Run};
 
