@@ -15,6 +15,7 @@ mod pools;
 mod python;
 mod reports;
 mod same;
+mod shares;
 mod stacks;
 mod start;
 pub mod whereabouts;
@@ -328,7 +329,7 @@ impl<'a> Session<'a> {
                     self.running.traced.unmapped(event.tgid);
                 }
                 Wake::Event(event) if event.kind == kind::JOINED => {
-                    self.follow(&ended)?;
+                    self.follow_all_of(event.tgid, &ended)?;
                     self.member_joined(event.tgid)?;
                 }
                 Wake::Event(event) if event.kind == kind::LEFT => {
