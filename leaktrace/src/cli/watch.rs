@@ -78,7 +78,7 @@ pub(super) struct WatchArgs {
 
     /// Have the kernel mark whose memory changes, and read only those.
     ///
-    /// By a program on the tracepoint rss_stat. It makes page faults of all processes some percent dearer, and saves
+    /// By a program on the tracepoint `rss_stat`. It makes page faults of all processes some percent dearer, and saves
     /// leaktrace reading each process at each look: for thousands of processes of which few are busy.
     #[arg(help_heading = "Watching", long)]
     marks: bool,

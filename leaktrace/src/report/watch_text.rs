@@ -7,7 +7,7 @@ use super::{
     model::{Container, Frame, Lang},
     style::{Ink, Style},
     text::words::process_name,
-    units::{count, counted, duration_s, percent, size, size_change},
+    units::{count, counted, duration_s, percent, size, size_change, size_range},
     watch::{Event, Grower, Report, Site, Traced},
 };
 
@@ -227,18 +227,20 @@ impl Page<'_> {
         let number = |name: &str| report["totals"][name].as_u64().unwrap_or(0);
         writeln!(
             self.out,
-            "{title} {state}: {} outstanding in {}, for {} of its CPU time at most",
+            "{title} {state}: {} outstanding in {}{}, for {} of its CPU time at most",
             size(number("live_bytes")),
             counted(number("live_blocks"), "block"),
+            rests_on(&report["totals"]),
             percent(traced.max_overhead)
         )?;
         let survivors = report["survivors"].as_array().map_or(&[][..], Vec::as_slice);
         for survivor in survivors.iter().take(TRACED_SITES) {
             writeln!(
                 self.out,
-                "  {:>10}  by {}",
+                "  {:>10}  by {}{}",
                 size(survivor["bytes"].as_u64().unwrap_or(0)),
-                clean(survivor["call"].as_str().unwrap_or("?"))
+                clean(survivor["call"].as_str().unwrap_or("?")),
+                rests_on(survivor)
             )?;
             let frames = survivor["frames"].as_array().map_or(&[][..], Vec::as_slice);
             let frames: Vec<Frame> = frames.iter().map(frame).collect();
@@ -267,6 +269,21 @@ impl Page<'_> {
             writeln!(self.out, "{} {warning}", self.style.paint(Ink::Warn, "warning:"))?;
         }
         Ok(())
+    }
+}
+
+/// The range of an estimate in a report in JSON, and what it rests on.
+fn rests_on(json: &serde_json::Value) -> String {
+    let bound = |index: usize| json["bytes_interval"][index].as_u64();
+    match (bound(0), bound(1), json["samples"].as_u64()) {
+        (Some(low), Some(high), Some(samples)) => {
+            format!(
+                " ({}, from {})",
+                size_range([low, high]),
+                counted(samples, "sample")
+            )
+        }
+        _ => String::new(),
     }
 }
 
