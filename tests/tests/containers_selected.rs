@@ -290,3 +290,46 @@ fn by_name_from_inside_a_privileged_container() {
     assert_placed(&report, &container, "docker");
     container.target.finish_with(0);
 }
+
+/// Watched, not traced: its report says where a process is all the same.
+#[test]
+fn docker_watched() {
+    let Some(engine) = unless_missing(Engine::docker()) else {
+        return;
+    };
+    let Some(rootfs) = unless_missing(Rootfs::glibc()) else {
+        return;
+    };
+    rootfs.with_program(&fixtures::c("grower"), "bin/grower");
+    engine.import("grower", &rootfs);
+    let mut container = engine
+        .container("lt-watched", "grower")
+        .start(&["/bin/grower", "malloc", "64"]);
+    container.target.ready();
+    leaktrace::require_tracing();
+    let options = "watch --container lt-watched --window 4s -i 1s --format json --killswitch /run/leaktrace-tests.never";
+    let options: Vec<&str> = options.split(' ').collect();
+    let mut run = Leaktrace::bare(&options)
+        .env("DOCKER_HOST", &engine.host())
+        .spawn();
+    run.stderr_line("its line `watching`", |line| {
+        line == "leaktrace: watching 1 process"
+    });
+    container.target.go();
+    let line = run.stdout_line("a report of the growing one", |line| {
+        let report: Value = serde_json::from_str(line).unwrap_or_default();
+        report["growers"][0]["course"] == "growing"
+    });
+    let report: Value = serde_json::from_str(&line).expect("it was parsed a moment ago");
+    let grower = &report["growers"][0];
+    assert_eq!(grower["pid"], container.pid, "{report:#}");
+    assert_eq!(grower["inner_pid"], 1, "{report:#}");
+    assert_eq!(
+        grower["container"]["id"],
+        Value::from(container.id.as_str()),
+        "{report:#}"
+    );
+    assert_eq!(grower["container"]["name"], "lt-watched", "{report:#}");
+    drop(run.stop().exited_with(0));
+    container.target.go();
+}

@@ -172,6 +172,48 @@ fn one_whose_memory_ebbs_is_disarmed() {
 }
 
 #[test]
+fn one_with_days_and_nights_is_disarmed_and_not_armed_the_next_day() {
+    let mut target = Target::c("grower", &["days", "4"]);
+    target.ready();
+    let pid = target.pid().to_string();
+    let mut run = watch(&["-p", &pid, "--arm", CONDITION]);
+    target.go();
+    report_where(&mut run, "its arming", |report| {
+        events(report, "armed").len() == 1
+    });
+    target.at("noon");
+    report_where(&mut run, "its disarming", |report| {
+        !events(report, "disarmed").is_empty()
+    });
+    target.go();
+    report_where(&mut run, "its rise to where it has been", |report| {
+        grower(report, &target).is_some_and(|grower| grower["course"] == "returning")
+    });
+    target.at("noon");
+    let finished = run.stop().exited_with(0);
+    let last: Value = serde_json::from_str(finished.stdout.lines().last().expect("a report")).expect("JSON");
+    assert_eq!(events(&last, "armed").len(), 1, "{last:#}");
+    assert!(target.is_running());
+}
+
+#[test]
+fn by_the_kernels_marks_too_the_growing_one_is_told_from_the_idle_ones() {
+    let idle: Vec<Target> = (0..10).map(|_| started("malloc")).collect();
+    let mut target = started("malloc");
+    let mut run = watch(&["--comm", "grower", "--window", "4s", "--marks", "--top", "100"]);
+    target.go();
+    let report = report_where(&mut run, "a report of the growing one", |report| {
+        grower(report, &target).is_some_and(|grower| grower["course"] == "growing")
+    });
+    assert!(
+        idle.iter().all(|idle| grower(&report, idle).is_none()),
+        "{report:#}"
+    );
+    let finished = run.stop().exited_with(0);
+    assert!(!finished.stderr.contains("instead"), "{}", finished.seen());
+}
+
+#[test]
 fn the_killswitch_ends_all_and_keeps_it_from_beginning() {
     let mut target = started("malloc");
     let pid = target.pid().to_string();
@@ -203,8 +245,13 @@ fn the_killswitch_ends_all_and_keeps_it_from_beginning() {
 
 #[test]
 fn sigusr1_ends_it_in_good_order() {
-    let target = started("malloc");
-    let run = watch(&["-p", &target.pid().to_string()]);
+    let mut target = started("malloc");
+    let mut run = watch(&["-p", &target.pid().to_string(), "--arm", CONDITION]);
+    target.go();
+    report_where(&mut run, "its arming", |report| {
+        events(report, "armed").len() == 1
+    });
+    let tracer = run.target_pid();
     run.signal(Signal::SIGUSR1);
     let finished = run.wait().exited_with(0);
     assert!(
@@ -214,6 +261,9 @@ fn sigusr1_ends_it_in_good_order() {
         "{}",
         finished.seen()
     );
+    assert!(!std::path::Path::new(&format!("/proc/{tracer}")).exists());
+    target.go();
+    assert!(target.is_running());
 }
 
 #[test]

@@ -178,38 +178,38 @@ pub(super) struct TargetArgs {
 #[command(next_help_heading = "Target")]
 #[group(skip)]
 pub(super) struct SelectionArgs {
-    /// Trace all processes, those too that start later.
+    /// All processes, those too that start later.
     #[arg(short = 'a', long)]
     pub(super) all: bool,
 
-    /// Trace processes of this name, those too that start later.
+    /// Processes of this name, those too that start later.
     ///
     /// The name as `ps -o comm` has it: 15 bytes at most. May be given several times, as may --user, --cgroup and
     /// --container: values of one option are alternatives, and a process must suit each option that is given.
-    /// What a traced process forks is traced. Example: --comm postgres
+    /// Where they are traced, what they fork is traced too. Example: --comm postgres
     #[arg(long, value_name = "NAME", value_parser = parse::comm)]
     pub(super) comm: Vec<String>,
 
-    /// Trace processes that this user runs, by name or number: the real user.
+    /// Processes that this user runs, by name or number: the real user.
     ///
     /// Example: --user www-data
     #[arg(long, value_name = "USER", value_parser = parse::user)]
     pub(super) user: Vec<u32>,
 
-    /// Trace processes in this control group or below it, of version 1 or 2.
+    /// Processes in this control group or below it, of version 1 or 2.
     ///
     /// Its folder, or its path within the hierarchy. Example: --cgroup /sys/fs/cgroup/system.slice/nginx.service
     #[arg(long, value_name = "PATH")]
     pub(super) cgroup: Vec<PathBuf>,
 
-    /// Trace the processes of this container, pod or systemd unit.
+    /// Processes of this container, pod or systemd unit.
     ///
     /// By its name or id (or the id's beginning), as docker, podman, containerd and CRI-O know it.
     /// Example: --container web
     #[arg(long, value_name = "NAME|ID")]
     pub(super) container: Vec<String>,
 
-    /// Leave out processes that would be traced: comm=, user=, cgroup=, container= or pid=.
+    /// Leave out processes that would be chosen: comm=, user=, cgroup=, container= or pid=.
     ///
     /// May be given several times; a bare NAME is comm=NAME. Example: --all --exclude comm=java --exclude user=root
     #[arg(long, value_name = "KIND=VALUE", value_parser = parse::exclude)]

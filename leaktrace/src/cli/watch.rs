@@ -40,44 +40,63 @@ pub(super) struct WatchArgs {
     /// What counts is the least that a process holds in each quarter of the time: what it takes and gives back is no
     /// growth, nor is what returns to where it has been in the last day. A process is not traced any more when its
     /// growth has fallen below half of this. Example: --arm 'rss>10MiB/10min'
-    #[arg(long, value_name = "COND")]
+    #[arg(help_heading = "Arming", long, value_name = "COND")]
     arm: Option<Condition>,
 
     /// Trace at most this many at a time.
-    #[arg(long, value_name = "N", default_value_t = 8, requires = "arm")]
+    #[arg(
+        help_heading = "Arming",
+        long,
+        value_name = "N",
+        default_value_t = 8,
+        requires = "arm"
+    )]
     max_armed: usize,
 
     /// What tracing may cost the traced of their CPU time, all together.
     ///
     /// Each has a part of it, by its growth. Example: --max-overhead 1%
-    #[arg(long, value_name = "SHARE", default_value = "2%", value_parser = parse::overhead, requires = "arm")]
+    #[arg(help_heading = "Arming", long, value_name = "SHARE", default_value = "2%", value_parser = parse::overhead, requires = "arm")]
     max_overhead: Bound,
 
     /// Time over which growth is told, where nothing is traced.
-    #[arg(long, value_name = "DUR", default_value = "10m", conflicts_with = "arm")]
+    #[arg(
+        help_heading = "Watching",
+        long,
+        value_name = "DUR",
+        default_value = "10m",
+        conflicts_with = "arm"
+    )]
     window: Time,
 
     /// Also show which stacks call mmap and brk.
     ///
     /// By tracepoints of system calls: while they are in use, every system call of every process takes some nanoseconds
     /// more. What stacks touch is known without.
-    #[arg(long)]
+    #[arg(help_heading = "Watching", long)]
     calls: bool,
 
+    /// Have the kernel mark whose memory changes, and read only those.
+    ///
+    /// By a program on the tracepoint `rss_stat`. It makes page faults of all processes some percent dearer, and saves
+    /// leaktrace reading each process at each look: for thousands of processes of which few are busy.
+    #[arg(help_heading = "Watching", long)]
+    marks: bool,
+
     /// List this many processes, and stacks of each.
-    #[arg(long, value_name = "N", default_value_t = defaults::TOP, value_parser = parse::count)]
+    #[arg(help_heading = "Output", long, value_name = "N", default_value_t = defaults::TOP, value_parser = parse::count)]
     top: usize,
 
     /// Time between reports; 0 reports only at the end.
-    #[arg(short, long, value_name = "DUR", default_value_t = Time(defaults::INTERVAL))]
+    #[arg(help_heading = "Output", short, long, value_name = "DUR", default_value_t = Time(defaults::INTERVAL))]
     interval: Time,
 
     /// Stop after this time.
-    #[arg(short, long, value_name = "DUR")]
+    #[arg(help_heading = "Output", short, long, value_name = "DUR")]
     duration: Option<Time>,
 
     /// End at once when this file is there, and do not begin if it is; SIGUSR1 does the same.
-    #[arg(long, value_name = "FILE", default_value = killswitch::DEFAULT)]
+    #[arg(help_heading = "Watching", long, value_name = "FILE", default_value = killswitch::DEFAULT)]
     killswitch: PathBuf,
 
     #[command(flatten)]
@@ -117,6 +136,7 @@ pub(super) fn settings(args: WatchArgs, general: General) -> Result<Settings, St
         output: output(args.output, general),
         killswitch: args.killswitch,
         calls: args.calls,
+        marks: args.marks,
         verbose: general.verbose,
     })
 }

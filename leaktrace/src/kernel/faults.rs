@@ -1,9 +1,10 @@
 //! Page faults of the whole machine, sampled by perf with registers and stack, or calls of a tracepoint in the same way:
 //! what the kernel does when memory is touched for the first time, whatever asked for it.
 //!
-//! Every so many events are sampled, on each CPU by itself; how many is set anew whenever a ring is read, so that no CPU
-//! takes more than some samples a second. The kernel counts all events: a sample stands for those that came since the
-//! last reading, shared among the samples, whatever was lost. Nothing is put into any process. Must not know whose faults are wanted, nor how a stack is walked.
+//! Every so many events are sampled, on each CPU by itself, and a sample stands for as many; how many follows the rate of
+//! the last seconds, so that no CPU takes more than some samples a second for long. Not the rate of the moment: a change
+//! begins the count anew, and after each burst of one process the next sample would be another's, and stand for the rest of
+//! the burst. Nothing is put into any process. Must not know whose faults are wanted, nor how a stack is walked.
 
 use std::{fs, io, os::fd::OwnedFd, path::Path, time::Instant};
 
@@ -31,6 +32,9 @@ const STACK_BYTES: u32 = 8 << 10;
 
 /// Samples that a CPU is to take in a second.
 const SAMPLES_PER_S: f64 = 100.0;
+
+/// Over how long the rate is averaged that this follows.
+const RATE_S: f64 = 10.0;
 
 /// Events from one sample to the next, to begin with and at most.
 const PERIOD: u64 = 63;
@@ -91,8 +95,11 @@ struct Ring {
     period: u64,
     /// Whether samples have the time of the clock that all else has.
     has_time: bool,
-    /// Events up to the last sample that was read.
+    /// Events when it was read last, and how many there are in a second of late.
     counted: u64,
+    per_s: f64,
+    /// The period has changed since, from this one.
+    before: Option<u64>,
     /// When it was read last.
     read: Instant,
 }
@@ -197,7 +204,8 @@ impl FaultRings {
         let mut touches = Vec::new();
         for ring in &mut self.rings {
             let first = touches.len();
-            let mut samples = 0_u64;
+            let (mut samples, mut lost) = (0_u64, 0);
+            let restarted = ring.before.is_some();
             // There is one iterator at a time: this one.
             let Some(records) = ring.sampler.iter() else {
                 continue;
@@ -208,17 +216,24 @@ impl FaultRings {
                         samples += 1;
                         let pid = sample.record_id.task.as_ref().map_or(0, |task| task.pid);
                         if wanted(pid) {
-                            touches.extend(touch(*sample, pid));
+                            let stands_for = ring.stands_for(restarted && samples == 1);
+                            touches.extend(touch(*sample, pid, stands_for));
                         }
                     }
-                    Record::LostRecords(lost) => self.lost += lost.lost_records,
+                    Record::LostRecords(records) => lost += records.lost_records,
                     Record::Throttle(_) => self.throttled += 1,
                     _ => {}
                 }
             }
-            let stands_for = ring.settle(samples);
+            if samples > 0 {
+                ring.before = None;
+            }
+            ring.settle();
+            self.lost += lost;
+            // What was lost came with those that were not.
+            let with_lost = (samples + lost) as f64 / samples.max(1) as f64;
             for touch in &mut touches[first..] {
-                touch.stands_for = stands_for;
+                touch.stands_for *= with_lost;
                 if !ring.has_time {
                     touch.stack.time_ns = now_ns();
                 }
@@ -229,29 +244,36 @@ impl FaultRings {
 }
 
 impl Ring {
-    /// After a reading that had so many samples: how many events each of them stands for. Sets the period for the next.
-    fn settle(&mut self, samples: u64) -> f64 {
+    /// How many events a sample stands for. The first one after the period was changed comes at once, in the place of the
+    /// one that was due: on average half a period was over.
+    fn stands_for(&self, is_first: bool) -> f64 {
+        match self.before {
+            Some(before) if is_first => before as f64 / 2.0,
+            _ => self.period as f64,
+        }
+    }
+
+    /// After a reading: sets the period for the next ones.
+    fn settle(&mut self) {
         let Ok(stat) = self.counter.stat() else {
-            return self.period as f64;
+            return;
         };
         let events = stat.count.saturating_sub(self.counted);
         let elapsed_s = self.read.elapsed().as_secs_f64().max(1e-4);
-        let wanted = (events as f64 / elapsed_s / SAMPLES_PER_S) as u64;
-        let wanted = wanted.clamp(1, PERIOD_MAX) | 1;
-        // Each change takes one more sample.
+        self.counted = stat.count;
+        self.read = Instant::now();
+        let weight = 1.0 - (-elapsed_s / RATE_S).exp();
+        self.per_s += (events as f64 / elapsed_s - self.per_s) * weight;
+        let wanted = ((self.per_s / SAMPLES_PER_S) as u64).clamp(1, PERIOD_MAX) | 1;
         if wanted > 2 * self.period || 4 * wanted < self.period {
             match self.sampler.sample_on(wanted) {
-                Ok(()) => self.period = wanted,
+                Ok(()) => {
+                    self.before.get_or_insert(self.period);
+                    self.period = wanted;
+                }
                 Err(error) => tracing::debug!("a period of {wanted} events cannot be set: {error}"),
             }
         }
-        self.read = Instant::now();
-        if samples == 0 {
-            // They go to the next sample.
-            return self.period as f64;
-        }
-        self.counted = stat.count;
-        events as f64 / samples as f64
     }
 }
 
@@ -307,12 +329,14 @@ fn open_ring(tracepoint: Option<u64>, cpu: u32, page_sizes: bool) -> io::Result<
         period: PERIOD,
         has_time: tracepoint.is_none(),
         counted: 0,
+        per_s: PERIOD as f64 * SAMPLES_PER_S,
+        before: None,
         read: Instant::now(),
     })
 }
 
 /// None for a thread of the kernel, which has no registers of user space.
-fn touch(sample: Sample, pid: u32) -> Option<Touch> {
+fn touch(sample: Sample, pid: u32, stands_for: f64) -> Option<Touch> {
     let (registers, _) = sample.user_regs?;
     let &[bp, sp, address] = registers.as_slice() else {
         return None;
@@ -324,7 +348,7 @@ fn touch(sample: Sample, pid: u32) -> Option<Touch> {
     bytes[before..].copy_from_slice(&stack);
     Some(Touch {
         address: sample.data_addr.unwrap_or_default(),
-        stands_for: 1.0,
+        stands_for,
         page_bytes: sample
             .data_page_size
             .filter(|size| *size > 0)

@@ -13,6 +13,7 @@ pub mod pages;
 pub mod programs;
 pub mod python;
 pub mod raw;
+pub mod resident;
 pub mod sideband;
 pub mod sys;
 pub mod tables;

@@ -23,7 +23,8 @@ use super::{
 };
 
 /// The object, checked in and embedded; aligned as the parser needs it.
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../leaktrace-ebpf/prebuilt/leaktrace.bpf.o");
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!("../../../leaktrace-ebpf/prebuilt/leaktrace.bpf.o");
 
 /// Why the kernel side could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -202,14 +203,6 @@ impl KernelSide {
             ("process_exec", "sched_process_exec"),
             ("thread_exit", "sched_process_exit"),
         ])
-    }
-
-    /// From here on it is noted whose resident memory changes.
-    ///
-    /// # Errors
-    /// [`LoadError::Tracepoint`].
-    pub fn attach_resident(&mut self) -> Result<(), LoadError> {
-        self.attach_to([("resident_memory", "rss_stat")])
     }
 
     fn attach_to(

@@ -148,6 +148,8 @@ fn tracing() -> Tracing {
     Tracing {
         attach: text("session"),
         kernel: text("6.18.0"),
+        scope: None,
+        tables: None,
         sites: vec![ProbeSite {
             object: text(libc),
             function: text("malloc"),

@@ -552,4 +552,4 @@ mod stack;
 #[cfg(test)]
 mod tests;
 mod types;
-mod words;
+pub(super) mod words;

@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use super::model::Frame;
+use super::model::{Container, Frame};
 
 /// Name and version of the format.
 pub const SCHEMA: &str = "leaktrace.watch/1";
@@ -104,10 +104,14 @@ pub struct Faults {
 pub struct Grower {
     /// Its number.
     pub pid: u32,
+    /// Its number in its own namespace, where that is another one.
+    pub inner_pid: Option<u32>,
     /// When it started, in clock ticks since boot.
     pub start_ticks: u64,
     /// Its name.
     pub comm: String,
+    /// Its container, if it runs in one that is known.
+    pub container: Option<Container>,
     /// `idle`, `flat`, `returning` or `growing`.
     pub course: &'static str,
     /// Whether it is traced.
@@ -168,8 +172,12 @@ pub struct Site {
 pub struct Traced {
     /// Its number.
     pub pid: u32,
+    /// Its number in its own namespace, where that is another one.
+    pub inner_pid: Option<u32>,
     /// Its name.
     pub comm: String,
+    /// Its container, if it runs in one that is known.
+    pub container: Option<Container>,
     /// Whether it still is traced.
     pub armed: bool,
     /// What tracing it may cost, as a share of its CPU time.

@@ -4,9 +4,10 @@ use std::io::{self, Write};
 
 use super::{
     frames::{self, columns, elide},
-    model::{Frame, Lang},
+    model::{Container, Frame, Lang},
     style::{Ink, Style},
-    units::{count, counted, duration_s, percent, size, size_change},
+    text::words::process_name,
+    units::{count, counted, duration_s, percent, size, size_change, size_range},
     watch::{Event, Grower, Report, Site, Traced},
 };
 
@@ -15,6 +16,9 @@ const TRACED_SITES: usize = 3;
 
 /// Frames that are shown of a stack.
 const FRAMES_SHOWN: usize = 8;
+
+/// Columns that a name has, however long the place is.
+const NAME_LEAST: usize = 40;
 
 /// Columns of a name where no terminal sets a limit.
 const NAME_WIDTH: usize = 100;
@@ -44,7 +48,7 @@ impl WatchText {
         for grower in report.growers.iter().filter(|grower| !grower.sites.is_empty()) {
             page.touched(grower)?;
         }
-        for traced in &report.traced {
+        for traced in report.traced.iter().filter(|traced| has_something(traced)) {
             page.traced(traced)?;
         }
         page.events(&report.events)?;
@@ -116,24 +120,34 @@ impl Page<'_> {
         if report.growers.is_empty() {
             return writeln!(self.out, "  no process rises\n");
         }
+        let in_containers = report.growers.iter().any(|grower| grower.container.is_some());
         let head = format!(
-            "{:>9}  {:<15}  {:>10}  {:>10}  {:>11}  {:>8}  {}",
-            "PID", "NAME", "RSS", "ANON", "GROWTH", "OVER", "COURSE"
+            "{:>9}  {:<15}  {:>10}  {:>10}  {:>11}  {:>8}  {:<16}  {}",
+            "PID",
+            "NAME",
+            "RSS",
+            "ANON",
+            "GROWTH",
+            "OVER",
+            "COURSE",
+            if in_containers { "CONTAINER" } else { "" }
         );
-        writeln!(self.out, "{}", self.style.paint(Ink::Faint, head))?;
+        writeln!(self.out, "{}", self.style.paint(Ink::Faint, head.trim_end()))?;
         for grower in &report.growers {
             let armed = if grower.armed { ", armed" } else { "" };
-            writeln!(
-                self.out,
-                "{:>9}  {:<15}  {:>10}  {:>10}  {:>11}  {:>8}  {}{armed}",
+            let course = format!("{}{armed}", grower.course);
+            let container = grower.container.as_ref().map_or("", Container::short);
+            let row = format!(
+                "{:>9}  {:<15}  {:>10}  {:>10}  {:>11}  {:>8}  {course:<16}  {}",
                 grower.pid,
                 clean(&grower.comm),
                 size(grower.rss_bytes),
                 size(grower.anon_bytes),
                 size_change(grower.growth_bytes),
                 duration_s(grower.over_s),
-                grower.course
-            )?;
+                clean(container)
+            );
+            writeln!(self.out, "{}", row.trim_end())?;
         }
         if report.omitted > 0 {
             writeln!(
@@ -147,7 +161,8 @@ impl Page<'_> {
 
     /// Which stacks first touched what a process holds more now.
     fn touched(&mut self, grower: &Grower) -> io::Result<()> {
-        let title = format!("{} ({})", clean(&grower.comm), grower.pid);
+        let container = grower.container.as_ref().map(Container::short);
+        let title = process_name(&grower.comm, grower.pid, grower.inner_pid, container);
         let areas = grower.areas.iter().take(3);
         let areas: Vec<String> = areas
             .map(|area| format!("{} in {}", size(area.bytes), clean(&area.name)))
@@ -185,7 +200,7 @@ impl Page<'_> {
         let own = frames::innermost_user(all);
         for (index, frame) in all.iter().enumerate().take(FRAMES_SHOWN) {
             let place = frames::place(frame).unwrap_or_default();
-            let room = self.width.saturating_sub(16 + columns(&place)).max(20);
+            let room = self.width.saturating_sub(16 + columns(&place)).max(NAME_LEAST);
             let name = elide(&clean(&frames::name(frame)), room);
             if own == Some(index) {
                 write!(self.out, "              {}", self.style.paint(Ink::Own, name))?;
@@ -202,7 +217,8 @@ impl Page<'_> {
 
     /// What tracing has found in a process.
     fn traced(&mut self, traced: &Traced) -> io::Result<()> {
-        let title = format!("{} ({})", clean(&traced.comm), traced.pid);
+        let container = traced.container.as_ref().map(Container::short);
+        let title = process_name(&traced.comm, traced.pid, traced.inner_pid, container);
         let title = self.style.paint(Ink::Strong, title);
         let state = if traced.armed { "traced" } else { "was traced" };
         let Some(report) = &traced.report else {
@@ -211,18 +227,20 @@ impl Page<'_> {
         let number = |name: &str| report["totals"][name].as_u64().unwrap_or(0);
         writeln!(
             self.out,
-            "{title} {state}: {} outstanding in {}, for {} of its CPU time at most",
+            "{title} {state}: {} outstanding in {}{}, for {} of its CPU time at most",
             size(number("live_bytes")),
             counted(number("live_blocks"), "block"),
+            rests_on(&report["totals"]),
             percent(traced.max_overhead)
         )?;
         let survivors = report["survivors"].as_array().map_or(&[][..], Vec::as_slice);
         for survivor in survivors.iter().take(TRACED_SITES) {
             writeln!(
                 self.out,
-                "  {:>10}  by {}",
+                "  {:>10}  by {}{}",
                 size(survivor["bytes"].as_u64().unwrap_or(0)),
-                clean(survivor["call"].as_str().unwrap_or("?"))
+                clean(survivor["call"].as_str().unwrap_or("?")),
+                rests_on(survivor)
             )?;
             let frames = survivor["frames"].as_array().map_or(&[][..], Vec::as_slice);
             let frames: Vec<Frame> = frames.iter().map(frame).collect();
@@ -252,6 +270,28 @@ impl Page<'_> {
         }
         Ok(())
     }
+}
+
+/// The range of an estimate in a report in JSON, and what it rests on.
+fn rests_on(json: &serde_json::Value) -> String {
+    let bound = |index: usize| json["bytes_interval"][index].as_u64();
+    match (bound(0), bound(1), json["samples"].as_u64()) {
+        (Some(low), Some(high), Some(samples)) => {
+            format!(
+                " ({}, from {})",
+                size_range([low, high]),
+                counted(samples, "sample")
+            )
+        }
+        _ => String::new(),
+    }
+}
+
+/// Whether there is more to say of it than its events do.
+fn has_something(traced: &Traced) -> bool {
+    let report = traced.report.as_ref();
+    let live_blocks = report.and_then(|report| report["totals"]["live_blocks"].as_u64());
+    traced.armed || live_blocks.is_some_and(|blocks| blocks > 0)
 }
 
 fn counted_processes(number: u64) -> String {

@@ -9,7 +9,7 @@ mod process;
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
-use leaktrace_common::select::{HIERARCHIES_MAX, Property, Rules, kind, verdict};
+use leaktrace_common::select::{HIERARCHIES_MAX, Property, Rules, TaskOffsets, kind, verdict};
 
 use self::groups::Groups;
 pub use self::process::running;
@@ -138,11 +138,27 @@ impl Selected {
     /// # Errors
     /// [`SelectError`].
     pub fn resolve(selection: Selection, containers: &mut Containers) -> Result<Self, SelectError> {
+        Self::resolve_with(btf::task_offsets()?, selection, containers)
+    }
+
+    /// The same where the kernel side has nothing to decide: its types need not be known.
+    ///
+    /// # Errors
+    /// [`SelectError`].
+    pub fn resolve_here(selection: Selection, containers: &mut Containers) -> Result<Self, SelectError> {
+        Self::resolve_with(TaskOffsets::default(), selection, containers)
+    }
+
+    fn resolve_with(
+        offsets: TaskOffsets,
+        selection: Selection,
+        containers: &mut Containers,
+    ) -> Result<Self, SelectError> {
         let mut selected = Self {
             selection,
             rules: Rules {
                 on: 1,
-                offsets: btf::task_offsets()?,
+                offsets,
                 ..Rules::NONE
             },
             properties: HashMap::new(),

@@ -18,7 +18,7 @@ mod same;
 mod shares;
 mod stacks;
 mod start;
-mod whereabouts;
+pub mod whereabouts;
 
 use std::{
     collections::HashSet, io::Write as _, os::fd::OwnedFd, process::ExitCode, sync::Arc, time::Duration,

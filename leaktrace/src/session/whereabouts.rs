@@ -7,7 +7,7 @@ use std::{collections::HashMap, fmt::Debug, fs, sync::Arc};
 use crate::{container::containers, probe::process, report::model::Container};
 
 /// Who knows the containers of processes.
-pub(super) trait Containers: Debug {
+pub trait Containers: Debug {
     /// That of a process with this text in `/proc/PID/cgroup`; none where it is in none.
     fn of(&mut self, cgroups: &str) -> Option<Arc<Container>>;
 
@@ -17,7 +17,7 @@ pub(super) trait Containers: Debug {
 
 /// Those of this machine.
 #[derive(Debug)]
-pub(super) struct HostContainers {
+pub struct HostContainers {
     found: containers::Containers,
     /// The one that was chosen, if nothing else was.
     of_all: Option<Arc<containers::Container>>,
@@ -27,7 +27,7 @@ pub(super) struct HostContainers {
 
 impl HostContainers {
     /// Nothing shown yet. In `of_all` every process is that is traced.
-    pub(super) fn new(found: containers::Containers, of_all: Option<Arc<containers::Container>>) -> Self {
+    pub fn new(found: containers::Containers, of_all: Option<Arc<containers::Container>>) -> Self {
         Self {
             found,
             of_all,
@@ -75,23 +75,38 @@ impl Containers for HostContainers {
 
 /// Where a process runs.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Whereabout {
+pub struct Whereabout {
     /// Its container.
     pub container: Option<Arc<Container>>,
     /// Its pid in its own namespace, where that is another one.
     pub inner_pid: Option<u32>,
 }
 
+impl Whereabout {
+    /// That of a process; `cgroups` is what its `/proc/PID/cgroup` said before, if that was read.
+    pub fn of(pid: u32, cgroups: Option<&str>, containers: &mut dyn Containers) -> Self {
+        let now = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok();
+        let mut texts = now.as_deref().into_iter().chain(cgroups);
+        let container = texts
+            .find_map(|text| containers.of(text))
+            .or_else(|| containers.of_all());
+        Self {
+            container,
+            inner_pid: process::inner_pid(pid).filter(|&inner| inner != pid),
+        }
+    }
+}
+
 /// Those of all processes that are known, the ended ones included.
 #[derive(Debug)]
-pub(super) struct Whereabouts {
+pub struct Whereabouts {
     containers: Box<dyn Containers>,
     of: HashMap<u32, Whereabout>,
 }
 
 impl Whereabouts {
     /// Nothing known yet.
-    pub(super) fn new(containers: Box<dyn Containers>) -> Self {
+    pub fn new(containers: Box<dyn Containers>) -> Self {
         Self {
             containers,
             of: HashMap::new(),
@@ -99,33 +114,25 @@ impl Whereabouts {
     }
 
     /// A process has joined. `cgroups` is what its `/proc/PID/cgroup` said before, if that was read: it may be gone by now.
-    pub(super) fn joined(&mut self, pid: u32, cgroups: Option<&str>) {
-        let now = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok();
-        let mut texts = now.as_deref().into_iter().chain(cgroups);
-        let container = texts
-            .find_map(|text| self.containers.of(text))
-            .or_else(|| self.containers.of_all());
-        let whereabout = Whereabout {
-            container,
-            inner_pid: process::inner_pid(pid).filter(|&inner| inner != pid),
-        };
+    pub fn joined(&mut self, pid: u32, cgroups: Option<&str>) {
+        let whereabout = Whereabout::of(pid, cgroups, self.containers.as_mut());
         self.of.insert(pid, whereabout);
     }
 
     /// The same of one that may have been looked at while it lived.
-    pub(super) fn joined_once(&mut self, pid: u32, cgroups: Option<&str>) {
+    pub fn joined_once(&mut self, pid: u32, cgroups: Option<&str>) {
         if !self.of.contains_key(&pid) {
             self.joined(pid, cgroups);
         }
     }
 
     /// That of a process; nothing of one that has not joined.
-    pub(super) fn get(&self, pid: u32) -> Option<&Whereabout> {
+    pub fn get(&self, pid: u32) -> Option<&Whereabout> {
         self.of.get(&pid)
     }
 
     /// A process is not known any more.
-    pub(super) fn forget(&mut self, pid: u32) {
+    pub fn forget(&mut self, pid: u32) {
         self.of.remove(&pid);
     }
 }

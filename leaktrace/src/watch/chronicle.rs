@@ -10,7 +10,7 @@ use std::{
 use super::{
     arm::Armory,
     growth::{Course, Growth},
-    processes::{Id, Processes},
+    processes::{self, Id, Processes},
     session::Settings,
     tracer::Tracer,
     witness::Witness,
@@ -24,6 +24,7 @@ use crate::{
         units::{duration, size_change},
         watch::{Arming, Courses, Event, Faults, Grower, Own, Report, SCHEMA, Traced},
     },
+    session::whereabouts::{Containers, Whereabout},
 };
 
 /// Events that a report has.
@@ -54,28 +55,40 @@ pub struct Chronicle {
     /// When the report before was made, and own CPU time by then; nanoseconds.
     before: (u64, u64),
     events: VecDeque<Event>,
-    /// Names of processes that are or were armed: they may have ended.
-    comms: HashMap<Id, String>,
+    /// What is known of processes that are or were armed: they may have ended.
+    known: HashMap<Id, Known>,
+    containers: Box<dyn Containers>,
+}
+
+/// A process by name and place.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    comm: String,
+    whereabout: Whereabout,
 }
 
 impl Chronicle {
     /// No report yet.
-    pub fn new(now_ns: u64) -> Self {
+    pub fn new(now_ns: u64, containers: Box<dyn Containers>) -> Self {
         Self {
             start_ns: now_ns,
             sequence: 0,
             before: (now_ns, own_cpu_ns()),
             events: VecDeque::new(),
-            comms: HashMap::new(),
+            known: HashMap::new(),
+            containers,
         }
     }
 
     /// Something has happened to a process.
     pub fn note(&mut self, at_ns: u64, id: Id, processes: &Processes, what: &'static str, why: String) {
         if let Some(watched) = processes.get(id.pid).filter(|watched| watched.id == id) {
-            self.comms.insert(id, watched.comm.clone());
+            let comm = watched.comm.clone();
+            let whereabout = self.whereabout(id);
+            self.known.insert(id, Known { comm, whereabout });
         }
-        let comm = self.comms.get(&id).cloned().unwrap_or_default();
+        let comm = self.known.get(&id).map(|known| known.comm.clone());
+        let comm = comm.unwrap_or_default();
         tracing::info!("{comm} ({}) {what}: {why}", id.pid);
         self.events.push_back(Event {
             at_s: seconds(at_ns.saturating_sub(self.start_ns)),
@@ -109,7 +122,7 @@ impl Chronicle {
         let processes = courses(from);
         let growers: Vec<Grower> = chosen
             .iter()
-            .filter_map(|id| grower(from, *id, witness))
+            .filter_map(|id| grower(from, *id, &self.whereabout(*id), witness))
             .collect();
         let listed = growers.iter().filter(|grower| rises(grower.course)).count() as u64;
         let traced = self.traced(from, tracer);
@@ -156,14 +169,28 @@ impl Chronicle {
 
     fn traced(&self, from: &Sources<'_>, tracer: &mut dyn Tracer) -> Vec<Traced> {
         let reports = tracer.reports().into_iter();
-        let traced = reports.map(|(id, budget, report)| Traced {
-            pid: id.pid,
-            comm: self.comms.get(&id).cloned().unwrap_or_default(),
-            armed: from.armory.is_some_and(|armory| armory.is_armed(id)),
-            max_overhead: budget.to_f64(),
-            report,
+        let traced = reports.map(|(id, budget, report)| {
+            let Known { comm, whereabout } = self.known.get(&id).cloned().unwrap_or_default();
+            Traced {
+                pid: id.pid,
+                inner_pid: whereabout.inner_pid,
+                comm,
+                container: whereabout.container.as_deref().cloned(),
+                armed: from.armory.is_some_and(|armory| armory.is_armed(id)),
+                max_overhead: budget.to_f64(),
+                report,
+            }
         });
         traced.collect()
+    }
+
+    /// Where a process runs, asked anew: a runtime that did not answer may do so by now.
+    fn whereabout(&mut self, id: Id) -> Whereabout {
+        if processes::is_same(id) {
+            Whereabout::of(id.pid, None, self.containers.as_mut())
+        } else {
+            Whereabout::default()
+        }
     }
 }
 
@@ -190,14 +217,16 @@ fn courses(from: &Sources<'_>) -> Courses {
 }
 
 /// None if the process has ended since.
-fn grower(from: &Sources<'_>, id: Id, witness: &mut Witness) -> Option<Grower> {
+fn grower(from: &Sources<'_>, id: Id, whereabout: &Whereabout, witness: &mut Witness) -> Option<Grower> {
     let watched = from.processes.get(id.pid).filter(|watched| watched.id == id)?;
     let growth = from.growths.get(&id)?;
     let (sites, samples, sampled_bytes) = witness.sites(id, from.settings.top);
     Some(Grower {
         pid: id.pid,
+        inner_pid: whereabout.inner_pid,
         start_ticks: id.start_ticks,
         comm: watched.comm.clone(),
+        container: whereabout.container.as_deref().cloned(),
         course: growth.course.name(),
         armed: from.armory.is_some_and(|armory| armory.is_armed(id)),
         rss_bytes: watched.rss_bytes,

@@ -2,13 +2,14 @@
 //! allocator; tracing is armed for those that keep growing.
 //!
 //! [`growth`], [`arm`] and [`kept`] are pure: how a process goes, which ones are to be traced, what sampled page faults
-//! stand for. [`processes`] and [`space`] read `/proc`, [`witness`] puts stacks to page faults, [`tracer`] traces.
+//! stand for. [`processes`] and [`space`] read `/proc`, [`marks`] spares it some of that, [`witness`] puts stacks to page faults, [`tracer`] traces.
 //! [`session`] is the loop, [`chronicle`] makes its reports, [`members`] says who is watched.
 
 pub mod arm;
 pub mod chronicle;
 pub mod growth;
 pub mod kept;
+pub mod marks;
 pub mod members;
 pub mod processes;
 pub mod session;

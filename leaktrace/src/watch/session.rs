@@ -21,6 +21,7 @@ use super::{
     arm::{self, Armory, Condition, Order},
     chronicle::Chronicle,
     growth::{Course, Growth},
+    marks::Marks,
     processes::{Dirty, Id, Processes, ReadAll},
     tracer::{Children, Tracer},
     witness::Witness,
@@ -37,6 +38,7 @@ use crate::{
     killswitch::{self, Killswitch, Thrown},
     report::output::Output,
     select::{Selected, Selection},
+    session::whereabouts::HostContainers,
 };
 
 /// What `leaktrace watch` is asked to do.
@@ -64,6 +66,8 @@ pub struct Settings {
     pub killswitch: PathBuf,
     /// Also sample the calls that enlarge what is mapped.
     pub calls: bool,
+    /// Have the kernel mark whose memory changes.
+    pub marks: bool,
     /// How much to say on stderr.
     pub verbose: u8,
 }
@@ -150,10 +154,11 @@ impl<'a> Watch<'a> {
             }
         }
         let interval = settings.interval.unwrap_or(LOOK_MAX);
+        let mut containers = Containers::here();
         let mut watch = Self {
             settings,
-            members: Selected::resolve(settings.selection.clone(), &mut Containers::here())?,
-            dirty: Box::new(ReadAll),
+            members: Selected::resolve_here(settings.selection.clone(), &mut containers)?,
+            dirty: dirty(settings.marks),
             processes: Processes::new(settings.window),
             looks: 0,
             growths: HashMap::new(),
@@ -165,7 +170,7 @@ impl<'a> Watch<'a> {
                 .arm
                 .map(|condition| Armory::new(condition, settings.max_armed)),
             tracer: Box::new(Children::new(interval, settings.killswitch.clone())),
-            chronicle: Chronicle::new(now_ns()),
+            chronicle: Chronicle::new(now_ns(), Box::new(HostContainers::new(containers, None))),
             output,
             due: None,
         };
@@ -371,8 +376,9 @@ impl<'a> Watch<'a> {
             .filter_map(|id| Some((is_armed(id), self.growths.get(id)?.bytes, *id)))
             .collect();
         chosen.sort_by_key(|(armed, bytes, id)| (std::cmp::Reverse((*armed, *bytes)), *id));
-        chosen.truncate(self.settings.top.max(self.settings.max_armed));
-        chosen.into_iter().map(|(_, _, id)| id).collect()
+        let shown = chosen.into_iter().enumerate();
+        let shown = shown.filter(|(index, (armed, ..))| *armed || *index < self.settings.top);
+        shown.map(|(_, (_, _, id))| id).collect()
     }
 
     /// Takes all probes out, waits a while for what was found by them, and writes the last report.
@@ -450,6 +456,20 @@ fn raise_file_limit() {
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
         tracing::debug!("cannot raise the limit of open files: {error}");
+    }
+}
+
+/// The kernel's marks, where they are wanted and it can.
+fn dirty(marks: bool) -> Box<dyn Dirty> {
+    if !marks {
+        return Box::new(ReadAll);
+    }
+    match Marks::begin() {
+        Ok(marks) => Box::new(marks),
+        Err(error) => {
+            say(&format!("{error}; all processes are read instead"));
+            Box::new(ReadAll)
+        }
     }
 }
 

@@ -1,5 +1,5 @@
-/* Grows until it is told to stop, by KIB KiB a millisecond at most, and touches all of it. usage: grower malloc|brk|mmap|tide KIB
- * A tide grows by mmap and gives all back before "grown". The truth is what each function has touched. */
+/* Grows until it is told to stop, by KIB KiB a millisecond at most, and touches all of it. usage: grower malloc|brk|mmap|tide|days KIB
+ * A tide grows by mmap and gives all back before "grown". Days are two of them, all alike: it rises, stays at "noon", and ebbs. The truth is what each function has touched. */
 #include "truth.h"
 #include <stdio.h>
 #include <poll.h>
@@ -56,10 +56,32 @@ static int told(void) {
     return poll(&input, 1, 1) > 0;
 }
 
+/* So many milliseconds, at least. */
+static void rest(int steps) {
+    while (steps-- > 0) poll(NULL, 0, 1);
+}
+
+static void days(size_t bytes) {
+    for (int day = 0; day < 2; day++) {
+        for (int steps = 0; steps < 6000; steps++) {
+            grow_tide(bytes);
+            rest(1);
+        }
+        step("noon");
+        ebb(bytes);
+        rest(1000);
+    }
+}
+
 int main(int argc, char **argv) {
-    if (argc != 3) truth_fail("usage: grower malloc|brk|mmap KIB");
+    if (argc != 3) truth_fail("usage: grower malloc|brk|mmap|tide|days KIB");
     size_t bytes = strtoull(argv[2], NULL, 10) * 1024;
     step("ready");
+    if (!strcmp(argv[1], "days")) {
+        days(bytes);
+        step("end");
+        return 0;
+    }
     while (!told()) {
         if (!strcmp(argv[1], "malloc")) grow_malloc(bytes);
         else if (!strcmp(argv[1], "brk")) grow_brk(bytes);

@@ -137,7 +137,12 @@ pub(super) fn filters(filters: &Filters) -> String {
 }
 
 /// Name and pid, with the pid that the process itself sees where that is another, and its container.
-pub(super) fn process_name(comm: &str, pid: u32, inner: Option<u32>, container: Option<&str>) -> String {
+pub(in crate::report) fn process_name(
+    comm: &str,
+    pid: u32,
+    inner: Option<u32>,
+    container: Option<&str>,
+) -> String {
     let comm = clean(comm);
     match (inner, container) {
         (None, None) => format!("{comm} ({pid})"),

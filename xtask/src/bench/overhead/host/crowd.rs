@@ -11,7 +11,6 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
 
 use super::{super::super::Running, run::Run};
 
@@ -116,9 +115,10 @@ pub(super) fn watch(directory: &Path, leaktrace: &Path, quick: bool) -> Result<S
         "`leaktrace watch -a`, {idle} idle and {busy} busy processes beside those of the machine, {} s:\n\n\
          | leaktrace's own CPU | as it says itself | its peak memory |\n|---:|---:|---:|\n| {share:.2} % | {} | {} MiB |\n",
         time.as_secs(),
-        match &report["own_cpu"] {
-            Value::Null => "-".to_owned(),
-            said => said.to_string(),
+        match report["own"]["cpu_s"].as_f64() {
+            None => "-".to_owned(),
+            // Over all of its run, the start included.
+            Some(said) => format!("{said:.2} s in all"),
         },
         peak >> 20,
     ))
