@@ -170,6 +170,8 @@ fn tracing() -> Tracing {
             top: 2,
             sort: text("bytes"),
         },
+        scope: None,
+        tables: None,
         sampling: None,
     }
 }

@@ -95,6 +95,8 @@ pub(super) fn take_in(
             traced.join(pid, tables)?;
         }
     }
+    // Nothing was to be recorded of those that ran already.
+    traced.unseen.objects_late = 0;
     Ok(())
 }
 
