@@ -468,15 +468,15 @@ impl Collector {
     ///
     /// # Errors
     /// [`TableError`].
-    pub(super) fn discard(&mut self, images: Images) -> Result<(), TableError> {
+    pub(super) fn discard(&mut self, images: &Images) -> Result<(), TableError> {
         if images.is_empty() {
             return Ok(());
         }
-        let sites = self.tables.take_sites(&images)?;
+        let sites = self.tables.take_sites(images)?;
         let stacks = sites.values().flatten().map(|(key, _)| key.stack_id);
         self.doomed.extend(stacks.filter(|&id| id != 0));
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        live.take_images(&images)?;
+        live.take_images(images)?;
         Ok(())
     }
 

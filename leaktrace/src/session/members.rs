@@ -14,7 +14,7 @@ use crate::{
     kernel::maps::{ImageKey, Images, TableError, Tables},
     report::model::State,
     select::{self, Selected},
-    traced::{host::Reach, set::TracedSet},
+    traced::{host::Reach, process::Traced, set::TracedSet},
 };
 
 /// How long members that have left wait for others, so that the tables are read once for all of them.
@@ -174,7 +174,7 @@ impl Session<'_> {
             if is_known {
                 collector.whereabouts.joined_once(pid);
             }
-            let known = traced.get(pid).map_or(image, |process| process.image());
+            let known = traced.get(pid).map_or(image, Traced::image);
             let of_process = (known.min(image)..=image).map(|image| (pid, image));
             if is_known {
                 gone.extend(of_process);
@@ -187,7 +187,7 @@ impl Session<'_> {
             }
         }
         collector.freeze_all(traced, &gone, State::Exited)?;
-        collector.discard(refused)?;
+        collector.discard(&refused)?;
         for (&pid, &image) in &images {
             collector.tables().forget_left(pid, image)?;
             if traced.get(pid).is_some() {
