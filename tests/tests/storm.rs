@@ -144,7 +144,8 @@ fn a_storm_leaves_nothing_behind() {
 fn a_storm_while_all_processes_are_traced() {
     let _alone = alone();
     let mut target = storm("storm_all", "short_all", seconds());
-    let run = Leaktrace::selecting(&["--all", "--by", "site"])
+    let run = Leaktrace::selecting(&["--all"])
+        .args(&["--by", "site"])
         .args(&ONLY_ITS_SIZE)
         .start();
     target.go();
