@@ -104,3 +104,31 @@ fn a_full_stack_table_is_counted_and_explained() {
     assert!(!report.warnings().is_empty());
     target.finish_with(0);
 }
+
+#[test]
+fn a_process_that_holds_too_much_leaves_room_for_others() {
+    use leaktrace_tests::{fixtures::Fixture, leaktrace::Leaktrace};
+
+    let named = |fixture: &str, name: &str| Fixture::c(fixture).named(name).build().expect("gcc");
+    let mut noisy = Target::program(&named("many_sites", "bounds_noisy"), &["5000", "10"]);
+    let mut quiet = Target::program(&named("serve", "bounds_quiet"), &[]);
+    noisy.ready();
+    quiet.ready();
+    let run = Leaktrace::selecting(&["--comm", "bounds_noisy", "--comm", "bounds_quiet"])
+        .args(&["--max-live-per-process", "1000"])
+        .start();
+    noisy.go();
+    let of_noisy = noisy.truth();
+    quiet.send(b"aaft");
+    let of_quiet = quiet.truth();
+    let report = run.stop().report();
+    report.assert_sites(&of_quiet);
+    let kept = report.tally(|survivor| survivor.number("pid") == u64::from(of_noisy.pid));
+    assert_eq!(kept.blocks, 1000, "{}", report.summary());
+    assert_eq!(report.ledger("live_process_full"), 4000, "{}", report.summary());
+    let is_explained =
+        |warning: &&str| warning.contains("live_process_full") && warning.contains("--max-live");
+    assert!(report.warnings().iter().any(is_explained), "{}", report.summary());
+    noisy.finish_with(0);
+    quiet.finish_with(0);
+}

@@ -8,6 +8,12 @@ use std::{
     fs, io,
     os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
     path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
 };
 
 use super::clock::now_ns;
@@ -21,8 +27,14 @@ use perf_event_open::{
     },
 };
 
-/// Pages of a CPU's ring, as a power of two: 2 MiB, some 16 000 mappings.
-const RING_PAGES_LOG2: u8 = 9;
+/// Pages of a CPU's ring, as a power of two: 512 KiB, some 4000 mappings.
+const RING_PAGES_LOG2: u8 = 7;
+
+/// Between two readings ahead.
+const READ_EVERY: Duration = Duration::from_millis(20);
+
+/// What is kept until somebody asks for it, some 200 bytes each.
+const ENTRIES_MAX: usize = 500_000;
 
 /// Readings in a row, on a machine where processes start all the time.
 const READINGS_MAX: usize = 4;
@@ -72,17 +84,39 @@ pub struct Entry {
 
 /// The open rings.
 pub struct Sideband {
+    rings: Arc<Mutex<Rings>>,
+    reader: Option<Reader>,
+}
+
+/// The rings and what has been read of them.
+struct Rings {
     rings: Vec<(Counter, Sampler)>,
-    /// Records the kernel had to drop since the start.
-    pub lost: u64,
+    entries: Vec<Entry>,
+    lost: u64,
+}
+
+/// Reads ahead until it is dropped.
+struct Reader {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that reads perf's side-band has failed");
+        }
+    }
 }
 
 impl std::fmt::Debug for Sideband {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sideband")
-            .field("rings", &self.rings.len())
-            .field("lost", &self.lost)
-            .finish()
+            .field("reads_ahead", &self.reader.is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -106,7 +140,40 @@ impl Sideband {
             .into_iter()
             .map(open_ring)
             .collect::<Result<_, _>>()?;
-        Ok(Self { rings, lost: 0 })
+        let rings = Rings {
+            rings,
+            entries: Vec::new(),
+            lost: 0,
+        };
+        Ok(Self {
+            rings: Arc::new(Mutex::new(rings)),
+            reader: None,
+        })
+    }
+
+    /// Has the rings read by a thread too, so that they do not overflow while nobody asks: processes that come by the
+    /// hundred fill them in a second.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn read_ahead(&mut self) -> io::Result<()> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::Builder::new().name("side-band".to_owned()).spawn({
+            let (stop, rings) = (Arc::clone(&stop), Arc::clone(&self.rings));
+            move || {
+                while !stop.load(Ordering::Relaxed) {
+                    lock(&rings).read();
+                    // By time and not by the descriptors' readiness: who asks for that takes it away from the others
+                    // (kernel/events/core.c: `perf_poll`).
+                    std::thread::sleep(READ_EVERY);
+                }
+            }
+        })?;
+        self.reader = Some(Reader {
+            stop,
+            thread: Some(thread),
+        });
+        Ok(())
     }
 
     /// The descriptors that become readable when something has happened.
@@ -114,10 +181,16 @@ impl Sideband {
     /// # Errors
     /// When they cannot be duplicated.
     pub fn descriptors(&self) -> io::Result<Vec<OwnedFd>> {
-        self.rings
+        lock(&self.rings)
+            .rings
             .iter()
             .map(|(counter, _)| counter.file().try_clone().map(OwnedFd::from))
             .collect()
+    }
+
+    /// Records the kernel had to drop since the start.
+    pub fn lost(&self) -> u64 {
+        lock(&self.rings).lost
     }
 
     /// What has happened since the last call, in order of time.
@@ -125,30 +198,44 @@ impl Sideband {
     /// The rings are read one after another, so what is younger than the start of a reading may have something
     /// older on a CPU that has been read already: then they are read once more.
     pub fn drain(&mut self) -> Vec<Entry> {
-        let mut entries = Vec::new();
+        let mut rings = lock(&self.rings);
         for _ in 0..READINGS_MAX {
             let start_ns = now_ns();
-            self.read_rings(&mut entries);
-            if entries.iter().all(|entry| entry.time_ns <= start_ns) {
+            let read = rings.entries.len();
+            rings.read();
+            if rings.entries[read..]
+                .iter()
+                .all(|entry| entry.time_ns <= start_ns)
+            {
                 break;
             }
         }
+        let mut entries = std::mem::take(&mut rings.entries);
+        drop(rings);
         entries.sort_by_key(|entry: &Entry| entry.time_ns);
         entries
     }
+}
 
-    fn read_rings(&mut self, entries: &mut Vec<Entry>) {
+impl Rings {
+    fn read(&mut self) {
         for (_, sampler) in &self.rings {
             // There is one iterator at a time: this one.
             let Some(records) = sampler.iter() else { continue };
             for (_, record) in records {
                 match record {
                     Record::LostRecords(lost) => self.lost += lost.lost_records,
-                    record => entries.extend(translate(record)),
+                    _ if self.entries.len() >= ENTRIES_MAX => self.lost += 1,
+                    record => self.entries.extend(translate(record)),
                 }
             }
         }
     }
+}
+
+/// A reader that has panicked leaves the rings as they were: usable.
+fn lock(rings: &Mutex<Rings>) -> MutexGuard<'_, Rings> {
+    rings.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn open_ring(cpu: u32) -> Result<(Counter, Sampler), SidebandError> {

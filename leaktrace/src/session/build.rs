@@ -549,7 +549,7 @@ fn ledger(from: &Sources<'_>, snapshot: &Snapshot) -> (BTreeMap<&'static str, u6
         (ledger::FORKS_NOT_FOLLOWED.name, unseen.forks_not_followed),
         (ledger::PROCESSES_UNNAMED.name, from.traced.members().unnamed),
         (ledger::PROCESSES_UNPROBED.name, from.traced.members().unprobed),
-        (ledger::SIDEBAND_LOST.name, from.sideband.lost),
+        (ledger::SIDEBAND_LOST.name, from.sideband.lost()),
         (ledger::STACKS_CUT.name, from.collector.stacks_cut),
         (ledger::UNWIND_TABLES_FULL.name, missed.tables_full),
         (ledger::UNWIND_MAPPINGS_LEFT_OUT.name, missed.mappings_left_out),

@@ -5,9 +5,16 @@
 use std::collections::{BTreeMap, HashSet};
 
 use leaktrace_common::record::tracked;
-use tokio::time::{Duration, Instant};
+use tokio::{
+    sync::mpsc::UnboundedSender,
+    time::{Duration, Instant},
+};
 
-use super::{Session, start::Running};
+use super::{
+    Session,
+    shares::share,
+    start::{Running, STACKS_OF_PROCESS},
+};
 use crate::{
     config::{Config, Scope, defaults},
     error::Error,
@@ -19,6 +26,9 @@ use crate::{
 
 /// How long members that have left wait for others, so that the tables are read once for all of them.
 const TOGETHER: Duration = Duration::from_millis(200);
+
+/// How often a process that executes one program after the other is looked after before it is taken as it is.
+const FOLLOWED_MAX: usize = 4;
 
 /// Members that have left and are still in the tables: the last image of each.
 #[derive(Debug, Default)]
@@ -101,6 +111,18 @@ pub(super) fn take_in(
 }
 
 impl Session<'_> {
+    /// Follows what processes have done, up to the image that the kernel side knows this one by.
+    pub(super) fn follow_all_of(&mut self, pid: u32, ended: &UnboundedSender<u32>) -> Result<(), Error> {
+        for _ in 0..FOLLOWED_MAX {
+            let image = self.running.collector.tables().image(pid)?;
+            self.follow(ended)?;
+            if self.running.collector.tables().image(pid)? == image {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// A member has something recorded.
     pub(super) fn member_joined(&mut self, pid: u32) -> Result<(), Error> {
         if self.running.departed.images.contains_key(&pid) {
@@ -130,6 +152,24 @@ impl Session<'_> {
             departed.wait();
         }
         Ok(())
+    }
+
+    /// Shares the table of live blocks out among those that have any.
+    pub(super) fn share_tables(&self) -> Result<(), TableError> {
+        let Running {
+            traced, collector, ..
+        } = &self.running;
+        let Some(sizes) = collector.sizes else {
+            return Ok(());
+        };
+        let running = traced.iter().filter(|process| process.state == State::Running);
+        let share = share(
+            self.config.max_live.into(),
+            self.config.max_live_per_process.into(),
+            sizes.live,
+            running.count() as u64,
+        );
+        collector.tables().set_shares(share, STACKS_OF_PROCESS)
     }
 
     /// Members that have become something that must not be probed leave.

@@ -15,6 +15,7 @@ mod pools;
 mod python;
 mod reports;
 mod same;
+mod shares;
 mod stacks;
 mod start;
 mod whereabouts;
@@ -358,7 +359,7 @@ impl<'a> Session<'a> {
             kind::UNMAPPED => self.running.traced.unmapped(event.tgid),
             kind::LEFT => self.member_left(event.tgid, event.value as u16),
             kind::JOINED => {
-                self.follow(ended)?;
+                self.follow_all_of(event.tgid, ended)?;
                 self.member_joined(event.tgid)?;
             }
             kind => {

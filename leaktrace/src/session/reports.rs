@@ -43,6 +43,12 @@ impl Session<'_> {
         };
         self.count(occasion);
         let Running {
+            traced, collector, ..
+        } = &mut self.running;
+        traced.refresh_memory();
+        let snapshot = collector.snapshot(traced)?;
+        self.share_tables()?;
+        let Running {
             traced,
             collector,
             counters,
@@ -51,8 +57,6 @@ impl Session<'_> {
             keeper,
             ..
         } = &mut self.running;
-        traced.refresh_memory();
-        let snapshot = collector.snapshot(traced)?;
         let budget = keeper
             .as_mut()
             .map(|keeper| keeper.budget(&traced.catalog.slots, collector));

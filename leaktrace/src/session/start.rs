@@ -85,7 +85,7 @@ pub(super) struct Running {
 }
 
 /// Stacks that one process may put into their table, of the 262 144 it has room for, where there are many.
-const STACKS_OF_PROCESS: u64 = 1 << 16;
+pub(super) const STACKS_OF_PROCESS: u64 = 1 << 16;
 
 /// Gets everything in place.
 ///
@@ -144,7 +144,12 @@ pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
     judge(&tables, config, selected.as_ref())?;
     kernel.attach_tracepoints(selected.is_some())?;
     // Before the first look at /proc/PID/maps, so that no mapping falls between the two.
-    let sideband = Sideband::open()?;
+    let mut sideband = Sideband::open()?;
+    if selected.is_some() {
+        sideband
+            .read_ahead()
+            .map_err(system("cannot start the thread that reads perf's side-band"))?;
+    }
 
     let KernelSide { mut ebpf, programs } = kernel;
     let log = kernel_log(&mut ebpf);

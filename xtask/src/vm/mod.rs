@@ -24,6 +24,12 @@ use crate::{
     test::{release_binary, target_dir},
 };
 
+/// The same of the run with a selection.
+const BEGIN_SELECTED: &str = "=== selected report";
+const END_SELECTED: &str = "=== end of selected report";
+/// How often its program starts, all but the last in the control group that is selected.
+const SELECTED_RUNS: u64 = 3;
+
 /// What the virtual machine is made with.
 const PACKAGES: [&str; 6] = [
     "busybox-static",
@@ -123,6 +129,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 .and_then(|()| verify_sampled(&serial))
                 .and_then(|()| verify_python(&serial))
                 .and_then(|()| verify_gpu(&serial))
+                .and_then(|()| verify_selected(&serial))
             {
                 Ok(()) => println!("Linux {version}: the leak was found, exactly"),
                 Err(error) => {
@@ -172,7 +179,23 @@ fn check_commands() -> Vec<String> {
         format!("echo '{BEGIN_PYTHON}'; cat /python; echo; echo '{END_PYTHON}'"),
         "leaktrace --interval 0 --format json --output /gpu -- /bin/gpu".to_owned(),
         format!("echo '{BEGIN_GPU}'; cat /gpu; echo; echo '{END_GPU}'"),
+        "mkdir -p /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; mkdir /sys/fs/cgroup/leaky"
+            .to_owned(),
+        selected_commands(),
+        format!("echo '{BEGIN_SELECTED}'; cat /selected; echo; echo '{END_SELECTED}'"),
     ]
+}
+
+/// Traces a control group and a name in it while its program comes and goes, within the group and outside.
+fn selected_commands() -> String {
+    let inside = "sh -c 'echo $$ > /sys/fs/cgroup/leaky/cgroup.procs; exec leak 20000'; "
+        .repeat(SELECTED_RUNS as usize - 1);
+    format!(
+        "leaktrace --cgroup /sys/fs/cgroup/leaky --comm leak --scope host --sample-bytes 0 --interval 0 --format json \
+         --output /selected 2> /selected.err & tracer=$!; \
+         while kill -0 $tracer && ! grep -q 'leaktrace: tracing' /selected.err; do usleep 100000; done; \
+         {inside} leak 20000; kill -INT $tracer; wait $tracer; cat /selected.err"
+    )
 }
 
 fn report(serial: &str, begin: &str, end: &str) -> Result<Value> {
@@ -291,6 +314,25 @@ fn verify_gpu(serial: &str) -> Result<()> {
     ensure_nothing_lost(&report)
 }
 
+/// Whether a selection had exactly the processes that it names.
+fn verify_selected(serial: &str) -> Result<()> {
+    let report = report(serial, BEGIN_SELECTED, END_SELECTED)?;
+    let survivors = report["survivors"]
+        .as_array()
+        .context("the report has no `survivors`")?;
+    let blocks: u64 = survivors
+        .iter()
+        .filter(|survivor| frame_symbols(survivor).any(|symbol| symbol == "take"))
+        .filter_map(|survivor| survivor["blocks"].as_u64())
+        .sum();
+    let expected = (SELECTED_RUNS - 1) * PAIRS / 1000;
+    ensure!(
+        blocks == expected,
+        "selected: expected {expected} blocks in `take`, the report has {blocks}"
+    );
+    ensure_nothing_lost(&report)
+}
+
 fn ensure_nothing_lost(report: &Value) -> Result<()> {
     for name in [
         "live_full",
@@ -399,6 +441,25 @@ mod tests {
                 .unwrap_err()
                 .to_string()
                 .contains("go with their context")
+        );
+    }
+
+    #[test]
+    fn selection_that_has_other_processes_fails() {
+        let selected = |blocks: u64| {
+            let serial = format!(
+                "{BEGIN_SELECTED}\n{{\"survivors\": [{{\"blocks\": {blocks}, \"frames\": [{{\"symbol\": \"take\"}}]}}], \
+                 \"ledger\": {{\"live_full\": 0, \"live_no_memory\": 0, \"sites_full\": 0, \"threads_full\": 0, \
+                 \"events_lost\": 0}}}}\n{END_SELECTED}\n"
+            );
+            verify_selected(&serial)
+        };
+        selected(40).unwrap();
+        assert!(
+            selected(60)
+                .unwrap_err()
+                .to_string()
+                .contains("expected 40 blocks")
         );
     }
 
