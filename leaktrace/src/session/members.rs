@@ -252,7 +252,6 @@ impl Session<'_> {
         if !traced.follows_members() {
             return Ok(());
         }
-        traced.forget_newcomers();
         for (pid, process) in collector.tables().processes()? {
             let image = process.image as u16;
             if process.state & tracked::LEFT != 0 {
