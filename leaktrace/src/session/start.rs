@@ -144,12 +144,7 @@ pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
     judge(&tables, config, selected.as_ref())?;
     kernel.attach_tracepoints(selected.is_some())?;
     // Before the first look at /proc/PID/maps, so that no mapping falls between the two.
-    let mut sideband = Sideband::open()?;
-    if selected.is_some() {
-        sideband
-            .read_ahead()
-            .map_err(system("cannot start the thread that reads perf's side-band"))?;
-    }
+    let sideband = open_sideband(selected.is_some())?;
 
     let KernelSide { mut ebpf, programs } = kernel;
     let log = kernel_log(&mut ebpf);
@@ -229,6 +224,17 @@ fn keeper(config: &Config, traced: &mut TracedSet) -> Option<Keeper> {
         config.sample_bytes,
         config.bounds_python,
     ))
+}
+
+/// Perf's side-band, read ahead where processes come and go.
+fn open_sideband(ahead: bool) -> Result<Sideband, Error> {
+    let mut sideband = Sideband::open()?;
+    if ahead {
+        sideband
+            .read_ahead()
+            .map_err(system("cannot start the thread that reads perf's side-band"))?;
+    }
+    Ok(sideband)
 }
 
 /// Why no frames of Python can be found on this kernel.
