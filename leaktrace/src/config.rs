@@ -169,7 +169,7 @@ pub enum Target {
     /// A command to start, with its arguments; never empty.
     Command(Vec<OsString>),
     /// All processes that it means, now and later.
-    Selected(Selection),
+    Selected(Box<Selection>),
 }
 
 /// Whose calls the probes of a selection see.

@@ -264,7 +264,7 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
 fn chosen(pids: Vec<u32>, typed: SelectionArgs) -> Result<Target, config::ConfigError> {
     let selection = selection(pids, typed);
     if selection.is_open() {
-        Ok(Target::Selected(selection))
+        Ok(Target::Selected(Box::new(selection)))
     } else if selection.left_out.is_empty() {
         Ok(Target::Pids(selection.pids))
     } else {

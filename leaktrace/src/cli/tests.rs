@@ -187,7 +187,7 @@ const REFUSALS: &[(&str, &str)] = &[
     (
         "leaktrace",
         "nothing to trace: type 'leaktrace -p PID' for a running process, 'leaktrace -- CMD ARGS' to start one, \
-         or 'leaktrace demo' to see it at work",
+         'leaktrace --container NAME' or '--comm NAME' for many, or 'leaktrace demo' to see it at work",
     ),
     (
         "leaktrace -p 1 -- true",

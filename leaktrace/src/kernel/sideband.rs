@@ -90,7 +90,7 @@ pub struct Sideband {
 
 /// The rings and what has been read of them.
 struct Rings {
-    rings: Vec<(Counter, Sampler)>,
+    by_cpu: Vec<(Counter, Sampler)>,
     entries: Vec<Entry>,
     lost: u64,
 }
@@ -141,7 +141,7 @@ impl Sideband {
             .map(open_ring)
             .collect::<Result<_, _>>()?;
         let rings = Rings {
-            rings,
+            by_cpu: rings,
             entries: Vec::new(),
             lost: 0,
         };
@@ -182,7 +182,7 @@ impl Sideband {
     /// When they cannot be duplicated.
     pub fn descriptors(&self) -> io::Result<Vec<OwnedFd>> {
         lock(&self.rings)
-            .rings
+            .by_cpu
             .iter()
             .map(|(counter, _)| counter.file().try_clone().map(OwnedFd::from))
             .collect()
@@ -219,7 +219,7 @@ impl Sideband {
 
 impl Rings {
     fn read(&mut self) {
-        for (_, sampler) in &self.rings {
+        for (_, sampler) in &self.by_cpu {
             // There is one iterator at a time: this one.
             let Some(records) = sampler.iter() else { continue };
             for (_, record) in records {

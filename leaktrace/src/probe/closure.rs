@@ -362,7 +362,9 @@ fn preload_candidates(name: &[u8], env: Environment<'_>) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write as _;
     use std::os::unix::fs::PermissionsExt as _;
+    use std::process::{Command, Stdio};
 
     fn no_environment(_: &str) -> Option<OsString> {
         None
@@ -382,10 +384,22 @@ mod tests {
 
     #[test]
     fn a_program_brings_its_libraries_and_loader() {
-        let own = std::env::current_exe().unwrap();
+        // Not this process: other tests load libraries into it.
+        let mut cat = Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        cat.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+        // It answers once its libraries are loaded.
+        cat.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        let own = fs::read_link(format!("/proc/{}/exe", cat.id())).unwrap();
         let objects = objects_of_command(own.as_os_str(), &no_environment).unwrap();
         assert_eq!(objects[0], fs::canonicalize(&own).unwrap());
-        let mapped: HashSet<PathBuf> = super::super::process::mappings(std::process::id())
+        let mapped = super::super::process::mappings(cat.id());
+        drop(cat.stdin.take());
+        assert!(cat.wait().unwrap().success());
+        let mapped: HashSet<PathBuf> = mapped
             .unwrap()
             .into_iter()
             .filter(|mapping| mapping.executable)

@@ -76,8 +76,8 @@ pub const UNWIND_MAPPINGS_LEFT_OUT: Line = Line {
 /// Not listed any more.
 pub const PROCESSES_FORGOTTEN: Line = Line {
     name: "processes_forgotten",
-    help: "Processes that have ended and are not listed, because too many have: what they left is in the sums, and not \
-           in the sites.",
+    help: "Processes that have ended and are not listed, because too many have: what they left is in the sums, and, but \
+           by process, in the sites.",
     is_loss: false,
 };
 /// Torn reads.

@@ -26,7 +26,7 @@ use crate::{
         units::{counted, percent, size},
     },
     symbol::{Symbolizer as _, blaze::Blaze, mappings::Mappings, objects::ObjectId},
-    traced::set::TracedSet,
+    traced::{process::Traced, set::TracedSet},
     track::{FrozenId, Image, SiteRef, SiteSnapshot, Snapshot},
 };
 use leaktrace_common::{
@@ -359,12 +359,14 @@ fn target(from: &Sources<'_>, snapshot: &Snapshot) -> Target {
         crate::config::Target::Pids(_) | crate::config::Target::Selected(_) => None,
     };
     let processes = processes(from, snapshot);
-    let running = from
-        .traced
-        .iter()
-        .filter(|process| process.state == State::Running)
-        .count() as u64;
     let ended = from.collector.ended.count;
+    let (running, joined) = if from.traced.follows_members() {
+        (from.collector.members_running, from.traced.members().joined)
+    } else {
+        let runs = |process: &&Traced| process.state == State::Running;
+        let running = from.traced.iter().filter(runs).count() as u64;
+        (running, running + ended)
+    };
     let with_blocks = processes.iter().filter(|process| process.live_blocks > 0);
     Target {
         command,
@@ -374,7 +376,7 @@ fn target(from: &Sources<'_>, snapshot: &Snapshot) -> Target {
         },
         members: Members {
             running,
-            joined: running + ended,
+            joined,
             ended,
             with_blocks: with_blocks.count() as u64,
         },
@@ -392,7 +394,9 @@ fn processes(from: &Sources<'_>, snapshot: &Snapshot) -> Vec<Process> {
         held.live_bytes += totals.live_bytes;
         held.live_blocks += totals.live_blocks;
     }
-    let of_traced = from.traced.iter().map(|process| {
+    let standing = from.collector.ended.standing();
+    let is_listed = |process: &&Traced| process.state != State::Exited || !standing.contains(&process.pid);
+    let of_traced = from.traced.iter().filter(is_listed).map(|process| {
         let pid = process.pid;
         let life = match process.state {
             State::Exited => {

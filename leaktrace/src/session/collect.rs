@@ -12,7 +12,7 @@ use leaktrace_common::{
     call::Space,
     key::{LiveKey, SiteKey},
     math::BLOCKS_FRACTION_BITS,
-    record::{Live, Site},
+    record::{Live, Site, Tracked, tracked},
     unwind::{end, end_of},
 };
 
@@ -85,6 +85,8 @@ pub(super) struct Collector {
     doomed: HashSet<u64>,
     /// What the tables held at the last snapshot, where processes come and go.
     pub sizes: Option<Sizes>,
+    /// Members that ran then, as the kernel side knows them.
+    pub members_running: u64,
 }
 
 /// What the tables had of an image that has ended.
@@ -166,6 +168,7 @@ impl Collector {
             handed_out_ended: HashMap::new(),
             doomed: HashSet::new(),
             sizes: None,
+            members_running: 0,
         }
     }
 
@@ -286,7 +289,10 @@ impl Collector {
             })?;
         }
         if traced.follows_members() {
-            sizes.processes = self.tables.processes()?.len() as u64;
+            let processes = self.tables.processes()?;
+            let runs = |(_, process): &&(u32, Tracked)| process.state & tracked::LEFT == 0;
+            self.members_running = processes.iter().filter(runs).count() as u64;
+            sizes.processes = processes.len() as u64;
             (sizes.threads, sizes.stacks) = self.tables.threads_and_stacks()?;
             self.sizes = Some(sizes);
         }
@@ -331,9 +337,46 @@ impl Collector {
         self.outcomes.retain(|id, _| needed.contains(id));
     }
 
+    /// Images that are one too many are kept no more: of their sites only sums stay.
+    fn shed(&mut self, traced: &TracedSet) -> Result<(), TableError> {
+        let interpreters = of_targets(traced);
+        let mut failed = None;
+        let Self {
+            tables,
+            tracker,
+            stacks,
+            ended,
+            whereabouts,
+            same,
+            ..
+        } = self;
+        tracker.shed(|site| {
+            let id = site.key.stack_id;
+            let stack = stacks.read(tables, id).unwrap_or_else(|error| {
+                failed = Some(error);
+                Rc::default()
+            });
+            let about = about(&site.image, traced, ended, whereabouts);
+            let (kept, _) = clean(id, &stack.frames, about.mappings);
+            same.alike(site, &stack, kept, &about, &traced.catalog.objects, &interpreters)
+        });
+        failed.map_or(Ok(()), Err)
+    }
+
     /// Lets go what is known of processes that have ended and are not shown any more. Nothing may be waiting to be shown.
     pub(super) fn forget(&mut self, traced: &mut TracedSet) {
-        for image in self.ended.forget(self.tracker.take_forgotten()) {
+        let (standing, gone): (Vec<Image>, Vec<Image>) = self
+            .tracker
+            .take_forgotten()
+            .into_iter()
+            .partition(|image| self.tracker.stands(image));
+        for image in standing {
+            self.ended.stand(image);
+            if let Some(gpu) = &mut self.gpu {
+                gpu.forget_ended(image);
+            }
+        }
+        for image in self.ended.forget(gone) {
             if let Some(gpu) = &mut self.gpu {
                 gpu.forget_ended(image);
             }
@@ -425,15 +468,15 @@ impl Collector {
     ///
     /// # Errors
     /// [`TableError`].
-    pub(super) fn discard(&mut self, images: Images) -> Result<(), TableError> {
+    pub(super) fn discard(&mut self, images: &Images) -> Result<(), TableError> {
         if images.is_empty() {
             return Ok(());
         }
-        let sites = self.tables.take_sites(&images)?;
+        let sites = self.tables.take_sites(images)?;
         let stacks = sites.values().flatten().map(|(key, _)| key.stack_id);
         self.doomed.extend(stacks.filter(|&id| id != 0));
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        live.take_images(&images)?;
+        live.take_images(images)?;
         Ok(())
     }
 
@@ -516,6 +559,7 @@ impl Collector {
             // Nothing of it is shown any more: of children that live for milliseconds nothing is to stay.
             traced.codes.forget(pid, image);
         }
+        self.shed(traced)?;
         failed.map_or(Ok(()), Err)
     }
 

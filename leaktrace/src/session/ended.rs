@@ -1,7 +1,8 @@
 //! Process images that have ended: what is kept of each to show what it has left, and which processes need not be known
 //! any more.
 //!
-//! Must not know what they have left: `track` says which of those that hold something are kept.
+//! Must not know what they have left: `track` says which of those that hold something are kept, and which stand for many
+//! that are not.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -34,6 +35,8 @@ pub(super) struct Ended {
 #[derive(Debug, Default)]
 pub(super) struct EndedImages {
     images: HashMap<FrozenId, (Image, Ended)>,
+    /// Of those, the ones that are kept only because a site of theirs stands for those of others.
+    standing: HashSet<FrozenId>,
     /// Of those, the ones without blocks, which are shown for what is beside them: the oldest first.
     without_blocks: VecDeque<Image>,
     /// Processes that no report has listed since they have ended, the oldest first.
@@ -68,6 +71,33 @@ impl EndedImages {
         self.images.get(&id).map(|(_, ended)| ended)
     }
 
+    /// Keeps an image only for what it says of others' sites: nothing of its own is shown any more.
+    pub(super) fn stand(&mut self, image: Image) {
+        let is_new = image
+            .frozen
+            .is_some_and(|id| self.images.contains_key(&id) && self.standing.insert(id));
+        let is_listed = self.named.contains(&image.tgid) || self.shown().any(|pid| pid == image.tgid);
+        self.forgotten += u64::from(is_new && !is_listed);
+    }
+
+    /// The processes of images that are shown.
+    fn shown(&self) -> impl Iterator<Item = u32> {
+        let shown = self.images.iter().filter(|(id, _)| !self.standing.contains(id));
+        shown.map(|(_, (image, _))| image.tgid)
+    }
+
+    /// Processes that have ended and are not listed any more: of each there are only images that stand for others.
+    pub(super) fn standing(&self) -> HashSet<u32> {
+        let standing = self.standing.iter().filter_map(|id| self.images.get(id));
+        let mut pids: HashSet<u32> = standing.map(|(image, _)| image.tgid).collect();
+        if !pids.is_empty() {
+            self.shown().chain(self.named.iter().copied()).for_each(|pid| {
+                pids.remove(&pid);
+            });
+        }
+        pids
+    }
+
     /// A process has ended; what it has left has been kept.
     pub(super) fn end(&mut self, pid: u32) {
         self.count += 1;
@@ -90,10 +120,11 @@ impl EndedImages {
         let too_many = self.without_blocks.len().saturating_sub(IMAGES_MAX);
         images.extend(self.without_blocks.drain(..too_many));
         for image in &images {
-            if let Some(id) = image.frozen {
-                self.images.remove(&id);
-            }
-            self.gone.push((image.tgid, false));
+            let id = image.frozen.unwrap_or(FrozenId(u64::MAX));
+            self.images.remove(&id);
+            // It was counted when it began to stand for others.
+            let is_counted = self.standing.remove(&id);
+            self.gone.push((image.tgid, is_counted));
         }
         images
     }
@@ -144,6 +175,33 @@ mod tests {
         assert!(ended.get(FrozenId(0)).is_none());
         assert_eq!(ended.take_gone(), [3]);
         assert_eq!(ended.forgotten, 1);
+    }
+
+    #[test]
+    fn an_image_that_stands_for_others_is_kept_and_its_process_not_listed() {
+        let mut ended = EndedImages::default();
+        ended.name(1);
+        for pid in 1..4 {
+            ended.end(pid);
+            ended.keep(image(pid, u64::from(pid)), Ended::default(), true);
+        }
+        ended.keep(image(3, 4), Ended::default(), true);
+        ended.reported();
+        for id in 1..4 {
+            ended.stand(image(id as u32, id));
+        }
+        assert_eq!(ended.standing(), [2].into(), "1 was named, of 3 there is more");
+        assert_eq!(ended.forgotten, 1);
+        assert!(ended.get(FrozenId(2)).is_some());
+        assert!(ended.take_gone().is_empty());
+        // It is one too many, too.
+        assert_eq!(ended.forget(vec![image(2, 2)]), [image(2, 2)]);
+        assert!(ended.get(FrozenId(2)).is_none());
+        assert_eq!(ended.take_gone(), [2]);
+        assert_eq!((ended.standing(), ended.forgotten), (HashSet::new(), 1));
+        // Of an image of which nothing was known there is nothing to keep.
+        ended.stand(image(9, 9));
+        assert_eq!((ended.standing(), ended.forgotten), (HashSet::new(), 1));
     }
 
     #[test]

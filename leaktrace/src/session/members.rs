@@ -21,7 +21,7 @@ use crate::{
     kernel::maps::{ImageKey, Images, TableError, Tables},
     report::model::State,
     select::{self, Selected},
-    traced::{host::Reach, set::TracedSet},
+    traced::{host::Reach, process::Traced, set::TracedSet},
 };
 
 /// How long members that have left wait for others, so that the tables are read once for all of them.
@@ -107,6 +107,8 @@ pub(super) fn take_in(
         // What they use was mapped before the trace began: nothing of it is late.
         traced.unseen.objects_late = 0;
     }
+    // Nothing was to be recorded of those that ran already.
+    traced.unseen.objects_late = 0;
     Ok(())
 }
 
@@ -218,7 +220,7 @@ impl Session<'_> {
             if is_known {
                 collector.whereabouts.joined_once(pid, cgroups.as_deref());
             }
-            let known = traced.get(pid).map_or(image, |process| process.image());
+            let known = traced.get(pid).map_or(image, Traced::image);
             let of_process = (known.min(image)..=image).map(|image| (pid, image));
             if is_known {
                 gone.extend(of_process);
@@ -231,7 +233,7 @@ impl Session<'_> {
             }
         }
         collector.freeze_all(traced, &gone, State::Exited)?;
-        collector.discard(refused)?;
+        collector.discard(&refused)?;
         for (&pid, &image) in &images {
             collector.tables().forget_left(pid, image)?;
             if traced.get(pid).is_some() {
@@ -256,7 +258,6 @@ impl Session<'_> {
         if !traced.follows_members() {
             return Ok(());
         }
-        traced.forget_newcomers();
         for (pid, process) in collector.tables().processes()? {
             let image = process.image as u16;
             if process.state & tracked::LEFT != 0 {

@@ -322,28 +322,11 @@ impl<'a> Session<'a> {
                     while changes.try_recv().is_ok() {}
                     self.follow(&ended)?;
                 }
-                Wake::Event(event) if event.kind == kind::UNKNOWN_ADDRESS => {
-                    self.running.traced.unknown_address(event.tgid);
-                }
-                Wake::Event(event) if event.kind == kind::UNMAPPED => {
-                    self.running.traced.unmapped(event.tgid);
-                }
-                Wake::Event(event) if event.kind == kind::JOINED => {
-                    self.member_joined(event.tgid, &ended)?;
-                }
-                Wake::Event(event) if event.kind == kind::LEFT => {
-                    self.member_left(event.tgid, event.value as u16);
-                }
                 Wake::Departed => {
                     self.follow(&ended)?;
                     self.settle_departed()?;
                 }
-                Wake::Event(event) => {
-                    self.follow(&ended)?;
-                    if event.kind == kind::EXEC_BY_THREAD {
-                        self.running.traced.attach_again(event.tgid);
-                    }
-                }
+                Wake::Event(event) => self.take_event(&event, &ended)?,
                 Wake::Loaded => self.running.traced.settle_tables(),
                 Wake::LookAgain => {
                     self.follow(&ended)?;
@@ -367,6 +350,23 @@ impl<'a> Session<'a> {
                 }
             }
         }
+    }
+
+    /// The kernel side has told of something.
+    fn take_event(&mut self, event: &Event, ended: &UnboundedSender<u32>) -> Result<(), Error> {
+        match event.kind {
+            kind::UNKNOWN_ADDRESS => self.running.traced.unknown_address(event.tgid),
+            kind::UNMAPPED => self.running.traced.unmapped(event.tgid),
+            kind::LEFT => self.member_left(event.tgid, event.value as u16),
+            kind::JOINED => self.member_joined(event.tgid, ended)?,
+            kind => {
+                self.follow(ended)?;
+                if kind == kind::EXEC_BY_THREAD {
+                    self.running.traced.attach_again(event.tgid);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// When to look again at what processes have mapped.

@@ -34,6 +34,8 @@ impl Session<'_> {
         self.follow(ended)?;
         self.look_for_members()?;
         self.settle_departed()?;
+        // Only now: of those that have ended long ago some had been told of and not been looked at yet.
+        self.running.traced.forget_newcomers();
         self.measure()?;
         // While the names are looked up.
         let (occasion, wait) = if last {

@@ -25,7 +25,7 @@ use crate::{
         mappings::Mappings,
         objects::{ObjectId, Objects},
     },
-    track::{Image, Scope, SiteRef},
+    track::{Alike, Image, Scope, SiteRef},
 };
 
 /// What a process image is called, where it runs and what it has mapped.
@@ -131,8 +131,7 @@ struct Found {
 pub(super) struct Same {
     by: By,
     snapshot: u64,
-    /// Numbers of owners, and what was found of images, in this snapshot.
-    owners: HashMap<Owner, u32>,
+    /// Whose images are, in this snapshot.
     scopes: HashMap<Image, Scope>,
     found: HashMap<(Image, u64), Found>,
 }
@@ -143,7 +142,6 @@ impl Same {
         Self {
             by,
             snapshot: 0,
-            owners: HashMap::new(),
             scopes: HashMap::new(),
             found: HashMap::new(),
         }
@@ -152,7 +150,6 @@ impl Same {
     /// Begins a snapshot.
     pub(super) fn begin(&mut self) {
         self.snapshot += 1;
-        self.owners.clear();
         self.scopes.clear();
     }
 
@@ -174,8 +171,7 @@ impl Same {
         objects: &Objects,
         interpreters: &dyn Interpreters,
     ) -> (Scope, Place) {
-        let is_gpus = Space::of(site.key.process.space).is_some_and(Space::is_gpus);
-        if self.by == By::Process || is_gpus {
+        if self.is_by_process(site) {
             let place = Place::Addresses(stack.frames[..frames].into(), stack.python.frames.clone());
             return (Scope::Image(site.image), place);
         }
@@ -183,20 +179,46 @@ impl Same {
         (self.scope(site.image, about), Place::Code(code))
     }
 
+    /// What a site of an image that has ended is gathered by when that is not kept: those that [`Self::group`] puts together
+    /// are alike. None for what is shown by process.
+    pub(super) fn alike(
+        &self,
+        site: &SiteRef,
+        stack: &Known,
+        frames: usize,
+        about: &About<'_>,
+        objects: &Objects,
+        interpreters: &dyn Interpreters,
+    ) -> Option<Alike> {
+        (!self.is_by_process(site)).then(|| Alike {
+            scope: self.owner(about),
+            code: code(site, stack, frames, about, objects, interpreters).0.0,
+        })
+    }
+
+    fn is_by_process(&self, site: &SiteRef) -> bool {
+        let is_gpus = Space::of(site.key.process.space).is_some_and(Space::is_gpus);
+        self.by == By::Process || is_gpus
+    }
+
     fn scope(&mut self, image: Image, about: &About<'_>) -> Scope {
-        if let Some(scope) = self.scopes.get(&image) {
-            return *scope;
-        }
+        let scope = self.scopes.get(&image).copied();
+        let scope = scope.unwrap_or_else(|| self.owner(about));
+        self.scopes.insert(image, scope);
+        scope
+    }
+
+    /// A hash of who it is stands for it: it is the same throughout a run.
+    fn owner(&self, about: &About<'_>) -> Scope {
         let comm = || Owner::Comm(about.comm.to_owned());
         let owner = match self.by {
             By::Site => about.exe.map_or_else(comm, |exe| Owner::Program(exe.to_owned())),
             By::Comm | By::Process => comm(),
             By::Container => Owner::Container(about.container().map(|container| container.id.clone())),
         };
-        let next = self.owners.len() as u32;
-        let scope = Scope::Many(*self.owners.entry(owner).or_insert(next));
-        self.scopes.insert(image, scope);
-        scope
+        let mut hasher = DefaultHasher::new();
+        owner.hash(&mut hasher);
+        Scope::Many(hasher.finish())
     }
 
     fn code(
@@ -216,23 +238,7 @@ impl Same {
             found.used = self.snapshot;
             return found.code;
         }
-        let mut all_known = about.mappings.is_some();
-        let mut coder = Coder::new();
-        for (index, &address) in stack.frames[..frames].iter().enumerate() {
-            let (step, is_known) = native(index, address, about.mappings, objects);
-            all_known &= is_known;
-            coder.add(&step);
-        }
-        for (index, frame) in stack.python.frames.iter().enumerate() {
-            let (tgid, image) = (site.image.tgid, site.key.process.image);
-            let name = || interpreters.name(tgid, image, stack.python.part_of(index), frame);
-            let (step, is_known) = python(frame, name);
-            all_known &= is_known;
-            if let Some(step) = step {
-                coder.add(&step);
-            }
-        }
-        let code = coder.finish();
+        let (code, all_known) = code(site, stack, frames, about, objects, interpreters);
         // What is not known yet may be at the next snapshot.
         if all_known || site.image.frozen.is_some() {
             let found = Found {
@@ -245,6 +251,34 @@ impl Same {
         }
         code
     }
+}
+
+/// The code that a stack leads through, and whether all of it is known.
+fn code(
+    site: &SiteRef,
+    stack: &Known,
+    frames: usize,
+    about: &About<'_>,
+    objects: &Objects,
+    interpreters: &dyn Interpreters,
+) -> (Code, bool) {
+    let mut all_known = about.mappings.is_some();
+    let mut coder = Coder::new();
+    for (index, &address) in stack.frames[..frames].iter().enumerate() {
+        let (step, is_known) = native(index, address, about.mappings, objects);
+        all_known &= is_known;
+        coder.add(&step);
+    }
+    for (index, frame) in stack.python.frames.iter().enumerate() {
+        let (tgid, image) = (site.image.tgid, site.key.process.image);
+        let name = || interpreters.name(tgid, image, stack.python.part_of(index), frame);
+        let (step, is_known) = python(frame, name);
+        all_known &= is_known;
+        if let Some(step) = step {
+            coder.add(&step);
+        }
+    }
+    (coder.finish(), all_known)
 }
 
 /// A native frame, and whether it is known what was mapped there. All but the first are return addresses, which belong to

@@ -32,7 +32,7 @@ use crate::{
         counters::{Counters, HitTable},
         events::EventReader,
         gpu::GpuTables,
-        maps::{self as kernel_maps, LiveTable, Tables},
+        maps::{self as kernel_maps, LiveTable, TableError, Tables},
         object::{self, KernelSide, LoadError},
         python::{MappedInterpreters, PartTable, Parts},
         raw::RawStacks,
@@ -105,20 +105,15 @@ pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
     };
     let mut containers = Containers::here();
     let mut selected = match &config.target {
-        Target::Selected(selection) => Some(Selected::resolve(selection.clone(), &mut containers)?),
+        Target::Selected(selection) => Some(Selected::resolve((**selection).clone(), &mut containers)?),
         Target::Pids(_) | Target::Command(_) => None,
     };
     raise_file_limit();
     // Before the kernel side is loaded: how much room it needs for them is said then.
     let mut files = Files::new(library::default_cache_dir());
     let loaded = files.wake();
-    let first = match &held {
-        Some((_, objects)) => of_paths(&mut catalog, objects),
-        None => of_targets(&mut catalog, caps.version, &config.target, selected.as_mut()),
-    };
-    if held.is_none() {
-        bound_python(config, &mut catalog, &first);
-    }
+    let paths = held.as_ref().map(|(_, paths)| paths.as_slice());
+    let first = first_files(config, &mut catalog, caps.version, paths, selected.as_mut());
     if unwind == Unwind::Tables {
         files.prepare(&catalog.objects, first);
     }
@@ -140,35 +135,22 @@ pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
     tables.set_mean(config.sample_bytes)?;
     let counters = Counters::new(&mut kernel.ebpf).map_err(LoadError::Maps)?;
     let pmu = caps.perf.as_ref().ok().copied();
-    let costs = calibrate(kind, pmu).map_err(|error| error.to_string());
-    if let Err(why) = &costs {
-        tracing::warn!("what tracing costs is unknown: {why}");
-    }
+    let costs = calibrate(kind, pmu)
+        .map_err(|error| error.to_string())
+        .inspect_err(|why| tracing::warn!("what tracing costs is unknown: {why}"));
     let hits = HitTable::new(&mut kernel.ebpf).map_err(LoadError::Maps)?;
     let events = EventReader::start(&mut kernel.ebpf, &live).map_err(LoadError::Maps)?;
     let raw = RawStacks::start(&mut kernel.ebpf).map_err(LoadError::Maps)?;
-    if let Some(selected) = &selected {
-        for (property, &verdict) in &selected.properties {
-            tables.judge(property, verdict)?;
-        }
-    }
-    tables.set_shares(config.max_live_per_process.into(), STACKS_OF_PROCESS)?;
+    judge(&tables, config, selected.as_ref())?;
     kernel.attach_tracepoints(selected.is_some())?;
     // Before the first look at /proc/PID/maps, so that no mapping falls between the two.
-    let mut sideband = Sideband::open()?;
-    if selected.is_some() {
-        sideband
-            .read_ahead()
-            .map_err(system("cannot start the thread that reads perf's side-band"))?;
-    }
+    let sideband = open_sideband(selected.is_some())?;
 
     let KernelSide { mut ebpf, programs } = kernel;
     let log = kernel_log(&mut ebpf);
     let attacher = Attacher::new(programs, pmu);
     let mut traced = TracedSet::new(attacher, unwinder, catalog, caps.version, config.follow_forks);
-    traced.no_frames = caps.thread_pointer.as_ref().err().map(|error| {
-        format!("{error}; a kernel with CONFIG_DEBUG_INFO_BTF says where it keeps what Python's frames are found by")
-    });
+    traced.no_frames = no_frames(&caps);
     let resolver = match interpreters {
         Some(interpreters) => Some(follow_python(&mut traced, interpreters, new_parts)?),
         None => None,
@@ -176,16 +158,14 @@ pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
     if config.python_pools {
         traced.probe_pools();
     }
-    let running = match &config.target {
-        Target::Pids(pids) => pids.as_slice(),
-        Target::Command(_) | Target::Selected(_) => &[],
-    };
     // It times the programs from their first run on.
-    let meter = Meter::new(costs, hits, kind == AttachKind::Session, running.iter().copied());
-    let keeper = config.max_overhead.map(|share| {
-        traced.allow_pauses();
-        Keeper::new(share.to_f64(), config.sample_bytes, config.bounds_python)
-    });
+    let meter = Meter::new(
+        costs,
+        hits,
+        kind == AttachKind::Session,
+        named(config).iter().copied(),
+    );
+    let keeper = keeper(config, &mut traced);
     let child = match &mut selected {
         Some(selected) => {
             members::take_in(&mut traced, config, selected, &tables)?;
@@ -218,6 +198,67 @@ pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
         log,
         _kernel: ebpf,
     })
+}
+
+/// The files that are mapped first: of a command these, or those of targets that run.
+fn first_files(
+    config: &mut Config,
+    catalog: &mut Catalog,
+    kernel: KernelVersion,
+    of_command: Option<&[PathBuf]>,
+    selected: Option<&mut Selected>,
+) -> Vec<ObjectId> {
+    if let Some(paths) = of_command {
+        return of_paths(catalog, paths);
+    }
+    let first = of_targets(catalog, kernel, &config.target, selected);
+    bound_python(config, catalog, &first);
+    first
+}
+
+/// What keeps the cost to a bound, where there is one.
+fn keeper(config: &Config, traced: &mut TracedSet) -> Option<Keeper> {
+    let share = config.max_overhead?;
+    traced.allow_pauses();
+    Some(Keeper::new(
+        share.to_f64(),
+        config.sample_bytes,
+        config.bounds_python,
+    ))
+}
+
+/// Perf's side-band, read ahead where processes come and go.
+fn open_sideband(ahead: bool) -> Result<Sideband, Error> {
+    let mut sideband = Sideband::open()?;
+    if ahead {
+        sideband
+            .read_ahead()
+            .map_err(system("cannot start the thread that reads perf's side-band"))?;
+    }
+    Ok(sideband)
+}
+
+/// Why no frames of Python can be found on this kernel.
+fn no_frames(caps: &Caps) -> Option<String> {
+    caps.thread_pointer.as_ref().err().map(|error| {
+        format!("{error}; a kernel with CONFIG_DEBUG_INFO_BTF says where it keeps what Python's frames are found by")
+    })
+}
+
+/// The running processes that were named.
+fn named(config: &Config) -> &[u32] {
+    match &config.target {
+        Target::Pids(pids) => pids,
+        Target::Command(_) | Target::Selected(_) => &[],
+    }
+}
+
+/// Tells the kernel side who is a member, and how much of the tables each process may have.
+fn judge(tables: &Tables, config: &Config, selected: Option<&Selected>) -> Result<(), TableError> {
+    for (property, &verdict) in selected.iter().flat_map(|selected| &selected.properties) {
+        tables.judge(property, verdict)?;
+    }
+    tables.set_shares(config.max_live_per_process.into(), STACKS_OF_PROCESS)
 }
 
 /// What the kernel side is told once.

@@ -72,14 +72,14 @@ impl TracedSet {
                         executable: true,
                         deleted: false,
                     };
-                    if self.follows_members && !self.processes.contains_key(&pid) {
+                    if self.follows_members() && !self.processes.contains_key(&pid) {
                         self.newcomer_mapped(pid, &mapping, time_ns, tables);
                     }
                     mapped.extend(self.mapped(pid, mapping, time_ns, is_known));
                 }
                 _ if is_known => {}
                 Change::Ended => self.newcomers.ended(pid, time_ns),
-                Change::Exec { comm } if self.follows_members && !self.runs(pid) => {
+                Change::Exec { comm } if self.follows_members() && !self.runs(pid) => {
                     self.newcomer_executed(pid, comm, tables);
                 }
                 Change::Exec { comm } => {
@@ -92,7 +92,7 @@ impl TracedSet {
                         followed.push(Followed::Replaced(pid, gone));
                     }
                 }
-                Change::Forked { parent } if self.follows_members => {
+                Change::Forked { parent } if self.follows_members() => {
                     self.newcomer_forked(pid, parent, tables);
                     self.settle_mapped(std::mem::take(&mut mapped));
                 }
@@ -198,7 +198,7 @@ impl TracedSet {
         traced.refused = refusal.is_some();
         if let Some(refusal) = refusal {
             traced.release();
-            if self.follows_members {
+            if self.follows_members() {
                 self.turned_away.push(traced.pid);
             }
             let warning = format!("no longer traced after its exec: {refusal}");

@@ -54,12 +54,15 @@ pub(super) enum Part {
     Linker,
 }
 
+/// A function's slot, where it can be paused, and its probes.
+type Placed = (Option<u16>, Links);
+
 /// The probes that are for all processes.
 #[derive(Debug, Default)]
 pub(super) struct Host {
     pub(super) reach: Reach,
     /// By file and part; for each function where it can be paused.
-    placed: HashMap<(ObjectId, Part), Vec<(Option<u16>, Links)>>,
+    placed: HashMap<(ObjectId, Part), Vec<Placed>>,
     /// Files that processes map which are no targets.
     outside: Outside,
 }

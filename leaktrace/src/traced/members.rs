@@ -30,6 +30,17 @@ use crate::{
 /// How often one that executes something just then is looked at.
 const ATTEMPTS: usize = 3;
 
+/// Which processes become targets by themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Joins {
+    /// None but the children of targets.
+    None,
+    /// Some.
+    Some,
+    /// All.
+    All,
+}
+
 /// How many members there have been.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemberCounts {
@@ -48,13 +59,12 @@ pub struct MemberCounts {
 impl TracedSet {
     /// From here on processes join and leave by themselves: all that there are, or some of them.
     pub const fn follow_members(&mut self, all: bool) {
-        self.follows_members = true;
-        self.all_are_members = all;
+        self.joins = if all { Joins::All } else { Joins::Some };
     }
 
     /// Whether they do.
     pub const fn follows_members(&self) -> bool {
-        self.follows_members
+        !matches!(self.joins, Joins::None)
     }
 
     /// How many there have been.
@@ -353,7 +363,7 @@ impl TracedSet {
 
     /// Whether a process is a member, or was one: the kernel side forgets those at once of which nothing was recorded.
     fn is_member(&self, pid: u32, tables: &Tables) -> bool {
-        self.all_are_members || tables.image(pid).is_ok_and(|image| image.is_some())
+        self.joins == Joins::All || tables.image(pid).is_ok_and(|image| image.is_some())
     }
 
     /// Forgets newcomers that have ended long ago.
@@ -363,7 +373,7 @@ impl TracedSet {
 
     /// Whether members have probes of their own, so that they have to be taken in before they record anything.
     pub fn needs_own_probes(&self) -> bool {
-        self.follows_members && self.reaches() != Reach::Host
+        self.follows_members() && self.reaches() != Reach::Host
     }
 
     /// A member has ended or is none any more: its probes go, what is known of its memory stays for the report.

@@ -11,8 +11,13 @@ use std::{
 use leaktrace_common::record::tracked;
 
 use super::{
-    catalog::Catalog, host::Host, members::MemberCounts, newcomers::Newcomers, pauser::Pauser,
-    process::Traced, warnings::Warnings,
+    catalog::Catalog,
+    host::Host,
+    members::{Joins, MemberCounts},
+    newcomers::Newcomers,
+    pauser::Pauser,
+    process::Traced,
+    warnings::Warnings,
 };
 use crate::{
     kernel::{
@@ -110,9 +115,8 @@ pub struct TracedSet {
     pub(super) host: Host,
     pub(super) python_pools: bool,
     pub(super) processes: BTreeMap<u32, Traced>,
-    /// Whether processes become targets by themselves, and how many have.
-    pub(super) follows_members: bool,
-    pub(super) all_are_members: bool,
+    /// Which processes become targets by themselves, and how many have.
+    pub(super) joins: Joins,
     /// Members that have become programs that must not be probed.
     pub(super) turned_away: Vec<u32>,
     /// Members that must not be probed, until they have left.
@@ -154,8 +158,7 @@ impl TracedSet {
             host: Host::default(),
             python_pools: false,
             processes: BTreeMap::new(),
-            follows_members: false,
-            all_are_members: false,
+            joins: Joins::None,
             turned_away: Vec::new(),
             refused: BTreeSet::new(),
             members: MemberCounts::default(),

@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 use leaktrace_common::key::{Process, SiteKey};
 use leaktrace_common::record::Site;
 
+use super::gathered::{Alike, GATHERED_MAX, GatheredSites};
 use super::gpu::{ImagePlace, Places};
 use super::site::{SiteState, Sites};
 use super::snapshot::{Entry, Rest, add_lifetimes, is_of_sum};
@@ -36,25 +37,46 @@ pub struct End {
 }
 
 #[derive(Debug)]
-struct FrozenImage {
+pub(super) struct FrozenImage {
     totals: ImageTotals,
     /// Of memory of GPUs.
     places: Places,
-    /// What it holds of all kinds of memory: those that hold least are forgotten first.
+    /// What its process holds of all kinds of memory, as far as it has ended: those that hold least are forgotten first.
     held: Held,
     end_ns: u64,
     /// Those with outstanding blocks.
     sites: Vec<(SiteKey, SiteState)>,
 }
 
+/// How much is kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) images: usize,
+    pub(super) sites: usize,
+    pub(super) gathered: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            images: IMAGES_MAX,
+            sites: SITES_MAX,
+            gathered: GATHERED_MAX,
+        }
+    }
+}
+
 /// All images that have ended.
 #[derive(Debug, Default)]
 pub(super) struct Frozen {
+    pub(super) bounds: Bounds,
     /// Those with outstanding blocks, in order of their ends.
-    images: Vec<FrozenImage>,
+    pub(super) images: Vec<FrozenImage>,
     /// How many have ended.
     ended: u64,
     sites: usize,
+    /// Sites of images that are not kept.
+    gathered: GatheredSites,
     rest: Rest,
     /// Those that are not kept any more, since this was last asked for.
     forgotten: Vec<Image>,
@@ -62,7 +84,7 @@ pub(super) struct Frozen {
 
 impl Frozen {
     pub(super) fn iter(&self) -> impl Iterator<Item = Entry<'_>> {
-        self.images.iter().flat_map(|ended| {
+        let kept = self.images.iter().flat_map(|ended| {
             ended.sites.iter().map(|(key, site)| Entry {
                 site: SiteRef {
                     image: ended.totals.image,
@@ -72,8 +94,10 @@ impl Frozen {
                 life: ended.totals.life,
                 aged_at_ns: ended.end_ns,
                 data: site,
+                gathering: None,
             })
-        })
+        });
+        kept.chain(self.gathered.iter())
     }
 
     pub(super) fn images(&self) -> impl Iterator<Item = ImageTotals> {
@@ -108,11 +132,20 @@ impl Frozen {
         for (_, site) in self.images.iter_mut().flat_map(|image| &mut image.sites) {
             site.previous_live_bytes = site.sums.live_bytes();
         }
+        self.gathered.end_interval();
+    }
+
+    /// Whether an image that is not kept stands for others.
+    pub(super) fn stands(&self, image: &Image) -> bool {
+        self.gathered.stands(image)
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        let heap: usize = self.iter().map(|entry| entry.data.heap_bytes()).sum();
-        heap + self.sites * size_of::<(SiteKey, SiteState)>() + self.images.len() * size_of::<FrozenImage>()
+        let sites = self.images.iter().flat_map(|image| &image.sites);
+        let heap: usize = sites.map(|(_, site)| site.heap_bytes()).sum();
+        heap + self.gathered.memory_bytes()
+            + self.sites * size_of::<(SiteKey, SiteState)>()
+            + self.images.len() * size_of::<FrozenImage>()
     }
 
     /// The number of the next end.
@@ -125,14 +158,6 @@ impl Frozen {
     /// Whether anything of it is kept.
     fn add(&mut self, image: Image, state: State, end_ns: u64, sites: Sites) -> bool {
         let life = image.frozen.filter(|_| state == State::Exited);
-        if life.is_some() {
-            let is_its =
-                |of: &&mut FrozenImage| of.totals.image.tgid == image.tgid && of.totals.life.is_none();
-            self.images
-                .iter_mut()
-                .filter(is_its)
-                .for_each(|of| of.totals.life = life);
-        }
         let mut held = Held::default();
         let mut totals = ImageTotals {
             image,
@@ -158,6 +183,9 @@ impl Frozen {
                 kept.push((key, site));
             }
         }
+        if let Some(life) = life {
+            self.end(image.tgid, life, &mut held);
+        }
         if kept.is_empty() {
             self.rest.places.merge(&places);
             return false;
@@ -171,34 +199,90 @@ impl Frozen {
             end_ns,
             sites: kept,
         });
-        if self.sites > SITES_MAX {
-            self.keep_largest(SITES_MAX / 2);
-        }
-        if self.images.len() > IMAGES_MAX {
-            self.forget_least();
-        }
         true
     }
 
-    /// Of the image that holds least only the sums stay; of several, the one that ended first.
-    fn forget_least(&mut self) {
-        let size = |(_, image): &(usize, &FrozenImage)| (image.held.live_bytes, image.held.live_blocks);
-        let Some((least, _)) = self.images.iter().enumerate().min_by_key(size) else {
-            return;
-        };
-        let image = self.images.remove(least);
-        self.sites -= image.sites.len();
-        for (key, site) in &image.sites {
-            self.rest.add(key.process, site);
+    /// A process has ended, with an image that holds so much: to which comes what its earlier ones do.
+    fn end(&mut self, tgid: u32, life: FrozenId, held: &mut Held) {
+        let is_its = |of: &&mut FrozenImage| of.totals.image.tgid == tgid && of.totals.life.is_none();
+        let mut earlier: Vec<_> = self.images.iter_mut().filter(is_its).collect();
+        for of in &earlier {
+            held.live_bytes = held.live_bytes.saturating_add(of.held.live_bytes);
+            held.live_blocks = held.live_blocks.saturating_add(of.held.live_blocks);
         }
-        self.rest.places.merge(&image.places);
-        self.rest.forgotten.live_bytes += image.totals.live_bytes;
-        self.rest.forgotten.live_blocks += image.totals.live_blocks;
-        self.forgotten.push(image.totals.image);
+        for of in &mut earlier {
+            of.held = *held;
+            of.totals.life = Some(life);
+        }
+        self.gathered.end(tgid, life);
     }
 
-    /// Keeps so many sites, by bytes; of the rest only the sums stay.
-    fn keep_largest(&mut self, count: usize) {
+    /// Down to the bounds: see [`Tracker::shed`].
+    pub(super) fn shed(&mut self, mut alike: impl FnMut(&SiteRef) -> Option<Alike>) {
+        if self.sites > self.bounds.sites {
+            self.keep_largest(self.bounds.sites / 2, &mut alike);
+        }
+        while self.images.len() > self.bounds.images {
+            self.forget_least(&mut alike);
+        }
+        let (least, released) = self.gathered.shed(self.bounds.gathered);
+        for (key, site) in &least {
+            self.rest.add(key.process, site);
+        }
+        let is_kept = |image: &Image| self.images.iter().any(|of| of.totals.image == *image);
+        let gone: Vec<Image> = released.into_iter().filter(|image| !is_kept(image)).collect();
+        self.forgotten.extend(gone);
+    }
+
+    /// A site that is not kept becomes part of a sum.
+    fn gather(
+        &mut self,
+        of: &ImageTotals,
+        (key, site): &(SiteKey, SiteState),
+        alike: &mut impl FnMut(&SiteRef) -> Option<Alike>,
+        is_whole: bool,
+    ) {
+        let asked = SiteRef {
+            image: of.image,
+            key: *key,
+        };
+        // What the filters leave out is in no list.
+        let alike = (site.survivors.held.blocks > 0).then(|| alike(&asked)).flatten();
+        match alike {
+            Some(alike) => self.gathered.add(of, key, site, alike, is_whole),
+            None => self.rest.add(key.process, site),
+        }
+    }
+
+    /// Of the process that holds least only sums stay; of several, the one that ended first. Those that have called
+    /// `exec` and run come last.
+    fn forget_least(&mut self, alike: &mut impl FnMut(&SiteRef) -> Option<Alike>) {
+        let size = |of: &&FrozenImage| (of.totals.life.is_none(), of.held.live_bytes, of.held.live_blocks);
+        let Some(least) = self.images.iter().min_by_key(size).map(|of| of.totals) else {
+            return;
+        };
+        let is_its = |of: &mut FrozenImage| {
+            let totals = &of.totals;
+            totals.image == least.image
+                || (totals.life.is_some()
+                    && totals.life == least.life
+                    && totals.image.tgid == least.image.tgid)
+        };
+        let images: Vec<_> = self.images.extract_if(.., is_its).collect();
+        for image in images {
+            self.sites -= image.sites.len();
+            for site in &image.sites {
+                self.gather(&image.totals, site, alike, true);
+            }
+            self.rest.places.merge(&image.places);
+            self.rest.forgotten.live_bytes += image.totals.live_bytes;
+            self.rest.forgotten.live_blocks += image.totals.live_blocks;
+            self.forgotten.push(image.totals.image);
+        }
+    }
+
+    /// Keeps so many sites, by bytes; of the others only sums stay.
+    fn keep_largest(&mut self, count: usize, alike: &mut impl FnMut(&SiteRef) -> Option<Alike>) {
         let size = |site: &SiteState| (site.sums.live_bytes(), site.sums.live_blocks());
         let mut order: Vec<_> = self
             .images
@@ -213,16 +297,16 @@ impl Frozen {
             return;
         }
         let (_, &mut last_kept, _) = order.select_nth_unstable(count.max(1) - 1);
-        for (index, image) in self.images.iter_mut().enumerate() {
-            let rest = &mut self.rest;
-            image.sites.retain(|(key, site)| {
-                let kept = (Reverse(size(site)), index, *key) <= last_kept;
-                if !kept {
-                    rest.add(key.process, site);
-                }
-                kept
-            });
+        for index in 0..self.images.len() {
+            let image = &mut self.images[index];
+            let totals = image.totals;
+            let is_beyond =
+                |site: &mut (SiteKey, SiteState)| (Reverse(size(&site.1)), index, site.0) > last_kept;
+            let beyond: Vec<_> = image.sites.extract_if(.., is_beyond).collect();
             image.sites.shrink_to_fit();
+            for site in &beyond {
+                self.gather(&totals, site, alike, false);
+            }
         }
         self.sites = self.images.iter().map(|image| image.sites.len()).sum();
     }
@@ -335,6 +419,7 @@ mod tests {
                 freezing.add_totals(key(stack_id, tgid), &totals);
             }
             freezing.finish();
+            tracker.shed(|_| None);
         }
         assert!(tracker.frozen.sites <= SITES_MAX / 2);
         tracker.begin(2);

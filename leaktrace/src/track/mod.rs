@@ -10,6 +10,7 @@ mod ages;
 pub mod ends;
 mod estimate;
 mod frozen;
+mod gathered;
 mod gpu;
 mod hash;
 mod interval;
@@ -30,6 +31,7 @@ use leaktrace_common::record::{Live, Site};
 use crate::report::model::State;
 use frozen::Frozen;
 pub use frozen::{End, Freezing, FrozenId, IMAGES_MAX};
+pub use gathered::Alike;
 use gpu::Places;
 pub use gpu::{ImagePlace, PlaceTotals};
 use site::Sites;
@@ -185,8 +187,8 @@ impl SiteRef {
 pub enum Scope {
     /// Those of one process image.
     Image(Image),
-    /// Those of all images that the caller gives this number: of a program, of a container.
-    Many(u32),
+    /// Those of all images that the caller gives this number, the same throughout a run: of a program, of a container.
+    Many(u64),
 }
 
 /// Follows all sites of a run.
@@ -287,8 +289,24 @@ impl Tracker {
         Freezing::begin(self, (tgid, image), state, now_ns)
     }
 
-    /// Hands over which ended images are not kept one by one any more, since the last call: their sums stay. There are
-    /// never more than [`IMAGES_MAX`] of them, and those that hold least go first.
+    /// Keeps no more ended images one by one than [`IMAGES_MAX`]: of those processes that hold least, which go first, only
+    /// sums stay. To be called when an image has ended.
+    ///
+    /// `alike` is asked about each site with survivors that goes. Those with equal answers of one space, device and call
+    /// stay a site: where [`Self::finish`] makes sites of these one with others, it has all of them. Of those without
+    /// an answer nothing stays but their part in the totals.
+    pub fn shed(&mut self, alike: impl FnMut(&SiteRef) -> Option<Alike>) {
+        self.frozen.shed(alike);
+    }
+
+    /// Whether what is known of an ended image is needed although it is not kept any more: [`Self::finish`] asks about one
+    /// of its sites, which stands for those of many.
+    pub fn stands(&self, image: &Image) -> bool {
+        self.frozen.stands(image)
+    }
+
+    /// Hands over which ended images are not kept one by one any more, and which of these [stand](Self::stands) for others
+    /// no more, since the last call.
     pub fn take_forgotten(&mut self) -> Vec<Image> {
         self.frozen.take_forgotten()
     }
@@ -337,6 +355,7 @@ impl Tracker {
                 life: None,
                 aged_at_ns: self.now_ns,
                 data: site,
+                gathering: None,
             }
         })
     }

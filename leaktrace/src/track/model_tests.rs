@@ -91,7 +91,7 @@ impl Whose {
     const fn scope(self, image: Image) -> Scope {
         match self {
             Self::Image => Scope::Image(image),
-            Self::Half => Scope::Many(image.tgid % 2),
+            Self::Half => Scope::Many(image.tgid as u64 % 2),
             Self::All => Scope::Many(7),
         }
     }

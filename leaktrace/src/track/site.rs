@@ -11,6 +11,7 @@ use leaktrace_common::record::{Estimate, LIFETIME_BUCKETS, Site};
 use super::ages::Ages;
 use super::estimate::{Outstanding, Rounding, Swept};
 use super::hash::BuildKeyHasher;
+use super::snapshot::add_lifetimes;
 use super::sums::{Sums, consistent};
 use super::{LiveBlock, Settings};
 use crate::report::model::Held;
@@ -72,6 +73,19 @@ impl SiteState {
     /// Lifetimes of the freed blocks by log2 of nanoseconds.
     pub(super) const fn lifetimes(&self) -> &[u64; LIFETIME_BUCKETS] {
         &self.totals.lifetimes
+    }
+
+    /// Adds another site, of whose blocks none is kept.
+    pub(super) fn gather(&mut self, other: &Self) {
+        add_lifetimes(&mut self.totals.lifetimes, other.lifetimes());
+        self.sums.add(&other.sums);
+        self.previous_live_bytes = self.previous_live_bytes.saturating_add(other.previous_live_bytes);
+        let (survivors, of_other) = (&mut self.survivors, &other.survivors);
+        survivors.held.add(&of_other.held);
+        survivors.ages.merge(&of_other.ages);
+        let unsure = &mut survivors.unsure;
+        unsure.live_bytes = unsure.live_bytes.saturating_add(of_other.unsure.live_bytes);
+        unsure.live_blocks = unsure.live_blocks.saturating_add(of_other.unsure.live_blocks);
     }
 
     /// Takes new totals over; returns whether they contradict themselves or those before.

@@ -76,7 +76,7 @@ pub struct SiteSnapshot {
     pub merged: usize,
     /// How many processes they are of.
     pub processes: usize,
-    /// Those of them that hold most, the first first: at most [`PIDS_MAX`].
+    /// Those of them that hold most, the first first: at most [`PIDS_MAX`]. Of those that are not kept one by one, one.
     pub pids: Vec<u32>,
     /// Whether its image still runs; of several, whether one does.
     pub state: State,
@@ -185,6 +185,17 @@ pub(super) fn add_lifetimes(sum: &mut Lifetimes, site: &[u64; LIFETIME_BUCKETS])
     }
 }
 
+/// What an entry stands for that is the sum of several sites.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Gathering {
+    /// What the process of the site itself holds.
+    pub(super) own: Outstanding,
+    /// How many sites.
+    pub(super) sites: usize,
+    /// How many processes beside that one.
+    pub(super) others: usize,
+}
+
 /// A site, running or frozen, on its way into the snapshot.
 #[derive(Clone, Copy)]
 pub(super) struct Entry<'a> {
@@ -195,9 +206,17 @@ pub(super) struct Entry<'a> {
     /// What the ages of its blocks refer to, nanoseconds of `CLOCK_BOOTTIME`.
     pub(super) aged_at_ns: u64,
     pub(super) data: &'a SiteState,
+    /// Of a sum.
+    pub(super) gathering: Option<Gathering>,
 }
 
 impl Entry<'_> {
+    /// What the process of the site holds.
+    fn own(&self) -> &Outstanding {
+        let own = self.gathering.as_ref().map(|gathering| &gathering.own);
+        own.unwrap_or(&self.data.survivors.held)
+    }
+
     /// An order that does not depend on what the maps were read in.
     const fn place(&self) -> (SiteKey, Image) {
         (self.site.key, self.site.image)
@@ -281,7 +300,7 @@ impl<'a> Group<'a> {
             if member.place() < holder.first.place() {
                 holder.first = member;
             }
-            holder.held.add(&member.data.survivors.held);
+            holder.held.add(member.own());
         }
         // Stable: of those that hold the same the smallest pid is the first.
         let mut holders: Vec<_> = holders.into_values().collect();
@@ -299,6 +318,11 @@ impl<'a> Group<'a> {
         let mut unsure = Held::default();
         let mut lifetimes = [0; LIFETIME_BUCKETS];
         let mut ages = Ages::default();
+        let (mut merged, mut processes) = (self.members.len(), holders.len());
+        for gathering in self.members.iter().filter_map(|member| member.gathering) {
+            merged += gathering.sites - 1;
+            processes += gathering.others;
+        }
         for member in &self.members {
             sums.add(&member.data.sums);
             add_lifetimes(&mut lifetimes, member.data.lifetimes());
@@ -309,8 +333,8 @@ impl<'a> Group<'a> {
         }
         SiteSnapshot {
             site: first.site,
-            merged: self.members.len(),
-            processes: holders.len(),
+            merged,
+            processes,
             pids: pids.take(PIDS_MAX).collect(),
             state: if runs { State::Running } else { first.state },
             bytes: self.held.bytes,
