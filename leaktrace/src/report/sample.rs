@@ -172,8 +172,6 @@ fn tracing() -> Tracing {
             top: 2,
             sort: text("bytes"),
         },
-        scope: None,
-        tables: None,
         sampling: None,
     }
 }
