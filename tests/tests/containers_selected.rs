@@ -151,6 +151,83 @@ fn processes_that_are_executed_into_a_container_join() {
     container.target.finish_with(0);
 }
 
+/// The letters that a short process is sent, and the blocks of 1000 bytes that it has then.
+const LETTERS: &str = "aaaf";
+const KEPT: u64 = 25;
+
+/// Checks that so many processes of `serve` have ended in a container, and that nothing is said to be elsewhere.
+fn assert_ended_in(report: &Report, container: &Container, count: u64) {
+    let of = |name: &Value| {
+        let tally = report.tally(|survivor| survivor.0["container"] == *name);
+        (tally.blocks, tally.bytes)
+    };
+    let processes = report.value()["target"]["processes"].as_array().expect("a list");
+    for process in processes.iter().filter(|process| process["state"] == "exited") {
+        assert_eq!(
+            process["container"]["id"],
+            Value::from(container.id.as_str()),
+            "{process}"
+        );
+    }
+    let blocks = count * KEPT;
+    assert_eq!(
+        of(&Value::from(container.name())),
+        (blocks, blocks * 1000),
+        "{}",
+        report.summary()
+    );
+    assert_eq!(of(&Value::Null), (0, 0), "{}", report.summary());
+}
+
+/// They live for milliseconds, and most are gone when it is asked where they were.
+#[test]
+fn processes_that_end_at_once_are_of_the_container_of_who_started_them() {
+    const ROUNDS: u64 = 20;
+    let Some(engine) = with_image(Engine::docker()) else {
+        return;
+    };
+    let script = format!(
+        "while read -r round; do printf %s {LETTERS} | /bin/serve >/dev/null || exit 1; echo $round; done; exit 0"
+    );
+    let settings = engine.container("lt-shell", "serve");
+    let mut shell = settings.start(&["/bin/sh", "-c", &script]);
+    shell.target.send(b"ready\n");
+    shell.target.ready();
+    let mut other = serving(&engine, "lt-shell-not");
+    // Of two that are chosen, where one was does not follow from its being traced.
+    let selection = ["--container", "lt-shell", "--container", "lt-shell-not"];
+    let run = selecting(&engine, &selection)
+        .args(&["--by", "container"])
+        .start();
+    for round in 0..ROUNDS {
+        let line = format!("round-{round}");
+        shell.target.send(format!("{line}\n").as_bytes());
+        shell.target.at(&line);
+    }
+    let report = run.stop().report();
+    assert_ended_in(&report, &shell, ROUNDS);
+    shell.target.finish_with(0);
+    other.target.finish_with(0);
+}
+
+/// Nobody who is traced has started it: that it is traced says where it was.
+#[test]
+fn a_process_that_is_executed_into_the_one_container_and_ends_at_once_is_of_it() {
+    let Some(engine) = with_image(Engine::docker()) else {
+        return;
+    };
+    let mut container = serving(&engine, "lt-once");
+    let run = selecting(&engine, &["--container", "lt-once"])
+        .args(&["--by", "container"])
+        .start();
+    let mut once = container.exec(&["/bin/serve"]);
+    once.send(LETTERS.as_bytes());
+    once.finish_with(0);
+    let report = run.stop().report();
+    assert_ended_in(&report, &container, 1);
+    container.target.finish_with(0);
+}
+
 /// Of one image, and of one name: the sums of both containers stay apart.
 #[test]
 fn sums_by_container() {

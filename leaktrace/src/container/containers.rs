@@ -4,7 +4,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -195,15 +194,9 @@ impl Containers {
         &self.hierarchies
     }
 
-    /// The container or service that a process is in; none for one in neither, or that has ended.
+    /// The container or service that a process is in, by the text of its `/proc/PID/cgroup`; none for one in neither.
     ///
     /// The first process of a container makes its runtime be asked, for 300 ms a socket at the most.
-    pub fn of_pid(&mut self, pid: u32) -> Option<Arc<Container>> {
-        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-        self.of_text(&text)
-    }
-
-    /// The same from the text of its `/proc/PID/cgroup`.
     pub fn of_text(&mut self, text: &str) -> Option<Arc<Container>> {
         if let Some(known) = self.by_text.get(text) {
             let identity = known.clone()?;

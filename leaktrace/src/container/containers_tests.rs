@@ -1,6 +1,6 @@
 //! Tests of [`super::Containers`]: trees of groups and what runtimes say, in folders.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use super::*;
 use crate::container::cgroup::{Hierarchy, Mount};
@@ -52,7 +52,7 @@ fn machine(root: &Path) -> Containers {
     };
     let memory = Hierarchy::V1("memory".to_owned());
     let mounts = vec![mount(memory, "memory"), mount(Hierarchy::V2, "v2")];
-    Containers::new(Hierarchies::new(mounts), Places::below(root))
+    Containers::new(Hierarchies::new(mounts, &[]), Places::below(root))
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::cgroup::{Cgroup, Hierarchy, Mount, Relative, parse_memberships, parse_mounts};
+use super::cgroup::{Cgroup, Hierarchy, Membership, Mount, Relative, parse_memberships, parse_mounts};
 use crate::probe::process::other_root;
 
 /// Groups that are looked at in one tree, so that a broken one cannot hold leaktrace up. The kernel's own limit of groups
@@ -81,33 +81,23 @@ impl Hierarchies {
         if other_root(1).is_some() {
             mounts.extend(mounts_of("/proc/1/mountinfo", Path::new(OF_INIT)));
         }
-        Self::new(mounts)
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        Self::new(mounts, &parse_memberships(&own))
     }
 
-    /// With these mounts. Those that cannot be looked at are left out.
-    pub fn new(mut mounts: Vec<Mount>) -> Self {
+    /// With these mounts, and with the groups that leaktrace itself is in. Mounts that cannot be looked at are left out.
+    pub fn new(mut mounts: Vec<Mount>, own: &[Membership]) -> Self {
         mounts.retain(|mount| mount.point.is_dir());
         mounts.sort_by_key(|mount| {
             let root = Relative::new(&mount.root);
             let is_v1 = mount.hierarchy != Hierarchy::V2;
             (is_v1, std::cmp::Reverse(root.ups), root.names.len())
         });
-        let own_root = |hierarchy: &Hierarchy| {
-            let own = mounts
-                .iter()
-                .find(|mount| mount.hierarchy == *hierarchy && mount.root == "/")?;
-            Some(own.point.metadata().ok()?.ino())
-        };
         let trees = mounts
-            .iter()
+            .into_iter()
             .map(|mount| Tree {
-                above: match Relative::new(&mount.root).ups {
-                    0 => Vec::new(),
-                    ups => own_root(&mount.hierarchy)
-                        .and_then(|inode| find_at_depth(&mount.point, ups, inode))
-                        .unwrap_or_default(),
-                },
-                mount: mount.clone(),
+                above: above(&mount, own).unwrap_or_default(),
+                mount,
             })
             .collect();
         Self { trees }
@@ -345,13 +335,31 @@ fn folders(folder: &Path) -> Vec<String> {
         .collect()
 }
 
-/// The names that lead to the folder with an inode so many levels below.
-fn find_at_depth(folder: &Path, depth: usize, inode: u64) -> Option<Vec<String>> {
+/// The names from a mount's root down to the root of leaktrace's cgroup namespace. No text says them: they lead to the
+/// group that leaktrace is in. A mount of the namespace's own root need not be there, nor to be seen where it is: a
+/// container may have mounted the host's over it.
+fn above(mount: &Mount, own: &[Membership]) -> Option<Vec<String>> {
+    let depth = Relative::new(&mount.root).ups;
+    let own = own.iter().find(|line| line.hierarchy == mount.hierarchy)?;
+    let own = Relative::new(&own.path);
+    if depth == 0 || own.ups > 0 {
+        return None;
+    }
+    let inner: PathBuf = own.names.iter().collect();
+    let pid = std::process::id().to_string();
+    find_at_depth(&mount.point, depth, &|folder| {
+        let pids = fs::read_to_string(folder.join(&inner).join("cgroup.procs"));
+        pids.is_ok_and(|pids| pids.lines().any(|line| line == pid))
+    })
+}
+
+/// The names that lead to such a folder so many levels below.
+fn find_at_depth(folder: &Path, depth: usize, is_it: &impl Fn(&Path) -> bool) -> Option<Vec<String>> {
     if depth == 0 {
-        return (folder.metadata().ok()?.ino() == inode).then(Vec::new);
+        return is_it(folder).then(Vec::new);
     }
     folders(folder).into_iter().find_map(|name| {
-        let mut names = find_at_depth(&folder.join(&name), depth - 1, inode)?;
+        let mut names = find_at_depth(&folder.join(&name), depth - 1, is_it)?;
         names.insert(0, name);
         Some(names)
     })
@@ -387,7 +395,8 @@ mod tests {
             point: folder.join(name),
         };
         let memory = Hierarchy::V1("memory".to_owned());
-        Hierarchies::new(vec![mount(memory, "memory"), mount(Hierarchy::V2, "unified")])
+        let mounts = vec![mount(memory, "memory"), mount(Hierarchy::V2, "unified")];
+        Hierarchies::new(mounts, &[])
     }
 
     #[test]
@@ -454,22 +463,49 @@ mod tests {
     fn in_a_cgroup_namespace_the_hosts_mount_shows_the_others() {
         let folder = tempfile::tempdir().unwrap();
         trees(folder.path(), "/");
+        let pids = format!("1{0}\n{0}\n", std::process::id());
+        fs::write(folder.path().join("unified/docker/ab/cgroup.procs"), pids).unwrap();
         let mount = |root: &str, point: &str| Mount {
             hierarchy: Hierarchy::V2,
             root: root.to_owned(),
             point: folder.path().join(point),
         };
-        let own = mount("/", "unified/docker/ab");
         let hosts = mount("/../..", "unified");
-        let trees = Hierarchies::new(vec![own, hosts]);
-        let find = |path| trees.find(&Hierarchy::V2, path).map(|cgroup| cgroup.path);
-        assert_eq!(find("/").as_deref(), Some("/docker/ab"));
-        assert_eq!(
-            find("/../../system.slice/nginx.service").as_deref(),
-            Some("/system.slice/nginx.service")
-        );
-        assert_eq!(find("/../zz"), None);
-        assert_eq!(trees.resolve("/docker/ab").unwrap().path, "/docker/ab");
+        let own = parse_memberships("0::/\n");
+        // The second is the namespace's own, over which the host's is mounted; the third has none.
+        for mounts in [
+            vec![mount("/", "unified/docker/ab"), hosts.clone()],
+            vec![mount("/", "unified"), hosts.clone()],
+            vec![hosts],
+        ] {
+            let trees = Hierarchies::new(mounts, &own);
+            let find = |path| trees.find(&Hierarchy::V2, path).map(|cgroup| cgroup.path);
+            assert_eq!(find("/").as_deref(), Some("/docker/ab"));
+            assert_eq!(
+                find("/../../system.slice/nginx.service").as_deref(),
+                Some("/system.slice/nginx.service")
+            );
+            assert_eq!(find("/../zz"), None);
+            assert_eq!(trees.resolve("/docker/ab").unwrap().path, "/docker/ab");
+        }
+    }
+
+    #[test]
+    fn the_root_of_a_cgroup_namespace_is_above_the_group_that_leaktrace_is_in() {
+        let folder = tempfile::tempdir().unwrap();
+        trees(folder.path(), "/");
+        let pids = format!("{}\n", std::process::id());
+        fs::write(folder.path().join("memory/docker/cd/inner/cgroup.procs"), pids).unwrap();
+        let memory = Hierarchy::V1("memory".to_owned());
+        let hosts = Mount {
+            hierarchy: memory.clone(),
+            root: "/../..".to_owned(),
+            point: folder.path().join("memory"),
+        };
+        let trees = Hierarchies::new(vec![hosts], &parse_memberships("4:memory:/inner\n"));
+        let find = |path| trees.find(&memory, path).map(|cgroup| cgroup.path);
+        assert_eq!(find("/../ab").as_deref(), Some("/docker/ab"));
+        assert_eq!(find("/inner").as_deref(), Some("/docker/cd/inner"));
     }
 
     #[test]

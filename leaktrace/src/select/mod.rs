@@ -7,7 +7,7 @@
 mod groups;
 mod process;
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use leaktrace_common::select::{HIERARCHIES_MAX, Property, Rules, kind, verdict};
 
@@ -16,7 +16,7 @@ pub use self::process::running;
 use crate::{
     container::{
         cgroup::Cgroup,
-        containers::{ContainerError, Containers},
+        containers::{Container, ContainerError, Containers},
         hierarchies::{CgroupError, Hierarchies},
     },
     kernel::btf::{self, BtfError},
@@ -127,6 +127,8 @@ pub struct Selected {
     pub rules: Rules,
     /// What it is told of each property, a bit set of [`verdict`].
     pub properties: HashMap<Property, u32>,
+    /// The container that all of them are in, where that follows from what was typed.
+    pub container: Option<Arc<Container>>,
     groups: Groups,
 }
 
@@ -144,10 +146,16 @@ impl Selected {
                 ..Rules::NONE
             },
             properties: HashMap::new(),
+            container: None,
             groups: Groups::new(Hierarchies::here()),
         };
         let Selection { wanted, left_out, .. } = selected.selection.clone();
-        selected.add(&wanted, verdict::WANTED, containers)?;
+        let wanted = selected.add(&wanted, verdict::WANTED, containers)?;
+        if selected.selection.pids.is_empty()
+            && let [container] = &*wanted
+        {
+            selected.container = Some(Arc::clone(container));
+        }
         selected.rules.required = selected.rules.looked_at;
         selected.add(&left_out, verdict::LEFT_OUT, containers)?;
         selected.judge(
@@ -196,12 +204,14 @@ impl Selected {
         wanted & self.rules.required == self.rules.required
     }
 
+    /// Adds what properties refer to; the containers among that.
     fn add(
         &mut self,
         properties: &Properties,
         verdict: u32,
         containers: &mut Containers,
-    ) -> Result<(), SelectError> {
+    ) -> Result<Vec<Arc<Container>>, SelectError> {
+        let mut added = Vec::new();
         for comm in &properties.comms {
             self.judge(Property::comm(comm.as_bytes()), verdict);
         }
@@ -216,13 +226,14 @@ impl Selected {
             self.judge_group(&group, verdict)?;
         }
         for name in &properties.containers {
-            for (_, groups) in containers.resolve(name)? {
+            for (container, groups) in containers.resolve(name)? {
                 if let Some(group) = self.groups.best_of(&groups) {
                     self.judge_group(&group, verdict)?;
+                    added.push(container);
                 }
             }
         }
-        Ok(())
+        Ok(added)
     }
 
     fn judge_group(&mut self, group: &Cgroup, verdict: u32) -> Result<(), SelectError> {

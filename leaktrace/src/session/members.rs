@@ -102,8 +102,10 @@ pub(super) fn take_in(
     traced.note_running(&members);
     if reach != Reach::Host {
         for &pid in &members {
-            traced.join(pid, tables)?;
+            traced.join(pid, 0, tables)?;
         }
+        // What they use was mapped before the trace began: nothing of it is late.
+        traced.unseen.objects_late = 0;
     }
     // Nothing was to be recorded of those that ran already.
     traced.unseen.objects_late = 0;
@@ -112,19 +114,21 @@ pub(super) fn take_in(
 
 impl Session<'_> {
     /// Follows what processes have done, up to the image that the kernel side knows this one by.
-    pub(super) fn follow_all_of(&mut self, pid: u32, ended: &UnboundedSender<u32>) -> Result<(), Error> {
+    fn follow_all_of(&mut self, pid: u32, ended: &UnboundedSender<u32>) -> Result<u16, Error> {
+        let mut image = None;
         for _ in 0..FOLLOWED_MAX {
-            let image = self.running.collector.tables().image(pid)?;
+            image = self.running.collector.tables().image(pid)?;
             self.follow(ended)?;
             if self.running.collector.tables().image(pid)? == image {
                 break;
             }
         }
-        Ok(())
+        Ok(image.unwrap_or_default())
     }
 
     /// A member has something recorded.
-    pub(super) fn member_joined(&mut self, pid: u32) -> Result<(), Error> {
+    pub(super) fn member_joined(&mut self, pid: u32, ended: &UnboundedSender<u32>) -> Result<(), Error> {
+        let told = self.follow_all_of(pid, ended)?;
         if self.running.departed.images.contains_key(&pid) {
             // Its number has come again.
             self.settle_departed()?;
@@ -140,9 +144,10 @@ impl Session<'_> {
             .is_some_and(|process| process.state == State::Running);
         if !runs {
             // Its number may have been another's.
-            collector.whereabouts.joined(pid);
+            let cgroups = traced.cgroups_of_newcomer(pid);
+            collector.whereabouts.joined(pid, cgroups.as_deref());
         }
-        if traced.join(pid, collector.tables())? && traced.needs_own_probes() {
+        if traced.join(pid, told, collector.tables())? && traced.needs_own_probes() {
             traced.unseen.forks_followed_late += 1;
         }
         if !runs && let Some(process) = traced.get(pid).filter(|process| process.image() > 0) {
@@ -210,9 +215,10 @@ impl Session<'_> {
         let mut gone: Vec<ImageKey> = Vec::new();
         let mut refused = Images::new();
         for (&pid, &image) in &images {
+            let cgroups = traced.cgroups_of_newcomer(pid);
             let is_known = traced.get(pid).is_some() || traced.join_gone(pid, image);
             if is_known {
-                collector.whereabouts.joined_once(pid);
+                collector.whereabouts.joined_once(pid, cgroups.as_deref());
             }
             let known = traced.get(pid).map_or(image, Traced::image);
             let of_process = (known.min(image)..=image).map(|image| (pid, image));
@@ -257,7 +263,7 @@ impl Session<'_> {
             if process.state & tracked::LEFT != 0 {
                 departed.images.entry(pid).or_insert(image);
             } else if process.state & tracked::TOLD != 0 && traced.get(pid).is_none() {
-                traced.join(pid, collector.tables())?;
+                traced.join(pid, image, collector.tables())?;
             }
         }
         Ok(())

@@ -358,10 +358,7 @@ impl<'a> Session<'a> {
             kind::UNKNOWN_ADDRESS => self.running.traced.unknown_address(event.tgid),
             kind::UNMAPPED => self.running.traced.unmapped(event.tgid),
             kind::LEFT => self.member_left(event.tgid, event.value as u16),
-            kind::JOINED => {
-                self.follow_all_of(event.tgid, ended)?;
-                self.member_joined(event.tgid)?;
-            }
+            kind::JOINED => self.member_joined(event.tgid, ended)?,
             kind => {
                 self.follow(ended)?;
                 if kind == kind::EXEC_BY_THREAD {
@@ -459,13 +456,13 @@ impl<'a> Session<'a> {
     fn watch(&mut self, pid: u32, ended: &UnboundedSender<u32>) -> Result<(), Error> {
         // Where processes come and go the kernel side tells of it.
         if self.running.traced.follows_members() {
-            self.running.collector.whereabouts.joined_once(pid);
+            self.running.collector.whereabouts.joined_once(pid, None);
             return Ok(());
         }
         if !self.watched.insert(pid) {
             return Ok(());
         }
-        self.running.collector.whereabouts.joined(pid);
+        self.running.collector.whereabouts.joined(pid, None);
         let Some(raw) = rustix::process::Pid::from_raw(pid as i32) else {
             return Ok(());
         };

@@ -173,13 +173,14 @@ pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
         }
         None => attach(&mut traced, config, held, &tables)?,
     };
+    let of_all = selected.and_then(|selected| selected.container);
     let mut collector = Collector::new(
         tables,
         live,
         Stacks::new(raw, Box::new(parts), config.verify_stacks),
         settings(config),
         config.by,
-        Box::new(HostContainers::new(containers)),
+        Box::new(HostContainers::new(containers, of_all)),
     );
     set_up(&mut collector, config, gpu, resolver);
     Ok(Running {

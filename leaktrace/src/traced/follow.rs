@@ -80,7 +80,7 @@ impl TracedSet {
                 _ if is_known => {}
                 Change::Ended => self.newcomers.ended(pid, time_ns),
                 Change::Exec { comm } if self.follows_members() && !self.runs(pid) => {
-                    self.newcomer_executed(pid, comm);
+                    self.newcomer_executed(pid, comm, tables);
                 }
                 Change::Exec { comm } => {
                     self.clear_interpreter(pid);

@@ -96,11 +96,12 @@ impl TracedSet {
         }
     }
 
-    /// Takes a member in, unless it is: it has recorded something, or is to have probes. Whether it is traced now.
+    /// Takes a member in, unless it is: it has recorded something, or is to have probes. `told` is the image up to which the
+    /// side-band has told of it. Whether it is traced now.
     ///
     /// # Errors
     /// [`TableError`].
-    pub fn join(&mut self, pid: u32, tables: &Tables) -> Result<bool, TableError> {
+    pub fn join(&mut self, pid: u32, told: u16, tables: &Tables) -> Result<bool, TableError> {
         let Some(mut image) = tables.image(pid)? else {
             return Ok(false);
         };
@@ -111,8 +112,11 @@ impl TracedSet {
         }
         let slot = self.layout_slot(pid);
         tables.set_layout(pid, slot)?;
+        // What the side-band tells from here on is of a process that is taken in.
+        let from_ns = now_ns();
         self.confirm(pid);
         let newcomer = self.newcomers.take(pid);
+        let known_image = told.min(image);
         let mut running = self.of_running(pid, image, tables);
         for _ in 1..ATTEMPTS {
             let now = tables.image(pid)?.unwrap_or(image);
@@ -131,20 +135,25 @@ impl TracedSet {
         };
         self.members.unprobed += u64::from(is_gone && self.needs_own_probes());
         let outcome = match (running, newcomer) {
-            (_, Some(newcomer)) if is_gone => Ok(Self::of_newcomer(pid, image, &newcomer)),
+            (_, Some(newcomer)) if is_gone => Ok(Self::of_newcomer(pid, known_image, &newcomer, from_ns)),
             (_, None) if is_gone => {
                 self.members.unnamed += 1;
-                Ok(Self::of_newcomer(pid, image, &Newcomer::new(Seen::default())))
+                Ok(Self::of_newcomer(
+                    pid,
+                    image,
+                    &Newcomer::new(Seen::default()),
+                    from_ns,
+                ))
             }
             // What it was before stays in the report.
             (Err(error @ TraceError::Refused(_)), Some(newcomer)) if image > 0 => {
                 self.turn_away(pid, &error, tables)?;
                 self.processes
-                    .insert(pid, Self::of_newcomer(pid, image, &newcomer));
+                    .insert(pid, Self::of_newcomer(pid, known_image, &newcomer, from_ns));
                 return Ok(true);
             }
             (Ok(mut traced), Some(newcomer)) => {
-                remember(&mut traced, &newcomer);
+                remember(&mut traced, &newcomer, known_image);
                 Ok(traced)
             }
             (running, _) => running,
@@ -195,7 +204,7 @@ impl TracedSet {
         });
         self.members.joined += 1;
         self.processes
-            .insert(pid, Self::of_newcomer(pid, image, &newcomer));
+            .insert(pid, Self::of_newcomer(pid, image, &newcomer, now_ns()));
         true
     }
 
@@ -239,14 +248,13 @@ impl TracedSet {
     }
 
     /// One that is gone: what it had mapped is known from the side-band.
-    fn of_newcomer(pid: u32, image: u16, newcomer: &Newcomer) -> Traced {
+    fn of_newcomer(pid: u32, image: u16, newcomer: &Newcomer, from_ns: u64) -> Traced {
         let now = newcomer.now();
         let mut traced = Traced::of_image_number(pid, now.comm.clone(), now.exe.clone(), image);
-        let now_ns = now_ns();
-        traced.counted_from(now_ns);
-        traced.known_from(now_ns);
+        traced.counted_from(from_ns);
+        traced.known_from(from_ns);
         traced.set_mappings((*now.mappings).clone());
-        remember(&mut traced, newcomer);
+        remember(&mut traced, newcomer, image);
         traced
     }
 
@@ -274,6 +282,7 @@ impl TracedSet {
                 comm: comm.to_owned(),
                 exe: traced.exe.clone(),
                 mappings: Rc::new(mappings.clone()),
+                cgroups: cgroups(parent),
             });
         }
         // It runs from before the start. Looked at once, it is a newcomer as well: its next child costs nothing.
@@ -294,12 +303,28 @@ impl TracedSet {
             comm: facts.comm,
             exe: facts.exe,
             mappings: Rc::new(mappings),
+            cgroups: cgroups(pid),
         })
     }
 
     /// A process that is not taken in has executed a program.
-    pub(super) fn newcomer_executed(&mut self, pid: u32, comm: String) {
+    pub(super) fn newcomer_executed(&mut self, pid: u32, comm: String, tables: &Tables) {
         self.newcomers.executed(pid, comm);
+        if self.is_member(pid, tables) {
+            self.read_cgroups(pid);
+        }
+    }
+
+    /// Reads in which control groups a newcomer is, while it can be read.
+    fn read_cgroups(&mut self, pid: u32) {
+        if let Some(cgroups) = cgroups(pid) {
+            self.newcomers.is_in(pid, cgroups);
+        }
+    }
+
+    /// In which control groups a process was that is not taken in: the text of its `/proc/PID/cgroup`, if that was read.
+    pub fn cgroups_of_newcomer(&self, pid: u32) -> Option<Rc<str>> {
+        self.newcomers.get(pid)?.now().cgroups.clone()
     }
 
     /// A newcomer has mapped a file: one that is new is probed for all at once.
@@ -319,6 +344,9 @@ impl TracedSet {
 
     /// A newcomer is a member: what it has mapped until now is looked at.
     fn confirm(&mut self, pid: u32) {
+        if !self.newcomers.is_member(pid) && self.cgroups_of_newcomer(pid).is_none() {
+            self.read_cgroups(pid);
+        }
         for (mapping, time_ns) in self.newcomers.confirm(pid) {
             self.map_of_newcomer(pid, &mapping, time_ns);
         }
@@ -363,10 +391,20 @@ impl TracedSet {
     }
 }
 
-/// Notes what a process was before its image of now.
-fn remember(traced: &mut Traced, newcomer: &Newcomer) {
-    let images = (0..traced.image()).rev();
-    for (image, seen) in images.zip(newcomer.earlier().rev()) {
-        traced.set_image(image, &seen.comm, seen.exe.clone(), (*seen.mappings).clone());
+/// The text of `/proc/PID/cgroup`. Of one that has ended and is not waited for yet version 1 says the root
+/// (`proc_cgroup_show` in kernel/cgroup/cgroup.c, 6.12): that is not what it was in.
+fn cgroups(pid: u32) -> Option<Rc<str>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let runs = std::fs::read_link(format!("/proc/{pid}/exe")).is_ok();
+    runs.then(|| text.into())
+}
+
+/// Notes what a process was before its image of now; `newest` is the number of the last one that is known as a newcomer's.
+fn remember(traced: &mut Traced, newcomer: &Newcomer, newest: u16) {
+    let known = std::iter::once(newcomer.now()).chain(newcomer.earlier().rev());
+    for (image, seen) in (0..=newest).rev().zip(known) {
+        if image < traced.image() {
+            traced.set_image(image, &seen.comm, seen.exe.clone(), (*seen.mappings).clone());
+        }
     }
 }

@@ -35,6 +35,8 @@ pub(super) struct Seen {
     pub(super) exe: Option<PathBuf>,
     /// What it has mapped; shared with what it has forked.
     pub(super) mappings: Rc<Mappings>,
+    /// The text of its `/proc/PID/cgroup`, if it was read in time; that of its parent until then.
+    pub(super) cgroups: Option<Rc<str>>,
 }
 
 /// What is known of one: of its images, and of those of a process that had its number before it, the last one is at the end.
@@ -96,13 +98,22 @@ impl Newcomers {
         self.becomes(pid, parent);
     }
 
-    /// One has executed a program.
+    /// One has executed a program. It stays in its control groups.
     pub(super) fn executed(&mut self, pid: u32, comm: String) {
+        let cgroups = self.get(pid).and_then(|newcomer| newcomer.now.cgroups.clone());
         let seen = Seen {
             comm,
+            cgroups,
             ..Seen::default()
         };
         self.becomes(pid, seen);
+    }
+
+    /// The control groups of one have been read.
+    pub(super) fn is_in(&mut self, pid: u32, cgroups: Rc<str>) {
+        if let Some(newcomer) = self.all.get_mut(&pid) {
+            newcomer.now.cgroups = Some(cgroups);
+        }
     }
 
     /// One runs, or has begun another image.
@@ -207,13 +218,17 @@ mod tests {
         let mut newcomers = Newcomers::default();
         newcomers.executed(1, "sh".to_owned());
         newcomers.mapped(1, mapping(0x1000), 10);
+        newcomers.is_in(1, "0::/web\n".into());
         let parent = newcomers.get(1).unwrap().now().clone();
         newcomers.forked(2, parent);
         newcomers.mapped(1, mapping(0x3000), 20);
         let child = newcomers.get(2).unwrap().now();
         assert_eq!((child.comm.as_str(), mapped(&newcomers, 2)), ("sh", 1));
         assert_eq!(child.exe, Some(PathBuf::from("/bin/x")));
+        let cgroups = |newcomers: &Newcomers| newcomers.get(2).unwrap().now().cgroups.clone();
+        assert_eq!(cgroups(&newcomers).as_deref(), Some("0::/web\n"));
         newcomers.executed(2, "cat".to_owned());
+        assert_eq!(cgroups(&newcomers).as_deref(), Some("0::/web\n"));
         assert_eq!((mapped(&newcomers, 1), mapped(&newcomers, 2)), (2, 0));
         let earlier: Vec<_> = newcomers
             .get(2)
