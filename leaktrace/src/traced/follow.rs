@@ -260,9 +260,8 @@ impl TracedSet {
         self.forget(pid);
         if let Some(traced) = self.processes.get_mut(&pid) {
             traced.state = State::Exited;
-            // The kernel waits for a grace period or two for each link; nobody else has to.
             let links: Vec<Links> = traced.take_links().collect();
-            std::thread::spawn(move || drop(links));
+            self.release_aside(links);
         }
     }
 

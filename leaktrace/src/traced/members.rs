@@ -384,9 +384,7 @@ impl TracedSet {
         if let Some(traced) = self.processes.get_mut(&pid) {
             traced.state = State::Exited;
             let links: Vec<Links> = traced.take_links().collect();
-            if !links.is_empty() {
-                std::thread::spawn(move || drop(links));
-            }
+            self.release_aside(links);
         }
     }
 }

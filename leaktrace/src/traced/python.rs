@@ -131,8 +131,7 @@ impl TracedSet {
             // The C library is mapped after the program and, as a rule, after all other libraries.
             if maps_arenas {
                 let links: Vec<Links> = traced.take_pythons().collect();
-                // The kernel waits for a grace period or two for each link.
-                std::thread::spawn(move || drop(links));
+                self.release_aside(links);
             }
             return Ok(false);
         }

@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
+    thread::JoinHandle,
 };
 
 use leaktrace_common::record::tracked;
@@ -123,6 +124,8 @@ pub struct TracedSet {
     pub(super) refused: BTreeSet<u32>,
     pub(super) members: MemberCounts,
     pub(super) newcomers: Newcomers,
+    /// Threads that take probes out.
+    pub(super) releasing: Vec<JoinHandle<()>>,
     /// See [`Unseen`].
     pub unseen: Unseen,
     /// Sentences for the report.
@@ -161,6 +164,7 @@ impl TracedSet {
             joins: Joins::None,
             turned_away: Vec::new(),
             refused: BTreeSet::new(),
+            releasing: Vec::new(),
             members: MemberCounts::default(),
             newcomers: Newcomers::default(),
             unseen: Unseen::default(),
@@ -364,8 +368,23 @@ impl TracedSet {
         }
     }
 
-    /// Takes every probe out.
+    /// Takes probes out in a thread of its own: the kernel waits for a grace period or two for each link, and nobody else has
+    /// to.
+    pub(super) fn release_aside(&mut self, links: Vec<Links>) {
+        self.releasing.retain(|thread| !thread.is_finished());
+        if !links.is_empty() {
+            self.releasing.push(std::thread::spawn(move || drop(links)));
+        }
+    }
+
+    /// Takes every probe out. Returns when all are gone: a thread that ended with leaktrace while it takes one out might
+    /// leave it.
     pub fn release_all(&mut self) {
+        for thread in self.releasing.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread that takes probes out has failed");
+            }
+        }
         self.settle_all();
         let mut links: Vec<Links> = self.processes.values_mut().flat_map(Traced::take_links).collect();
         links.extend(self.host.take());
