@@ -162,6 +162,15 @@ impl Target {
             self.stderr.text()
         )
     }
+
+    /// All that it has printed, once it has ended: what it wrote last may still be on its way then.
+    pub fn seen_to_end(&self) -> String {
+        format!(
+            "--- its stdout:\n{}--- its stderr:\n{}",
+            self.stdout.text_to_end(),
+            self.stderr.text_to_end()
+        )
+    }
 }
 
 impl Drop for Target {

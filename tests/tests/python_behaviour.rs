@@ -44,7 +44,7 @@ fn behaviour(target: &mut Target, signal: Option<Signal>) -> (End, String) {
         target.signal(signal);
     }
     let status = target.wait();
-    ((status.code(), status.signal()), target.seen())
+    ((status.code(), status.signal()), target.seen_to_end())
 }
 
 /// The same to the letter; if not, the first line that is not.
