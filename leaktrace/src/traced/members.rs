@@ -145,8 +145,10 @@ impl TracedSet {
                     from_ns,
                 ))
             }
-            // What it was before stays in the report.
-            (Err(error @ TraceError::Refused(_)), Some(newcomer)) if image > 0 => {
+            // What it was before stays in the report. An exec that is under way may show before its image is counted.
+            (Err(error @ TraceError::Refused(_)), Some(newcomer))
+                if image > 0 || !self.needs_own_probes() =>
+            {
                 self.turn_away(pid, &error, tables)?;
                 self.processes
                     .insert(pid, Self::of_newcomer(pid, known_image, &newcomer, from_ns));
