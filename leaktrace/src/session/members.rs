@@ -234,6 +234,7 @@ impl Session<'_> {
         }
         collector.freeze_all(traced, &gone, State::Exited)?;
         collector.discard(&refused)?;
+        collector.purge_stacks()?;
         for (&pid, &image) in &images {
             collector.tables().forget_left(pid, image)?;
             if traced.get(pid).is_some() {

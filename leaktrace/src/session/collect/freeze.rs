@@ -22,6 +22,9 @@ use crate::{
     track::{Image, LiveBlock},
 };
 
+/// Stacks of images that have ended that may stay in their table, of the 262 144 it has room for.
+const DOOMED_MAX: usize = 1 << 14;
+
 /// What the tables had of an image that has ended.
 struct Remains {
     sites: Vec<(SiteKey, Site)>,
@@ -82,6 +85,22 @@ impl Collector {
             self.freeze_one(traced, image, state, &left)?;
         }
         Ok(())
+    }
+
+    /// Takes stacks of images that have ended out of their table when there are many: the next report may be far.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub(in crate::session) fn purge_stacks(&mut self) -> Result<(), TableError> {
+        if self.doomed.len() < DOOMED_MAX {
+            return Ok(());
+        }
+        self.tables.for_each_site(|key, _| {
+            // What was forked has its parent's addresses, and so its stacks.
+            self.doomed.remove(&key.stack_id);
+        })?;
+        let gone: Vec<u64> = self.doomed.drain().collect();
+        self.tables.remove_stacks(&gone)
     }
 
     /// Takes what belongs to these images out of the tables, for nobody.
