@@ -309,6 +309,9 @@ impl<'a> Session<'a> {
                     self.follow(&ended)?;
                     self.measure()?;
                     self.look_at_pools()?;
+                    // Reports may be far between.
+                    self.settle_departed()?;
+                    self.running.traced.forget_newcomers();
                 }
                 Wake::Thrown(thrown) => {
                     // The probes first: the report can be made without.

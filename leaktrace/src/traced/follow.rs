@@ -72,7 +72,8 @@ impl TracedSet {
                         executable: true,
                         deleted: false,
                     };
-                    if self.follows_members() && !self.processes.contains_key(&pid) {
+                    // One that has ended may be kept under this number for what it has left.
+                    if self.follows_members() && !self.runs(pid) {
                         self.newcomer_mapped(pid, &mapping, time_ns, tables);
                     }
                     mapped.extend(self.mapped(pid, mapping, time_ns, is_known));

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    host::Reach,
+    host::{Part, Reach},
     newcomers::{Newcomer, Seen},
     process::Traced,
     set::{TraceError, TracedSet, code},
@@ -21,6 +21,7 @@ use crate::{
     },
     probe::{
         attach::Links,
+        gear::Gear,
         process::{self as proc, Mapping},
     },
     report::model::State,
@@ -242,10 +243,9 @@ impl TracedSet {
 
     /// Probes an object of a member: one that is probed for all has been from before, or may have been used unseen.
     fn probe_member(&mut self, traced: &mut Traced, object: ObjectId) -> Result<(), TraceError> {
-        let had = self.files_for_all();
+        let was_for_all = self.host.has(object, Part::Of(Gear::Heap));
         let probed = self.probe(traced, object)?;
-        let late = probed && (!self.is_for_all(object) || self.files_for_all() > had);
-        self.unseen.objects_late += u64::from(late);
+        self.unseen.objects_late += u64::from(probed && !was_for_all);
         Ok(())
     }
 
@@ -359,7 +359,10 @@ impl TracedSet {
         let object = self.catalog.of_mapping(pid, mapping);
         self.newcomers.mapped(pid, code(mapping, object), time_ns);
         if is_new && let Some(object) = object {
+            let had = self.host.has(object, Part::Of(Gear::Heap));
             self.place_many(&[object]);
+            let late = !had && self.host.has(object, Part::Of(Gear::Heap));
+            self.unseen.objects_late += u64::from(late);
         }
     }
 

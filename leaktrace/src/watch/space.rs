@@ -2,10 +2,7 @@
 //!
 //! Must not know what a sample stands for.
 
-use std::{
-    fs::{self, File},
-    os::unix::fs::FileExt as _,
-};
+use std::{fs::File, os::unix::fs::FileExt as _};
 
 use crate::{
     probe::process,
@@ -136,12 +133,7 @@ impl Space {
 
 /// Where a JIT compiler in the process writes its symbols: under the pid that the process itself sees.
 fn jit_map(pid: u32) -> Option<std::path::PathBuf> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let inner = status
-        .lines()
-        .find_map(|line| line.strip_prefix("NSpid:"))?
-        .split_whitespace()
-        .next_back()?;
+    let inner = process::inner_pid(pid)?;
     Some(format!("/proc/{pid}/root/tmp/perf-{inner}.map").into())
 }
 
