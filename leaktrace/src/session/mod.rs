@@ -256,18 +256,7 @@ impl<'a> Session<'a> {
         let deadline = self.config.duration.map(|duration| now + duration);
         let (ended, mut endings) = unbounded_channel();
         let (changed, mut changes) = unbounded_channel();
-        for descriptor in self
-            .running
-            .sideband
-            .descriptors()
-            .map_err(system("cannot watch a perf ring"))?
-        {
-            watch_ring(descriptor, changed.clone(), Arc::clone(&self.pace))?;
-        }
-        let pids: Vec<u32> = self.running.traced.iter().map(|process| process.pid).collect();
-        for pid in pids {
-            self.watch(pid, &ended)?;
-        }
+        self.watch_all(&ended, &changed)?;
         let mut signals = 0;
         loop {
             // Signals and the end of the run wait for nothing. Ends of processes come before reports, because a
@@ -353,6 +342,27 @@ impl<'a> Session<'a> {
                 }
             }
         }
+    }
+
+    /// The ends of all traced processes and the side-band's rings become readable as `ended` and `changed`.
+    fn watch_all(
+        &mut self,
+        ended: &UnboundedSender<u32>,
+        changed: &UnboundedSender<()>,
+    ) -> Result<(), Error> {
+        for descriptor in self
+            .running
+            .sideband
+            .descriptors()
+            .map_err(system("cannot watch a perf ring"))?
+        {
+            watch_ring(descriptor, changed.clone(), Arc::clone(&self.pace))?;
+        }
+        let pids: Vec<u32> = self.running.traced.iter().map(|process| process.pid).collect();
+        for pid in pids {
+            self.watch(pid, ended)?;
+        }
+        Ok(())
     }
 
     /// The kernel side has told of something.
