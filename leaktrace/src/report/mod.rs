@@ -2,6 +2,7 @@
 //!
 //! A renderer must not know a clock, a terminal or a file: width and colour are passed in.
 
+pub mod account;
 pub mod doctor;
 mod folded;
 mod frames;
@@ -19,6 +20,7 @@ mod style;
 mod text;
 pub mod types;
 pub mod units;
+pub mod verdict;
 pub mod watch;
 mod watch_text;
 

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use leaktrace_common::call::Space;
 use serde::{Serialize, Serializer};
 
-use super::{gpu, overhead::Overhead, python::Python, stacks::Stacks, types::Types};
+use super::{
+    account::Account, gpu, overhead::Overhead, python::Python, stacks::Stacks, types::Types, verdict::Verdict,
+};
 
 /// Version of the format. A new field does not change it; a changed or removed one does.
 pub const SCHEMA: &str = "leaktrace.report/1";
@@ -36,6 +38,8 @@ pub struct Report {
     pub overhead: Overhead,
     /// Sums over all processes and all sites, those not shown included.
     pub totals: Totals,
+    /// Where the memory of each running process is, by pid; empty where nobody has looked.
+    pub accounts: Vec<Account>,
     /// The sites with outstanding blocks: of GPU memory, of tensors, of the host's memory; of each first the one that
     /// matters most.
     pub survivors: Vec<Survivor>,
@@ -386,6 +390,8 @@ pub struct Survivor {
     pub mean_bytes: f64,
     /// Growth of the site's outstanding bytes per second, over the interval.
     pub bytes_per_s: f64,
+    /// What the site is taken for; none where its history is not kept.
+    pub verdict: Option<Verdict>,
     /// Blocks the site has handed out since the attach.
     pub allocs: u64,
     /// Of those, blocks taken back.

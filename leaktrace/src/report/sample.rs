@@ -83,6 +83,7 @@ fn survivors() -> Vec<Survivor> {
         seen_share: None,
         mean_bytes: 1_258_291.0 / 1_234.0,
         bytes_per_s: 8_192.0,
+        verdict: None,
         allocs: 5_000,
         frees: 3_766,
         age_ms: Age {
@@ -104,6 +105,7 @@ fn survivors() -> Vec<Survivor> {
         blocks: 1,
         mean_bytes: 4_096.0,
         bytes_per_s: 0.0,
+        verdict: None,
         allocs: 1,
         frees: 0,
         age_ms: Age {
@@ -296,6 +298,7 @@ pub(super) fn report() -> Report {
             by_space: by_space(&[(Space::Heap, 1_304_096, 1_301)]),
             rss_bytes: Some(88_290_099),
         },
+        accounts: Vec::new(),
         survivors: survivors(),
         omitted: Omitted {
             sites: 12,
@@ -579,6 +582,7 @@ fn types() -> Types {
         grown_bytes: grown_objects * 64,
         objects_per_s: grown_objects as f64 / 60.0,
         bytes_per_s: grown_objects as f64 * 64.0 / 60.0,
+        verdict: None,
     };
     Types {
         interval_s: 5.0,

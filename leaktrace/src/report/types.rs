@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use super::model::State;
+use super::{model::State, verdict::Verdict};
 
 /// Living Python objects by type, over all traced processes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -58,4 +58,6 @@ pub struct TypeSurvivors {
     pub objects_per_s: f64,
     /// Bytes more per second, over the interval.
     pub bytes_per_s: f64,
+    /// What the type is taken for; none before there were several censuses.
+    pub verdict: Option<Verdict>,
 }

@@ -120,6 +120,7 @@ impl Builder {
                 rss_bytes,
                 ..snapshot.totals
             },
+            accounts: Vec::new(),
             survivors,
             omitted: snapshot.omitted.clone(),
             gpu: gpu(from, snapshot, ledger.get(Counter::GpuUntracked.name()).copied()),
@@ -265,6 +266,7 @@ fn survivor(from: &Sources<'_>, site: &SiteSnapshot) -> Survivor {
             site.bytes as f64 / site.blocks as f64
         },
         bytes_per_s: site.bytes_per_s,
+        verdict: None,
         allocs: site.allocs,
         frees: site.frees,
         age_ms: site.age_ms,
