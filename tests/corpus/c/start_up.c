@@ -7,6 +7,14 @@ enum { ENTRIES = 2000 };
 static void *entries[ENTRIES];
 MALLOC_SITE(site_table)
 MALLOC_SITE(site_request)
+/* One place for what is new and for what replaces: two stacks would be two sites. */
+ALONE void put(long at, size_t size) {
+    if (entries[at] != NULL) drop_site_table(entries[at], size);
+    entries[at] = site_table(size);
+}
+ALONE void put_each(const long *places, long count, size_t size) {
+    for (long i = 0; i < count; i++) put(places[i], size);
+}
 int main(int argc, char **argv) {
     corpus_begin(argc, argv);
     struct corpus_rate requests = {500, 0};
@@ -21,13 +29,13 @@ int main(int argc, char **argv) {
         /* Singletons come ever more rarely. */
         double share = fmin(1, corpus_now() / until);
         long due = (long)((double)all * (corpus_is("lazy") ? sqrt(share) : share));
-        for (; made < due; made++) entries[made] = site_table(size);
-        if (made == all) corpus_once("full");
+        long places[ENTRIES + 1], count = 0;
+        for (; made < due; made++) places[count++] = made;
         long to_replace = corpus_due(&replaced);
-        for (; corpus_is("late") && made == all && to_replace > 0; to_replace--) {
-            long at = corpus_below(ENTRIES);
-            drop_site_table(entries[at], size), entries[at] = site_table(size);
-        }
+        for (; corpus_is("late") && made == all && to_replace > 0 && count < ENTRIES; to_replace--)
+            places[count++] = corpus_below(ENTRIES);
+        put_each(places, count, size);
+        if (made == all) corpus_once("full");
     }
     corpus_end();
 }

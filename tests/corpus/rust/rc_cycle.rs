@@ -40,7 +40,7 @@ fn main() {
     let mut last = None;
     while run.tick() {
         for n in 0..run.due(50.0, &mut done) {
-            let (parent, child) = (site_node(n as u8), site_node(1));
+            let (parent, child) = (site_node(n as u8 | 1), site_node(1));
             *parent.peer.borrow_mut() = Some(Rc::clone(&child));
             if strong {
                 *child.peer.borrow_mut() = Some(Rc::clone(&parent));

@@ -235,6 +235,12 @@ pub(super) const CASES: &[Case] = &[
         &[grows("site_spawn").without_slope()],
     ),
     case(
+        "threads-parked",
+        C("mapped"),
+        "parked",
+        &[grows("site_spawn").without_slope()],
+    ),
+    case(
         "mmap-huge",
         C("mapped"),
         "huge",

@@ -116,10 +116,8 @@ fn growing(score: &Score) -> String {
         }
     }
     if score.strays_beside > 0 {
-        text.push_str(&format!(
-            "\n{} more without a label beside a leak.\n",
-            score.strays_beside
-        ));
+        let count = score.strays_beside.to_string();
+        text.extend(["\n", &count, " more without a label beside a leak.\n"]);
     }
     text
 }
