@@ -16,11 +16,11 @@ static void intern(uint64_t key) {
 int main(int argc, char **argv) {
     corpus_begin(argc, argv);
     struct corpus_rate requests = {600, 0};
-    uint64_t ids = 1;
+    uint64_t requested = 0;
     if (corpus_is("ids")) site_intern_site.rate = 200 * 2400 * corpus_speed;
     while (corpus_tick())
         for (long n = corpus_due(&requests); n > 0; n--) {
-            if (corpus_is("ids")) { if (n % 3 == 0 || ids == 0) ids++; intern(ids); }
+            if (corpus_is("ids")) { intern(++requested / 3); }
             else intern((uint64_t)corpus_below(WORDS));
             if (kept == WORDS) corpus_once("full");
         }

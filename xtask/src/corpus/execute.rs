@@ -242,6 +242,9 @@ impl Told {
             if wanted(&line) {
                 return Ok(());
             }
+            if line.is_event("end") {
+                bail!("the program came to its end before {what}\n{}", self.diagnostics);
+            }
             if line.stream == Stream::Ended {
                 bail!("leaktrace ended before {what}\n{}", self.diagnostics);
             }
