@@ -44,11 +44,12 @@ impl Session<'_> {
             (Occasion::Report, CENSUS_WAIT)
         };
         self.count(occasion);
+        let run = self.read_run()?;
         let Running {
             traced, collector, ..
         } = &mut self.running;
         traced.refresh_memory();
-        let snapshot = collector.snapshot(traced)?;
+        let snapshot = collector.snapshot(traced, run)?;
         self.share_tables()?;
         let Running {
             traced,
