@@ -10,6 +10,9 @@ use super::{
     class::Class,
 };
 
+/// A report may be so much later than the program's end and still be of the run.
+const AFTER_END_S: f64 = 0.2;
+
 /// How allocations were sampled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Sampling {
@@ -143,6 +146,13 @@ impl Record {
             .iter()
             .map(|(t, report)| t - number(&report["elapsed_s"]))
             .fold(f64::INFINITY, f64::min);
+        // It stands still from its end on, which is no part of what it shows; the process line is that of the end.
+        let end_s = number(&end["t"]) - attached_t;
+        let in_run: Vec<&Value> = reports
+            .iter()
+            .map(|(_, report)| *report)
+            .filter(|report| number(&report["elapsed_s"]) <= end_s + AFTER_END_S)
+            .collect();
         let since = |label: &Label| match label.since {
             None => Some(0.0),
             Some(event) => program
@@ -154,10 +164,7 @@ impl Record {
             label,
             since_s: since(label),
             truth: truth(end, label.site),
-            said: reports
-                .iter()
-                .map(|(_, report)| said(report, case, label))
-                .collect(),
+            said: in_run.iter().map(|report| said(report, case, label)).collect(),
         });
         Ok(Self {
             case,
@@ -165,7 +172,7 @@ impl Record {
             sampling,
             seconds: number(&run["seconds"]),
             sites: sites.collect(),
-            strays: strays(last, case),
+            strays: in_run.last().map_or_else(Vec::new, |report| strays(report, case)),
             process: process(
                 last,
                 number(&end["rss_bytes"]) - number(&run["attached_rss_bytes"]),
@@ -336,6 +343,20 @@ mod tests {
         lines.remove(4);
         let strays = Record::read(&lines).expect("it is whole").strays;
         assert_eq!(strays, ["malloc < my_site_leak < main (11 bytes)"]);
+    }
+
+    #[test]
+    fn a_program_that_has_ended_says_no_more_of_its_sites() {
+        let mut lines = run();
+        let mut late = lines[3].clone();
+        late["t"] = json!(104.0);
+        late["report"]["elapsed_s"] = json!(3.75);
+        late["report"]["accounts"][0]["unexplained_bytes"] = json!(77);
+        lines.push(late);
+        let record = Record::read(&lines).expect("it is whole");
+        assert!(record.sites.iter().all(|site| site.said.len() == 2));
+        let process = record.process.expect("there is an account");
+        assert!(process.unexplained_bytes > 76.0, "of the last report of all");
     }
 
     #[test]
