@@ -9,7 +9,8 @@ using State = std::array<char, 1200>;
 static std::deque<std::function<int()>> bus;
 // The closure holds its session's state by value: too large to lie in the std::function itself.
 ALONE void site_listen(const State &state) {
-    bus.emplace_back([state] { return (int)state[7]; });
+    std::function<int()> listener = [state] { return (int)state[7]; };
+    bus.push_back(std::move(listener));
     site_listen_site.bytes += sizeof(State), site_listen_site.blocks++;
 }
 int main(int argc, char **argv) {

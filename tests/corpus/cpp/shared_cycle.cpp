@@ -26,8 +26,10 @@ int main(int argc, char **argv) {
     std::shared_ptr<Node> last;
     while (corpus_tick())
         for (long n = corpus_due(&requests); n > 0; n--) {
-            auto parent = site_node();
-            parent->child = site_node();
+            std::shared_ptr<Node> made[2];
+            for (auto &node : made) node = site_node();
+            auto parent = made[0];
+            parent->child = made[1];
             if (strong) parent->child->parent = parent;
             else parent->child->known = parent;
             last = parent;

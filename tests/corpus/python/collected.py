@@ -30,7 +30,7 @@ gc.set_threshold(int(2 * 100 * run.speed * run.part(0.1)), 5, 5)
 run.begin(site)
 for now in run.ticks():
     for _ in range(run.due(50)):
-        one, other = Peer(), Peer()
+        one, other = [Peer() for _ in range(2)]
         one.peer, other.peer = other, one
     if now > run.part(0.3):
         run.once("full")

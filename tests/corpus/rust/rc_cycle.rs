@@ -40,7 +40,12 @@ fn main() {
     let mut last = None;
     while run.tick() {
         for n in 0..run.due(50.0, &mut done) {
-            let (parent, child) = (site_node(n as u8 | 1), site_node(1));
+            // One call for both: two would be two stacks.
+            let mut made = Vec::with_capacity(2);
+            for _ in 0..std::hint::black_box(2) {
+                made.push(site_node(n as u8 | 1));
+            }
+            let (child, parent) = (made.remove(1), made.remove(0));
             *parent.peer.borrow_mut() = Some(Rc::clone(&child));
             if strong {
                 *child.peer.borrow_mut() = Some(Rc::clone(&parent));

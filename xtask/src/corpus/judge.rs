@@ -91,7 +91,7 @@ fn judge_site(record: &Record, site: &Site) -> Option<Judged> {
     let slope = true_slope.filter(|_| label.has_slope && !label.is_bounded() && last.class == Class::Growing);
     let bound = last
         .bound_bytes
-        .filter(|_| label.is_bounded() && site.truth.most_bytes > 0.0);
+        .filter(|_| label.is_bounded() && !label.never_first && site.truth.most_bytes > 0.0);
     Some(Judged {
         case: record.case.name,
         speed: record.speed,
