@@ -303,7 +303,7 @@ impl Tracker {
             timeline: &self.timeline,
             since: &self.since,
             ran_before: self.ran_before,
-            is_sampled: self.settings.largest_mean_bytes.is_some(),
+            sample_bytes: self.settings.estimates_from(),
         };
         let mut listed = snapshot::list(&self.settings, interval_ns, &past, all, rest, group);
         snapshot::set_rates(&mut listed.totals, &self.before.totals, interval_ns);

@@ -485,5 +485,5 @@ fn memory_per_site_is_small() {
         }
     }
     let per_site = tracker.memory_bytes() / 10_000;
-    assert!(per_site < 2048, "{per_site} bytes a site with 100 blocks");
+    assert!(per_site < 2304, "{per_site} bytes a site with 100 blocks");
 }
