@@ -28,7 +28,7 @@ pub mod defaults {
     /// Time between reports.
     pub const INTERVAL: Duration = Duration::from_secs(5);
     /// How long `leaktrace demo` traces.
-    pub const DEMO_DURATION: Duration = Duration::from_secs(6);
+    pub const DEMO_DURATION: Duration = Duration::from_secs(15);
     /// Age from which a block is a survivor.
     pub const OLDER_THAN: Duration = Duration::ZERO;
     /// Mean gap between samples: none, every allocation is recorded.

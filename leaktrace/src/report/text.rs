@@ -261,6 +261,11 @@ impl Page<'_> {
         if let Some(heads) = lines.next() {
             writeln!(self.out, "{}", self.style.paint(Ink::Faint, heads))?;
         }
+        // What is true of all of them is said once.
+        let common = common_reason(survivors);
+        if let Some(reason) = common {
+            writeln!(self.out, "{INDENT}all {}: {reason}", Class::Undecided.name())?;
+        }
         for (line, survivor) in lines.zip(survivors) {
             writeln!(self.out, "{}", self.style.paint(Ink::Strong, line))?;
             if let Some(sampled) = &survivor.sampled {
@@ -272,7 +277,7 @@ impl Page<'_> {
             {
                 writeln!(self.out, "{INDENT}{line}")?;
             }
-            self.verdict(survivor.verdict.as_ref())?;
+            self.verdict(survivor.verdict.as_ref().filter(|_| common.is_none()))?;
             let frames = frames::shown(survivor, self.native);
             self.python_site(&frames)?;
             self.origin(survivor)?;
@@ -536,6 +541,16 @@ fn ordered(ledger: &BTreeMap<&'static str, u64>) -> Vec<Entry> {
             })
         })
         .collect()
+}
+
+/// Why nothing can be said of any of several sites, where that is the same.
+fn common_reason<'a>(survivors: &[&'a Survivor]) -> Option<&'a str> {
+    let mut reasons = survivors.iter().map(|survivor| {
+        let verdict = survivor.verdict.as_ref()?;
+        (verdict.class == Class::Undecided).then_some(verdict.reason.as_str())
+    });
+    let first = reasons.next()??;
+    reasons.all(|reason| reason == Some(first)).then_some(first)
 }
 
 /// Cells to the right of their columns; the rank's column reaches to the indentation.
