@@ -2,7 +2,7 @@
 
 use leaktrace_common::{call::Space, counter::Counter};
 
-use super::{gpu::*, model::*, overhead::*, python::*, stacks::*, types::*};
+use super::{gate::*, gpu::*, model::*, overhead::*, python::*, stacks::*, types::*, verdict::*};
 
 fn text(text: &str) -> String {
     text.to_owned()
@@ -230,7 +230,7 @@ fn stacks() -> Stacks {
 }
 
 /// The same under a budget that took all measures.
-pub(super) fn budgeted() -> Report {
+pub(crate) fn budgeted() -> Report {
     let mut report = report();
     let overhead = &mut report.overhead;
     overhead.functions[0].seen_share = 0.12;
@@ -250,7 +250,7 @@ pub(super) fn budgeted() -> Report {
 }
 
 /// Two processes, one of them exited; a leak in C++ and a block without symbols; a loss.
-pub(super) fn report() -> Report {
+pub(crate) fn report() -> Report {
     let mut ledger: std::collections::BTreeMap<_, _> =
         Counter::ALL.iter().map(|counter| (counter.name(), 0)).collect();
     ledger.insert("nested", 1_499);
@@ -306,6 +306,8 @@ pub(super) fn report() -> Report {
             bytes: 41_709,
             gpu: Vec::new(),
         },
+        suppressed: Vec::new(),
+        gate: None,
         gpu: None,
         types: None,
         stacks: stacks(),
@@ -328,7 +330,7 @@ fn by_space(held: &[(Space, u64, u64)]) -> BySpace {
 }
 
 /// The same, sampled.
-pub(super) fn sampled() -> Report {
+pub(crate) fn sampled() -> Report {
     let mut report = report();
     report.tracing.sampling = Some(Sampling {
         mean_bytes: 512 << 10,
@@ -352,7 +354,7 @@ pub(super) fn sampled() -> Report {
 }
 
 /// Nothing outstanding, nothing lost.
-pub(super) fn empty() -> Report {
+pub(crate) fn empty() -> Report {
     let mut report = report();
     report.sequence = 1;
     report.last = true;
@@ -412,7 +414,7 @@ fn place(space: &'static str, device: Option<u8>, live_bytes: u64, live_blocks: 
 const MIB: u64 = 1 << 20;
 
 /// The same with GPU memory on two devices, tensors of `PyTorch`, a failure, and something that is not followed.
-pub(super) fn gpu() -> Report {
+pub(crate) fn gpu() -> Report {
     let mut report = report();
     let mut segment = gpu_survivor("cudaMalloc", "device", Some(0), 40 * MIB, 2);
     segment.reserved_by = Some(PYTORCH);
@@ -542,7 +544,7 @@ fn stack_of_python() -> Vec<Frame> {
 }
 
 /// A leak in a Python program, and what its objects are.
-pub(super) fn python() -> Report {
+pub(crate) fn python() -> Report {
     let mut report = report();
     report.survivors.truncate(1);
     report.survivors[0].frames = stack_of_python();
@@ -583,6 +585,7 @@ fn types() -> Types {
         objects_per_s: grown_objects as f64 / 60.0,
         bytes_per_s: grown_objects as f64 * 64.0 / 60.0,
         verdict: None,
+        suppressed: false,
     };
     Types {
         interval_s: 5.0,
@@ -601,4 +604,79 @@ fn types() -> Types {
         ],
         omitted: 812,
     }
+}
+
+/// With a gate that has failed in every way, and suppressions.
+pub(crate) fn gated() -> Report {
+    let mut report = report();
+    report.last = true;
+    let held = |sites, blocks, bytes, gpu: Vec<OmittedSpace>| Omitted {
+        sites,
+        blocks,
+        bytes,
+        gpu,
+    };
+    let suppressed = |pattern: &str, line, held, types| Suppressed {
+        pattern: text(pattern),
+        file: text("known.supp"),
+        line,
+        held,
+        types,
+    };
+    let device = OmittedSpace {
+        space: "device",
+        sites: 1,
+        blocks: 2,
+        bytes: MIB,
+    };
+    report.suppressed = vec![
+        suppressed("^cache_*", 1, held(1, 12, 2048, Vec::new()), 0),
+        suppressed("unused", 2, Omitted::default(), 0),
+        suppressed("libfoo", 3, held(1, 2, 1024, vec![device]), 3),
+    ];
+    report.survivors[0].verdict = Some(Verdict {
+        class: Class::Growing,
+        confidence: 0.99,
+        slope_bytes_per_s: 8_192.0,
+        slope_interval: [8_000.0, 8_400.0],
+        bound_bytes: None,
+        loss_bytes_per_h: 29_491_200,
+        survival: Vec::new(),
+        reason: text("every block still lives"),
+        needs_s: None,
+    });
+    let failed = |condition: &str, memory, value, limit| Failed {
+        condition: text(condition),
+        memory,
+        value,
+        estimate: None,
+        limit,
+        sites: vec![0],
+        more_sites: 0,
+        types: Vec::new(),
+    };
+    report.types = Some(types());
+    report.gate = Some(Gate {
+        conditions: ["growing", "survivors>100", "bytes>1MiB"].map(text).to_vec(),
+        failed: vec![
+            failed("survivors>100", Some("host"), 1_235, 100),
+            Failed {
+                estimate: Some(48 * MIB),
+                sites: Vec::new(),
+                more_sites: 7,
+                ..failed("bytes>1MiB", Some("device"), 40 * MIB, MIB)
+            },
+            Failed {
+                types: vec![0, 1],
+                ..failed("growing", None, 3, 0)
+            },
+        ],
+        undecided: Some(Undecided {
+            sites: 3,
+            types: 1,
+            needs_s: Some(40.0),
+        }),
+        unnamed_sites: 5,
+    });
+    report
 }
