@@ -80,7 +80,10 @@ impl FromStr for Condition {
         };
         match name.trim() {
             "survivors" => {
-                let number = number.trim().parse().map_err(|_| ConditionError::Number)?;
+                let number = number
+                    .trim()
+                    .parse()
+                    .map_err(|_not_a_number| ConditionError::Number)?;
                 limit("survivors", number).map(Self::Survivors)
             }
             "bytes" => {

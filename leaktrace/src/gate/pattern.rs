@@ -1,6 +1,7 @@
 //! Patterns of suppressions: which names they fit.
 //!
-//! The syntax is that of compiler-rt's sanitizers (`TemplateMatch` in lib/sanitizer_common/sanitizer_common.cpp, LLVM 20).
+//! The syntax is that of the sanitizers (`TemplateMatch` in `compiler-rt/lib/sanitizer_common/sanitizer_common.cpp`, as of
+//! llvm-project 1413ad019348).
 //! Must not know what a name is of.
 
 /// A pattern: part of a name, with `*` for anything, `^` in front for its beginning, `$` for its end.

@@ -1,13 +1,13 @@
 //! Suppressions: files in LeakSanitizer's syntax, and which of theirs a stack or a name meets.
 //!
-//! Pure: text comes in. The syntax is that of compiler-rt (`SuppressionContext::Parse` in
-//! lib/sanitizer_common/sanitizer_suppressions.cpp), the order in which a stack is gone through that of its lib/lsan
-//! (`GetSuppressionForStack`), LLVM 20.
+//! Pure: text comes in. The syntax is that of `SuppressionContext::Parse` in
+//! `compiler-rt/lib/sanitizer_common/sanitizer_suppressions.cpp`, the order in which a stack is gone through that of
+//! `LeakSuppressionContext` in `compiler-rt/lib/lsan/lsan_common.cpp`, both as of llvm-project 1413ad019348.
 
 use std::collections::HashMap;
 
 use super::pattern::Pattern;
-use crate::report::model::Frame;
+use crate::report::model::{Frame, Lang};
 
 /// One of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +61,9 @@ pub enum SyntaxError {
 
 /// What stands around a line and is not part of it.
 const BLANKS: [char; 3] = [' ', '\t', '\r'];
+
+/// What LeakSanitizer calls the object of machine code that is in none.
+const UNKNOWN_OBJECT: &str = "<unknown module>";
 
 impl Suppressions {
     /// Adds those of a file; `text` is what is in it.
@@ -142,7 +145,9 @@ impl<'a> Lookup<'a> {
     /// its function or its source file.
     pub fn find(&mut self, frames: &[Frame]) -> Option<usize> {
         frames.iter().find_map(|frame| {
-            [&frame.object, &frame.symbol, &frame.file]
+            let object = frame.object.as_deref();
+            let object = object.or_else(|| (frame.lang == Lang::Native).then_some(UNKNOWN_OBJECT));
+            [object, frame.symbol.as_deref(), frame.file.as_deref()]
                 .into_iter()
                 .flatten()
                 .find_map(|name| self.find_name(name))
@@ -163,7 +168,6 @@ impl<'a> Lookup<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::model::Lang;
 
     fn parsed(text: &str) -> Result<Vec<(String, usize)>, String> {
         let mut suppressions = Suppressions::default();
@@ -231,14 +235,19 @@ mod tests {
     #[test]
     fn a_stack_meets_what_its_innermost_frame_meets_first() {
         let mut suppressions = Suppressions::default();
-        let text = "leak:outer\nleak:^inner$\nleak:inner.c\nleak:libinner\nleak:app.py\nleak:Cache.load";
+        let text = "leak:outer\nleak:^inner$\nleak:inner.c\nleak:libinner\nleak:app.py\nleak:Cache.load\n\
+                    leak:<unknown module>";
         suppressions.add("a", text).unwrap();
         let mut lookup = Lookup::new(&suppressions);
         let outer = frame("/bin/x", "outer", "x.c");
         let mut found = |frames: &[Frame]| lookup.find(frames);
         assert_eq!(found(&[]), None);
-        assert_eq!(found(&[frame("", "", ""), frame("/bin/x", "main", "x.c")]), None);
-        assert_eq!(found(&[frame("", "", ""), outer.clone()]), Some(0));
+        assert_eq!(
+            found(&[frame("/bin/x", "", ""), frame("/bin/x", "main", "x.c")]),
+            None
+        );
+        assert_eq!(found(&[frame("/bin/x", "", ""), outer.clone()]), Some(0));
+        assert_eq!(found(&[frame("", "jitted", ""), outer.clone()]), Some(6));
         assert_eq!(found(&[frame("/bin/x", "inner", "y.c"), outer.clone()]), Some(1));
         assert_eq!(
             found(&[frame("/bin/x", "innermost", "/src/inner.c"), outer.clone()]),
@@ -255,5 +264,6 @@ mod tests {
         };
         assert_eq!(found(&[python("f", "/srv/app.py"), outer.clone()]), Some(4));
         assert_eq!(found(&[python("Cache.load", "/srv/cache.py"), outer]), Some(5));
+        assert_eq!(found(&[python("f", "")]), None, "of Python none is missed");
     }
 }
