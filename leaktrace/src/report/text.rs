@@ -15,6 +15,7 @@ use super::{
     units::{count, counted, duration_ms, duration_s, growth, rate, size},
     verdict::{Class, Verdict},
 };
+pub use gate::findings;
 use words::{
     by_space, ending, filters, in_all, members, name_of, nothing, numbers, owner, resident, rests_on,
     stands_for,
@@ -42,6 +43,8 @@ impl Renderer for Text {
         page.header(report)?;
         page.sites(report)?;
         page.omitted(report)?;
+        page.suppressed(report)?;
+        page.gate(report)?;
         if let Some(gpu) = &report.gpu {
             page.gpu_failures(gpu)?;
         }
@@ -576,6 +579,7 @@ fn clean(text: &str) -> Cow<'_, str> {
     }
 }
 
+mod gate;
 mod gpu;
 mod stack;
 #[cfg(test)]
