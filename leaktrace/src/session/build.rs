@@ -123,6 +123,8 @@ impl Builder {
             accounts: Vec::new(),
             survivors,
             omitted: snapshot.omitted.clone(),
+            suppressed: Vec::new(),
+            gate: None,
             gpu: gpu(from, snapshot, ledger.get(Counter::GpuUntracked.name()).copied()),
             types: None,
             stacks,

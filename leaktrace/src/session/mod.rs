@@ -7,6 +7,7 @@ mod child;
 mod collect;
 mod costs;
 mod ended;
+mod gate;
 mod gpu;
 mod history;
 mod keep;
@@ -39,6 +40,7 @@ use self::{
     build::{Builder, Unnamed},
     census::{Censuses, Occasion, Taken},
     child::{Signals, reap},
+    gate::Judgement,
     gpu::DriverCount,
     pace::Pace,
     start::Running,
@@ -47,17 +49,18 @@ use crate::{
     cli::EXIT_UNUSABLE,
     config::{Config, Target},
     error::{Error, system},
+    gate::Gate,
     kernel::{clock::now_ns, object::LoadError, sideband::Change, sys},
     killswitch::{self, Killswitch, Thrown},
     report::{
-        model::{Report, State},
+        model::{OmittedSpace, Report, State},
         output::Output,
         units::counted,
     },
     traced::{follow::Followed, host::Reach},
 };
 
-/// Runs to the end. The exit code is the child's, or 0.
+/// Runs to the end. The exit code is the child's, or 0; if that is 0 and the gate fails, 1.
 ///
 /// # Errors
 /// [`Error`] when tracing cannot begin or go on.
@@ -66,6 +69,7 @@ pub fn run(config: &Config, fate: ChildFate) -> Result<ExitCode, Error> {
         child::end_with_parent(parent)?;
     }
     killswitch::check(&config.killswitch)?;
+    let gate = Gate::open(config)?;
     let output = Output::open(&config.output)?;
     start::runtime()?.block_on(async {
         // First of all: a signal that comes while the probes are put in place ends the run in good order.
@@ -73,7 +77,7 @@ pub fn run(config: &Config, fate: ChildFate) -> Result<ExitCode, Error> {
         let mut killswitch = Killswitch::watch(&config.killswitch).map_err(system("cannot watch signals"))?;
         let mut config = config.clone();
         let running = start::start(&mut config)?;
-        let mut session = Session::new(&config, running, output)?;
+        let mut session = Session::new(&config, running, output, gate)?;
         session.begin_history()?;
         session.first_census().await;
         session.announce();
@@ -81,8 +85,10 @@ pub fn run(config: &Config, fate: ChildFate) -> Result<ExitCode, Error> {
         // The probes go first, whatever happened: no target pays for an error of ours.
         session.running.traced.release_all();
         let outcome = outcome.and_then(|()| session.output.finish().map_err(Error::from));
+        let judgement = session.judgement;
+        let outcome = judgement.settle(outcome);
         if session.running.child.is_none() {
-            return outcome.map(|()| ExitCode::SUCCESS);
+            return outcome.map(|()| judgement.code());
         }
         // Said at once: the command may run for days.
         let failed = outcome.err().filter(|error| !error.is_broken_pipe());
@@ -90,7 +96,7 @@ pub fn run(config: &Config, fate: ChildFate) -> Result<ExitCode, Error> {
             say(&error.to_string());
         }
         let code = session.settle_child(fate, &mut signals).await?;
-        Ok(failed.map_or(code, |_| ExitCode::from(EXIT_UNUSABLE)))
+        Ok(failed.map_or_else(|| judgement.beside(code), |_| ExitCode::from(EXIT_UNUSABLE)))
     })
 }
 
@@ -113,12 +119,18 @@ struct Session<'a> {
     pace: Arc<Pace>,
     /// What the driver itself says of GPU memory.
     driver_count: DriverCount,
+    /// What may be outstanding.
+    gate: Gate,
+    /// Whether more was.
+    judgement: Judgement,
 }
 
 /// A report without names, and whose they are.
 struct Waiting {
     report: Report,
     unnamed: Unnamed,
+    /// What passes the filters and is not in it.
+    unlisted: Vec<OmittedSpace>,
     /// How long it waits for a census at most.
     counted_until: Instant,
 }
@@ -143,7 +155,7 @@ enum Wake {
 }
 
 impl<'a> Session<'a> {
-    fn new(config: &'a Config, mut running: Running, output: Output) -> Result<Self, Error> {
+    fn new(config: &'a Config, mut running: Running, output: Output, gate: Gate) -> Result<Self, Error> {
         let builder = Builder::new(now_ns(), running.kernel_release.clone());
         let named = match &config.target {
             Target::Pids(pids) => pids.as_slice(),
@@ -168,6 +180,8 @@ impl<'a> Session<'a> {
             unnamed: None,
             pace: Arc::default(),
             driver_count: DriverCount::default(),
+            gate,
+            judgement: Judgement::new(config),
         })
     }
 
