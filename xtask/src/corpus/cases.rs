@@ -258,6 +258,8 @@ pub(super) const CASES: &[Case] = &[
             label("site_reserve", &[OneOff]).since("full").never_first(),
         ],
     ),
+    case("batch-leaky", C("arena"), "leaky", &[grows("site_chunk")]),
+    case("queue-behind", C("arena"), "behind", &[grows("site_chunk")]),
     // Caches, pools and what turns over.
     case("cache-random", C("cache"), "random", &[turns_over("site_entry")]),
     case("cache-ttl", C("cache"), "ttl", &[turns_over("site_entry")]),
