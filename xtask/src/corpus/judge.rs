@@ -52,9 +52,9 @@ impl Judged {
         !self.is_right && (self.last.class.is_decided() || !self.label.is_bounded())
     }
 
-    /// What the last report says, growing if any stack of the site is called so.
-    pub(super) const fn verdict(&self) -> Class {
-        if self.last.grows {
+    /// What the last report says; of what is bounded growing, if any stack of it is called so.
+    pub(super) fn verdict(&self) -> Class {
+        if self.last.grows && self.label.is_bounded() {
             Class::Growing
         } else {
             self.last.class

@@ -10,9 +10,6 @@ use super::{
     class::Class,
 };
 
-/// A report may be so much later than the program's end and still be of the run.
-const AFTER_END_S: f64 = 0.2;
-
 /// How allocations were sampled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Sampling {
@@ -151,7 +148,7 @@ impl Record {
         let in_run: Vec<&Value> = reports
             .iter()
             .map(|(_, report)| *report)
-            .filter(|report| number(&report["elapsed_s"]) <= end_s + AFTER_END_S)
+            .filter(|report| number(&report["elapsed_s"]) <= end_s)
             .collect();
         let since = |label: &Label| match label.since {
             None => Some(0.0),
