@@ -223,7 +223,7 @@ impl Tracker {
         Self {
             settings,
             now_ns: start_ns,
-            sites: Sites::default(),
+            sites: Sites::new(&settings),
             frozen: Frozen::default(),
             before: Before::new(start_ns),
             timeline: Timeline::new(start_ns),
