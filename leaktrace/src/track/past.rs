@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use super::{
     history::Level,
     snapshot::Entry,
+    sums::space_of,
     timeline::{Reading, Timeline},
 };
 use crate::{
@@ -84,8 +85,9 @@ impl Past<'_> {
             times_ns.push(to_ns);
             runs.extend(runs.last().copied());
         }
-        if self.since.len() > 1 {
-            // What is known of the run is of all its processes.
+        // What is known of the run is of all its processes, and of the host's memory.
+        let is_gpus = |member: &&Entry<'_>| space_of(member.site.key.process.space).is_gpus();
+        if self.since.len() > 1 || members.iter().any(is_gpus) {
             runs.clear();
         }
         let mut levels = vec![Level::default(); times_ns.len()];

@@ -21,6 +21,9 @@ const FLAT_BLOCKS: f64 = 3.0;
 /// What stays above this part of its most is held; what falls below it comes and goes.
 const HELD: f64 = 0.5;
 
+/// What was handed out so many times anew in half of the time comes and goes, unless there is always the same of it.
+const TURNS: f64 = 20.0;
+
 /// What was handed out in this part of the time seen was handed out at once.
 const AT_ONCE: f64 = 0.25;
 
@@ -168,12 +171,18 @@ fn grows_by_size(evidence: &Evidence, from_s: f64) -> bool {
 fn classed(evidence: &Evidence, confidence: f64, slope: Slope, (low, high): (f64, f64), why: Why) -> Finding {
     // Samples come and go by chance although what they stand for stays.
     let unit = unit_bytes(evidence);
-    let chance = if evidence.sample_bytes.is_some() {
+    let is_sampled = evidence.sample_bytes.is_some();
+    let chance = if is_sampled {
         2.0 * (high * unit).sqrt()
     } else {
         0.0
     };
-    let is_held = high > 0.0 && low >= (HELD * high - chance).max(0.0) && low > 0.0;
+    let is_above = high > 0.0 && low >= (HELD * high - chance).max(0.0) && low > 0.0;
+    // What is replaced all the time is held only if there is a limit to it: then there is always as much.
+    let half_s = evidence.span_s() / 2.0;
+    let handed_out = evidence.now().alloc_bytes - evidence.at(half_s).alloc_bytes;
+    let is_level = high - low <= (0.02 * high).max(2.0 * unit);
+    let is_held = is_above && (is_level || handed_out <= TURNS * high);
     Finding {
         class: if is_held { Class::Plateau } else { Class::Churn },
         confidence: confidence.min(SUREST),

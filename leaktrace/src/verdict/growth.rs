@@ -23,6 +23,9 @@ const PART: f64 = 0.25;
 /// Growth by larger blocks is believed where what is held has grown by so much from quarter to half to whole.
 const RESIZES: f64 = 1.3;
 
+/// The later half of a rise, as part of the earlier, from which on it is even: what fills up or decays rises less and less.
+const EVEN: f64 = 0.75;
+
 /// Frees of unknown blocks, as part of the blocks gained, from which on those may only have taken their place.
 const REPLACES: f64 = 0.5;
 
@@ -104,10 +107,31 @@ fn rising(evidence: &Evidence, from_s: f64, recent: &Slope) -> Option<(f64, Slop
         };
         (confidence, slope, why)
     };
-    match by_size {
-        Some(by_size) if by_size.0 > by_blocks.0 => Some(by_size),
-        _ => Some(by_blocks),
+    let others = by_size.into_iter().chain(piling_up(evidence, from_s, recent));
+    Some(others.fold(
+        by_blocks,
+        |best, other| if other.0 > best.0 { other } else { best },
+    ))
+}
+
+/// More and more, as evenly as at first, although each block goes: a queue that falls behind. It takes a level that leaves
+/// all it has been at behind it.
+fn piling_up(evidence: &Evidence, from_s: f64, recent: &Slope) -> Option<(f64, Slope, Why)> {
+    let span_s = evidence.span_s();
+    let window_s = span_s - from_s;
+    let half_s = from_s + window_s / 2.0;
+    let (first, half, now) = (evidence.at(from_s), evidence.at(half_s), evidence.now());
+    let (early, late) = (
+        half.live_bytes - first.live_bytes,
+        now.live_bytes - half.live_bytes,
+    );
+    let (low, _) = evidence.range(span_s - window_s / 4.0, span_s);
+    let (_, high) = evidence.range(from_s, half_s);
+    if late < EVEN * early || early <= 0.0 || now.live_bytes < RESIZES * half.live_bytes || low < high {
+        return None;
     }
+    let (confidence, slope, why) = by_level(evidence, from_s, recent);
+    Some((confidence, slope, why))
 }
 
 /// How well what stays agrees with the level, against that staying flat: a full cache that throws out at random keeps a
@@ -257,10 +281,17 @@ fn been_there(evidence: &Evidence, from_s: f64) -> bool {
 /// ones counts.
 fn stopped(evidence: &Evidence, from_s: f64) -> Option<f64> {
     let readings = evidence.times_s.iter().zip(&evidence.levels);
-    let recent: Vec<(f64, f64)> = readings
+    let mut recent: Vec<(f64, f64)> = readings
         .filter(|(time, _)| **time >= from_s)
         .map(|(time, level)| (*time, level.live_bytes))
         .collect();
+    // A last look right after another one saw no time for anything to happen.
+    let mean_gap_s = (evidence.span_s() - from_s) / recent.len() as f64;
+    if let [.., before, last] = recent.as_slice()
+        && last.0 - before.0 < mean_gap_s / 2.0
+    {
+        recent.remove(recent.len() - 2);
+    }
     let (now_s, now) = *recent.last()?;
     let unit = unit_bytes(evidence);
     for lag in [1, 2, 3, 4, 6, 9, 13] {
