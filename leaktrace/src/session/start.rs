@@ -18,6 +18,7 @@ use super::{
     collect::Collector,
     gpu::GpuMemory,
     keep::Keeper,
+    mapped::{Mapped, Unkept},
     members::{self, Departed},
     stacks::Stacks,
     whereabouts::HostContainers,
@@ -62,6 +63,8 @@ pub(super) struct Running {
     pub collector: Collector,
     /// The ledger's kernel part.
     pub counters: Counters,
+    /// What the targets map by themselves.
+    pub mapped: Mapped,
     /// What tracing costs.
     pub meter: Meter,
     /// Holds it to `--max-overhead`.
@@ -82,6 +85,14 @@ pub(super) struct Running {
     pub log: Option<EbpfLogger<&'static dyn log::Log>>,
     /// Maps and tracepoints, which live as long as this does; dropped last.
     pub _kernel: aya::Ebpf,
+}
+
+impl Running {
+    /// Takes everything from the targets that costs them anything.
+    pub(super) fn release_all(&mut self) {
+        self.traced.release_all();
+        self.mapped.release();
+    }
 }
 
 /// Stacks that one process may put into their table, of the 262 144 it has room for, where there are many.
@@ -144,6 +155,7 @@ pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
     judge(&tables, config, selected.as_ref())?;
     kernel.attach_tracepoints(selected.is_some())?;
     // Before the first look at /proc/PID/maps, so that no mapping falls between the two.
+    let mapped = Mapped::follow(&mut kernel, config.mappings, Box::new(Unkept))?;
     let sideband = open_sideband(selected.is_some())?;
 
     let KernelSide { mut ebpf, programs } = kernel;
@@ -187,6 +199,7 @@ pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
         traced,
         collector,
         counters,
+        mapped,
         meter,
         keeper,
         sideband,
