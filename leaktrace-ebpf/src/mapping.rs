@@ -191,7 +191,8 @@ const fn round_up(bytes: u64, page_bits: u32) -> u64 {
     bytes.wrapping_add(mask) & !mask
 }
 
-/// Whether a probed function of an allocator is under way in the thread, further up its stack.
+/// Whether a probed function of an allocator is under way in the thread: further up its stack, or in the very function that
+/// makes the call.
 #[inline(always)]
 fn is_in_allocator(state: &mut Thread, stack_pointer: u64) -> bool {
     if state.trampoline == 0 {
@@ -200,7 +201,7 @@ fn is_in_allocator(state: &mut Thread, stack_pointer: u64) -> bool {
     let trampoline = state.trampoline;
     for layer in 0..LAYERS_MAX as u8 {
         let pending = thread::pending(state, layer);
-        if pending.sp > stack_pointer && enter::is_under_way(pending, trampoline) {
+        if pending.sp >= stack_pointer && enter::is_under_way(pending, trampoline) {
             return true;
         }
     }

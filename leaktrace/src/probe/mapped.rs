@@ -45,6 +45,6 @@ mod tests {
         assert_eq!(call_of(kind::UNMAP), None);
         assert_eq!((call_name(FIRST_CALL - 1), call_name(BRK + 1)), (None, None));
         assert!(allocators::ROWS.len() < usize::from(FIRST_CALL));
-        assert!(BRK < super::super::cuda::FIRST_GPU_CALL);
+        const { assert!(BRK < super::super::cuda::FIRST_GPU_CALL) };
     }
 }

@@ -153,10 +153,7 @@ pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
     let events = EventReader::start(&mut kernel.ebpf, &live).map_err(LoadError::Maps)?;
     let raw = RawStacks::start(&mut kernel.ebpf).map_err(LoadError::Maps)?;
     judge(&tables, config, selected.as_ref())?;
-    kernel.attach_tracepoints(selected.is_some())?;
-    // Before the first look at /proc/PID/maps, so that no mapping falls between the two.
-    let mapped = Mapped::follow(&mut kernel, config.mappings, Box::new(Unkept))?;
-    let sideband = open_sideband(selected.is_some())?;
+    let (mapped, sideband) = listen(&mut kernel, config, selected.is_some())?;
 
     let KernelSide { mut ebpf, programs } = kernel;
     let log = kernel_log(&mut ebpf);
@@ -238,6 +235,14 @@ fn keeper(config: &Config, traced: &mut TracedSet) -> Option<Keeper> {
         config.sample_bytes,
         config.bounds_python,
     ))
+}
+
+/// What tells of processes and of what they map. Before the first look at /proc/PID/maps, so that no mapping falls between
+/// the two.
+fn listen(kernel: &mut KernelSide, config: &Config, selects: bool) -> Result<(Mapped, Sideband), Error> {
+    kernel.attach_tracepoints(selects)?;
+    let mapped = Mapped::follow(kernel, config.mappings, Box::new(Unkept))?;
+    Ok((mapped, open_sideband(selects)?))
 }
 
 /// Perf's side-band, read ahead where processes come and go.
