@@ -123,6 +123,8 @@ impl Builder {
             accounts: Vec::new(),
             survivors,
             omitted: snapshot.omitted.clone(),
+            suppressed: Vec::new(),
+            gate: None,
             gpu: gpu(from, snapshot, ledger.get(Counter::GpuUntracked.name()).copied()),
             types: None,
             stacks,
@@ -266,7 +268,7 @@ fn survivor(from: &Sources<'_>, site: &SiteSnapshot) -> Survivor {
             site.bytes as f64 / site.blocks as f64
         },
         bytes_per_s: site.bytes_per_s,
-        verdict: None,
+        verdict: site.verdict.clone(),
         allocs: site.allocs,
         frees: site.frees,
         age_ms: site.age_ms,

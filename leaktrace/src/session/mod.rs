@@ -7,7 +7,9 @@ mod child;
 mod collect;
 mod costs;
 mod ended;
+mod gate;
 mod gpu;
+mod history;
 mod keep;
 mod mapped;
 mod members;
@@ -39,6 +41,7 @@ use self::{
     build::{Builder, Unnamed},
     census::{Censuses, Occasion, Taken},
     child::{Signals, reap},
+    gate::Judgement,
     gpu::DriverCount,
     pace::Pace,
     start::Running,
@@ -47,17 +50,18 @@ use crate::{
     cli::EXIT_UNUSABLE,
     config::{Config, Target},
     error::{Error, system},
+    gate::Gate,
     kernel::{clock::now_ns, object::LoadError, sideband::Change, sys},
     killswitch::{self, Killswitch, Thrown},
     report::{
-        model::{Report, State},
+        model::{OmittedSpace, Report, State},
         output::Output,
         units::counted,
     },
     traced::{follow::Followed, host::Reach},
 };
 
-/// Runs to the end. The exit code is the child's, or 0.
+/// Runs to the end. The exit code is the child's, or 0; if that is 0 and the gate fails, 1.
 ///
 /// # Errors
 /// [`Error`] when tracing cannot begin or go on.
@@ -66,6 +70,7 @@ pub fn run(config: &Config, fate: ChildFate) -> Result<ExitCode, Error> {
         child::end_with_parent(parent)?;
     }
     killswitch::check(&config.killswitch)?;
+    let gate = Gate::open(config)?;
     let output = Output::open(&config.output)?;
     start::runtime()?.block_on(async {
         // First of all: a signal that comes while the probes are put in place ends the run in good order.
@@ -73,15 +78,18 @@ pub fn run(config: &Config, fate: ChildFate) -> Result<ExitCode, Error> {
         let mut killswitch = Killswitch::watch(&config.killswitch).map_err(system("cannot watch signals"))?;
         let mut config = config.clone();
         let running = start::start(&mut config)?;
-        let mut session = Session::new(&config, running, output)?;
+        let mut session = Session::new(&config, running, output, gate)?;
+        session.begin_history()?;
         session.first_census().await;
         session.announce();
         let outcome = session.trace(&mut signals, &mut killswitch).await;
         // The probes go first, whatever happened: no target pays for an error of ours.
         session.running.release_all();
         let outcome = outcome.and_then(|()| session.output.finish().map_err(Error::from));
+        let judgement = session.judgement;
+        let outcome = judgement.settle(outcome);
         if session.running.child.is_none() {
-            return outcome.map(|()| ExitCode::SUCCESS);
+            return outcome.map(|()| judgement.code());
         }
         // Said at once: the command may run for days.
         let failed = outcome.err().filter(|error| !error.is_broken_pipe());
@@ -89,7 +97,7 @@ pub fn run(config: &Config, fate: ChildFate) -> Result<ExitCode, Error> {
             say(&error.to_string());
         }
         let code = session.settle_child(fate, &mut signals).await?;
-        Ok(failed.map_or(code, |_| ExitCode::from(EXIT_UNUSABLE)))
+        Ok(failed.map_or_else(|| judgement.beside(code), |_| ExitCode::from(EXIT_UNUSABLE)))
     })
 }
 
@@ -102,6 +110,8 @@ struct Session<'a> {
     watched: HashSet<u32>,
     /// When the cost is looked at next.
     next_reading: Instant,
+    /// When histories are read next.
+    next_note: Instant,
     /// Counts the objects of Python; none where that is not followed.
     censuses: Option<Censuses>,
     /// A report whose names are being looked up.
@@ -110,12 +120,18 @@ struct Session<'a> {
     pace: Arc<Pace>,
     /// What the driver itself says of GPU memory.
     driver_count: DriverCount,
+    /// What may be outstanding.
+    gate: Gate,
+    /// Whether more was.
+    judgement: Judgement,
 }
 
 /// A report without names, and whose they are.
 struct Waiting {
     report: Report,
     unnamed: Unnamed,
+    /// What passes the filters and is not in it.
+    unlisted: Vec<OmittedSpace>,
     /// How long it waits for a census at most.
     counted_until: Instant,
 }
@@ -125,6 +141,7 @@ enum Wake {
     Interval,
     Named,
     Measure,
+    Note,
     Deadline,
     Thrown(Thrown),
     Stop(Signal),
@@ -139,7 +156,7 @@ enum Wake {
 }
 
 impl<'a> Session<'a> {
-    fn new(config: &'a Config, mut running: Running, output: Output) -> Result<Self, Error> {
+    fn new(config: &'a Config, mut running: Running, output: Output, gate: Gate) -> Result<Self, Error> {
         let builder = Builder::new(now_ns(), running.kernel_release.clone());
         let named = match &config.target {
             Target::Pids(pids) => pids.as_slice(),
@@ -157,12 +174,15 @@ impl<'a> Session<'a> {
             output,
             watched: HashSet::new(),
             next_reading: Instant::now() + READ_SOON,
+            next_note: Instant::now(),
             censuses: censuses
                 .transpose()
                 .map_err(system("cannot start the thread that counts Python objects"))?,
             unnamed: None,
             pace: Arc::default(),
             driver_count: DriverCount::default(),
+            gate,
+            judgement: Judgement::new(config),
         })
     }
 
@@ -275,6 +295,7 @@ impl<'a> Session<'a> {
                 () = self.running.loaded.notified() => Wake::Loaded,
                 () = until(look_again) => Wake::LookAgain,
                 () = sleep_until(self.next_reading) => Wake::Measure,
+                () = sleep_until(self.next_note) => Wake::Note,
                 taken = next_census(&mut self.censuses) => Wake::Counted(taken),
                 () = until(late) => Wake::Late,
                 () = until(departed) => Wake::Departed,
@@ -303,6 +324,7 @@ impl<'a> Session<'a> {
                     self.settle_departed()?;
                     self.running.traced.forget_newcomers();
                 }
+                Wake::Note => self.note_history()?,
                 Wake::Thrown(thrown) => {
                     // The probes first: the report can be made without.
                     self.running.release_all();

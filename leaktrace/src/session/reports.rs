@@ -44,11 +44,13 @@ impl Session<'_> {
             (Occasion::Report, CENSUS_WAIT)
         };
         self.count(occasion);
+        let run = self.read_run()?;
         let Running {
             traced, collector, ..
         } = &mut self.running;
         traced.refresh_memory();
-        let snapshot = collector.snapshot(traced)?;
+        collector.list_at_most(self.gate.sites(last));
+        let snapshot = collector.snapshot(traced, run)?;
         self.share_tables()?;
         let Running {
             traced,
@@ -91,6 +93,7 @@ impl Session<'_> {
         self.unnamed = Some(Waiting {
             report,
             unnamed,
+            unlisted: snapshot.unlisted,
             counted_until: Instant::now() + wait,
         });
         Ok(())
@@ -113,7 +116,10 @@ impl Session<'_> {
     /// Writes the report that is waiting, with the names that it has.
     fn write(&mut self) -> Result<(), Error> {
         let Some(Waiting {
-            mut report, unnamed, ..
+            mut report,
+            unnamed,
+            unlisted,
+            ..
         }) = self.unnamed.take()
         else {
             return Ok(());
@@ -123,8 +129,10 @@ impl Session<'_> {
         } = &self.running;
         self.builder.name(&mut report, traced, collector, &unnamed);
         if let Some(censuses) = &mut self.censuses {
-            report.types = censuses.report(start::sort(self.config.sort), self.config.top);
+            report.types = censuses.report(start::sort(self.config.sort), self.gate.types(report.last));
         }
+        self.gate.apply(&mut report, &unlisted);
+        self.judgement.take(&report);
         self.output.report(&report)?;
         self.forget();
         Ok(())
