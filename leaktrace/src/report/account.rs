@@ -4,6 +4,8 @@
 
 use serde::Serialize;
 
+use super::model::Frame;
+
 /// The memory of one process.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Account {
@@ -21,10 +23,12 @@ pub struct Account {
     pub file: Amount,
     /// In swap.
     pub swap: Amount,
-    /// What the changes of resident memory come from: their sum is that of `rss`, but for `unexplained`.
+    /// What it is of. Their changes and `unexplained_bytes` add up to the changes of `rss` and `swap`.
     pub parts: Vec<Part>,
-    /// The change of `rss` that no part has, bytes.
+    /// What of the changes no part has, bytes.
     pub unexplained_bytes: i64,
+    /// What the process has mapped by itself since then, by call and stack: what holds most first.
+    pub mappings: Vec<Mapping>,
     /// All of it in a sentence.
     pub line: String,
 }
@@ -38,11 +42,22 @@ pub struct Amount {
     pub change_bytes: i64,
 }
 
+impl Amount {
+    /// Of what was `first_bytes` at first.
+    pub const fn since(first_bytes: u64, bytes: u64) -> Self {
+        Self {
+            bytes,
+            change_bytes: bytes.wrapping_sub(first_bytes) as i64,
+        }
+    }
+}
+
 /// What memory is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// Outstanding blocks of a site, in the heap: `site` says which.
+    /// Outstanding blocks of a site, in the heap: `site` says which. What is there of them, with the allocator's headers
+    /// and rounding where those are known.
     Site,
     /// Those of all other sites.
     OtherSites,
@@ -65,7 +80,25 @@ pub struct Part {
     pub kind: Kind,
     /// Of [`Kind::Site`]: index in the report's `survivors`.
     pub site: Option<usize>,
-    /// Resident bytes, and how they have changed.
+    /// Bytes that are there, resident or in swap, and how they have changed.
     #[serde(flatten)]
     pub amount: Amount,
+}
+
+/// What a process has mapped by one call from one stack, and not unmapped.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Mapping {
+    /// `mmap`, `mremap` or `brk`; none where it is not known who mapped it.
+    pub call: Option<&'static str>,
+    /// Bytes of it that are there, resident or in swap.
+    pub held_bytes: u64,
+    /// Bytes of addresses, whatever is there.
+    pub mapped_bytes: u64,
+    /// In how many stretches.
+    pub stretches: u64,
+    /// The stack, as the kernel side knows it; 0 for none.
+    #[serde(skip)]
+    pub stack_id: u64,
+    /// The stack, outermost last; empty where it was not taken.
+    pub frames: Vec<Frame>,
 }
