@@ -14,8 +14,9 @@ use crate::{
     symbol::mappings::{Mapping, Mappings},
 };
 
-/// How long one that has ended is remembered: what tells of its blocks comes by another way, and a little later.
-const REMEMBERED_NS: u64 = 2_000_000_000;
+/// How long one that has ended is remembered: what tells of its blocks comes by another way, and a little later; on a busy
+/// machine by seconds.
+const REMEMBERED_NS: u64 = 10_000_000_000;
 
 /// Images of one before the last that are kept.
 const EARLIER_MAX: usize = 8;
