@@ -41,6 +41,7 @@ impl Renderer for Text {
         page.header(report)?;
         page.sites(report)?;
         page.omitted(report)?;
+        page.mappings(report)?;
         if let Some(gpu) = &report.gpu {
             page.gpu_failures(gpu)?;
         }
@@ -102,6 +103,7 @@ impl Page<'_> {
             writeln!(self.out, "  processes    {line}")?;
         }
         self.totals(report)?;
+        self.accounts(report)?;
         if let Some(gpu) = &report.gpu {
             self.gpu_header(gpu)?;
         }
@@ -547,6 +549,7 @@ fn clean(text: &str) -> Cow<'_, str> {
     }
 }
 
+mod account;
 mod gpu;
 mod stack;
 #[cfg(test)]
