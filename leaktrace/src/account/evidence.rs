@@ -53,8 +53,6 @@ pub struct Block {
     pub size_bytes: u64,
     /// How many blocks it stands for.
     pub weight: Weight,
-    /// What its allocator adds.
-    pub rounding: Rounding,
 }
 
 /// A block that may not be there as a whole.
@@ -85,6 +83,8 @@ struct Stretch {
 /// The outstanding blocks of a process.
 #[derive(Clone, Debug, Default)]
 pub struct Blocks {
+    /// What the allocator adds to each.
+    rounding: Rounding,
     stretches: Vec<Stretch>,
     /// Bytes of the small blocks of each site, with what the allocator adds.
     small: HashMap<SiteKey, u64>,
@@ -97,7 +97,7 @@ pub struct Blocks {
 
 impl Blocks {
     /// None yet, in these stretches, which are in order of address.
-    pub fn new(pieces: &[Piece]) -> Self {
+    pub fn new(pieces: &[Piece], rounding: Rounding) -> Self {
         let stretches = pieces.iter().map(|piece| Stretch {
             start: piece.start,
             end: piece.end,
@@ -105,6 +105,7 @@ impl Blocks {
             has_block: false,
         });
         Self {
+            rounding,
             stretches: stretches.collect(),
             ..Self::default()
         }
@@ -118,7 +119,7 @@ impl Blocks {
             return;
         }
         self.sampled |= !block.weight.is_one();
-        let gross_bytes = block.rounding.gross_bytes(block.size_bytes);
+        let gross_bytes = self.rounding.gross_bytes(block.size_bytes);
         let Some(piece) = self.stretch(block.address) else {
             let bytes = block.weight.bytes(gross_bytes);
             self.elsewhere_bytes = self.elsewhere_bytes.saturating_add(bytes);
@@ -217,7 +218,6 @@ pub(super) mod tests {
             address,
             size_bytes,
             weight: Weight::ONE,
-            rounding: Rounding::Unknown,
         }
     }
 
@@ -228,7 +228,8 @@ pub(super) mod tests {
             what: What::Heap,
             held_bytes: 0,
         };
-        Blocks::new(&[piece(0x1000, 0x4000), piece(0x10_0000, 0x1000_0000)])
+        let pieces = [piece(0x1000, 0x4000), piece(0x10_0000, 0x1000_0000)];
+        Blocks::new(&pieces, Rounding::Unknown)
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub mod split;
 
 mod process;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use leaktrace_common::{
     key::{Process as Key, SiteKey},
@@ -27,7 +27,7 @@ use leaktrace_common::{
 };
 
 use self::{
-    evidence::{Block, Blocks},
+    evidence::{Block, Blocks, Rounding},
     process::Process,
 };
 use crate::{kernel::clock::now_ns, report::account::Account};
@@ -44,12 +44,36 @@ const BURST_NS: u64 = 200_000_000;
 /// Least time between two looks at a process, nanoseconds.
 const BETWEEN_NS: u64 = 1_000_000_000;
 
+/// What a look is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// Nobody waits: it keeps within its share.
+    Meanwhile,
+    /// A report: it may be late, and is made up for.
+    Report,
+    /// The last report: all are shown as they are, however long that takes.
+    LastReport,
+}
+
+impl Occasion {
+    /// How much more time than [`BURST_NS`] may have been taken, nanoseconds.
+    const fn more_ns(self) -> u64 {
+        match self {
+            Self::Meanwhile => 0,
+            Self::Report => 4 * BURST_NS,
+            Self::LastReport => u64::MAX / SHARE,
+        }
+    }
+}
+
 /// The memory of all processes that are traced.
 #[derive(Debug, Default)]
 pub struct Accounts {
     processes: HashMap<u32, Process>,
     /// Those that have ended: looked at no more.
     ended: HashMap<u32, Process>,
+    /// Those that wait for their first look.
+    new: BTreeMap<u32, Key>,
     /// When looks are within their share again.
     due_ns: u64,
 }
@@ -83,29 +107,55 @@ impl Accounts {
         Self::default()
     }
 
-    /// A process image is followed from here on, at `now_ns`; once is enough. One that cannot be looked at is not.
-    pub fn attach(&mut self, key: Key, now_ns: u64) {
-        let known = self.processes.get(&key.tgid).map(|process| process.key().image);
-        if known == Some(key.image) {
+    /// A process image is followed from here on, at `now`, or from when there is time for it: where processes come by the
+    /// thousand, looks have no more than their share. Once is enough. One that cannot be looked at is not followed.
+    pub fn attach(&mut self, key: Key, now: u64) {
+        if self.image(key.tgid) == Some(key.image) {
             return;
         }
-        match Process::attach(key, now_ns) {
+        if now < self.due_ns {
+            self.new.insert(key.tgid, key);
+            return;
+        }
+        self.new.remove(&key.tgid);
+        let begin_ns = now_ns();
+        match Process::attach(key, now) {
             Ok(process) => {
                 self.ended.remove(&key.tgid);
                 self.processes.insert(key.tgid, process);
             }
             Err(error) => tracing::debug!("{}: its memory is not accounted for: {error}", key.tgid),
         }
+        self.spend(begin_ns);
     }
 
-    /// A process has begun to run another program at `now_ns`: all it had is gone.
-    pub fn replaced(&mut self, key: Key, now_ns: u64) {
+    /// Which image of a process is followed, if it is.
+    pub fn image(&self, pid: u32) -> Option<u16> {
+        self.processes.get(&pid).map(|process| process.key().image)
+    }
+
+    /// The processes that are followed, in no order.
+    pub fn pids(&self) -> impl Iterator<Item = u32> {
+        self.processes.keys().copied()
+    }
+
+    /// Those that are known, ended ones included, in order.
+    pub fn known(&self) -> Vec<u32> {
+        let mut pids: Vec<u32> = self.processes.keys().chain(self.ended.keys()).copied().collect();
+        pids.sort_unstable();
+        pids
+    }
+
+    /// A process has begun to run a program at `now`: all that it had before is gone.
+    pub fn started(&mut self, key: Key, now: u64) {
+        self.new.remove(&key.tgid);
         self.ended.remove(&key.tgid);
-        self.processes.insert(key.tgid, Process::started(key, now_ns));
+        self.processes.insert(key.tgid, Process::started(key, now));
     }
 
     /// A process has ended: what was last known of it stays.
     pub fn end(&mut self, pid: u32) {
+        self.new.remove(&pid);
         if let Some(mut process) = self.processes.remove(&pid) {
             process.end();
             self.ended.insert(pid, process);
@@ -114,6 +164,7 @@ impl Accounts {
 
     /// What is known of a process is not needed any more.
     pub fn forget(&mut self, pid: u32) {
+        self.new.remove(&pid);
         self.processes.remove(&pid);
         self.ended.remove(&pid);
     }
@@ -143,25 +194,32 @@ impl Accounts {
         all.map(Process::dropped).sum()
     }
 
-    /// Looks at the processes for which it is time to, those first that were not for longest; at all of them if `all`. The
-    /// blocks of these are to be added to what is returned.
-    pub fn look(&mut self, now: u64, all: bool) -> Sweep {
-        let begin_ns = now_ns();
+    /// Whether it is time to look.
+    pub const fn is_due(&self, now: u64, occasion: Occasion) -> bool {
+        now.saturating_add(occasion.more_ns() * SHARE) >= self.due_ns
+    }
+
+    /// Looks at the processes for which it is time to, those first that were not for longest. The blocks of these are to be
+    /// added to what is returned. `rounding` is what a process's allocator adds to a block.
+    pub fn look(&mut self, now: u64, occasion: Occasion, rounding: impl Fn(u32) -> Rounding) -> Sweep {
         let mut sweep = Sweep::default();
-        if !all && now < self.due_ns {
+        if !self.is_due(now, occasion) {
             return sweep;
         }
+        for key in std::mem::take(&mut self.new).into_values() {
+            self.attach(key, now);
+        }
+        let begin_ns = now_ns();
+        let waits = |looked_ns: u64| now.saturating_sub(looked_ns) < BETWEEN_NS;
         let mut pids: Vec<(u64, u32)> = self
             .processes
             .iter()
             .map(|(pid, process)| (process.looked_ns(), *pid))
-            .filter(|(looked_ns, _)| all || now.saturating_sub(*looked_ns) >= BETWEEN_NS)
+            .filter(|(looked_ns, _)| occasion != Occasion::Meanwhile || !waits(*looked_ns))
             .collect();
         pids.sort_unstable();
         for (_, pid) in pids {
-            // In the last report all are shown as they are, however long that takes.
-            let taken = now_ns().saturating_sub(begin_ns);
-            if !all && taken > BURST_NS {
+            if now_ns().saturating_sub(begin_ns) > BURST_NS.saturating_add(occasion.more_ns()) {
                 break;
             }
             let Some(process) = self.processes.get_mut(&pid) else {
@@ -169,7 +227,9 @@ impl Accounts {
             };
             match process.look(now) {
                 Ok(()) => {
-                    sweep.processes.insert(pid, (process.key(), process.blocks()));
+                    sweep
+                        .processes
+                        .insert(pid, (process.key(), process.blocks(rounding(pid))));
                 }
                 // It has ended, which will be told of.
                 Err(error) => tracing::debug!("{pid}: its memory cannot be looked at: {error}"),
@@ -201,8 +261,8 @@ impl Accounts {
         Some(change::account(pid, &first, &now, listed))
     }
 
-    /// Since `begin_ns` time went into looks: the next is due when that is one part in [`SHARE`].
-    fn spend(&mut self, begin_ns: u64) {
+    /// Since `begin_ns` time went into looks: the next is due when that is one part in a hundred.
+    pub fn spend(&mut self, begin_ns: u64) {
         let end_ns = now_ns();
         let taken_ns = end_ns.saturating_sub(begin_ns);
         let credit_ns = end_ns.saturating_sub(BURST_NS * SHARE);

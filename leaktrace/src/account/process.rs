@@ -12,7 +12,7 @@ use leaktrace_common::{
 use super::{
     base::Base,
     change::{Figures, First, Now},
-    evidence::Blocks,
+    evidence::{Blocks, Rounding},
     mapped::Mapped,
     pages::Pagemap,
     pieces::{Piece, cut},
@@ -157,9 +157,9 @@ impl Process {
     }
 
     /// None yet, by what was last looked at.
-    pub(super) fn blocks(&self) -> Blocks {
+    pub(super) fn blocks(&self, rounding: Rounding) -> Blocks {
         let pieces = self.look.as_ref().map(|look| look.pieces.as_slice());
-        Blocks::new(pieces.unwrap_or_default())
+        Blocks::new(pieces.unwrap_or_default(), rounding)
     }
 
     /// Takes the blocks that belong to the last look.

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::account::{
     evidence::{
-        Block,
+        Block, Rounding,
         tests::{block, site},
     },
     mapped::Mapped,
@@ -49,7 +49,7 @@ impl Looks {
 
     fn look(&mut self, areas: &[Area], blocks: &[Block], mut pages: impl Pages) -> Split {
         let pieces = cut(areas, &self.mapped, &self.base, &mut pages);
-        let mut found = Blocks::new(&pieces);
+        let mut found = Blocks::new(&pieces, Rounding::Unknown);
         for block in blocks {
             found.add(block);
         }

@@ -25,7 +25,6 @@ fn block(address: u64, size_bytes: u64) -> Block {
         address,
         size_bytes,
         weight: Weight::ONE,
-        rounding: Rounding::Glibc,
     }
 }
 
@@ -41,7 +40,7 @@ fn what_is_outstanding_is_told_from_what_is_only_reserved() {
     assert!(accounts.account(own().tgid, |_| None).is_none());
     let touched = vec![1_u8; LENGTH as usize];
     let reserved: Vec<u8> = Vec::with_capacity(LENGTH as usize);
-    let mut sweep = accounts.look(now_ns(), true);
+    let mut sweep = accounts.look(now_ns(), Occasion::LastReport, |_| Rounding::Glibc);
     assert!(!sweep.is_empty());
     sweep.add(&block(touched.as_ptr() as u64, LENGTH));
     sweep.add(&block(reserved.as_ptr() as u64, LENGTH));
@@ -75,11 +74,28 @@ fn looks_have_their_share_of_the_time() {
     let now = now_ns();
     accounts.attach(own(), now);
     // Just looked at.
-    assert!(accounts.look(now, false).is_empty());
-    assert!(!accounts.look(now + BETWEEN_NS, false).is_empty());
+    assert!(
+        accounts
+            .look(now, Occasion::Meanwhile, |_| Rounding::Glibc)
+            .is_empty()
+    );
+    accounts.due_ns = 0;
+    assert!(
+        !accounts
+            .look(now + BETWEEN_NS, Occasion::Meanwhile, |_| Rounding::Glibc)
+            .is_empty()
+    );
     accounts.due_ns = now + 3 * BETWEEN_NS;
-    assert!(accounts.look(now + 2 * BETWEEN_NS, false).is_empty());
-    assert!(!accounts.look(now + 2 * BETWEEN_NS, true).is_empty());
+    assert!(
+        accounts
+            .look(now + 2 * BETWEEN_NS, Occasion::Meanwhile, |_| Rounding::Glibc)
+            .is_empty()
+    );
+    assert!(
+        !accounts
+            .look(now + 2 * BETWEEN_NS, Occasion::LastReport, |_| Rounding::Glibc)
+            .is_empty()
+    );
 }
 
 #[test]
@@ -90,7 +106,11 @@ fn who_is_not_there_has_no_account() {
         ..own()
     };
     accounts.attach(nobody, 1);
-    assert!(accounts.look(now_ns(), true).is_empty());
+    assert!(
+        accounts
+            .look(now_ns(), Occasion::LastReport, |_| Rounding::Glibc)
+            .is_empty()
+    );
     assert!(accounts.account(nobody.tgid, |_| None).is_none());
 }
 
@@ -99,8 +119,8 @@ fn what_began_with_nothing_has_all_of_it_since() {
     let mut accounts = Accounts::new();
     let started = Key { image: 2, ..own() };
     accounts.attach(own(), now_ns());
-    accounts.replaced(started, now_ns());
-    let sweep = accounts.look(now_ns(), true);
+    accounts.started(started, now_ns());
+    let sweep = accounts.look(now_ns(), Occasion::LastReport, |_| Rounding::Glibc);
     accounts.settle(&sweep, |_, _| false);
     let account = accounts.account(own().tgid, |_| None).expect("an account");
     assert_eq!(account.rss.change_bytes, account.rss.bytes as i64);

@@ -4,6 +4,9 @@ use std::borrow::{Borrow, Cow};
 
 use super::model::{Frame, Lang, Survivor};
 
+/// Columns of a name in a sentence.
+const SHORT_COLUMNS: usize = 48;
+
 /// The frames of a site that are shown: without the probed function where that only repeats the call, and without an
 /// interpreter's plumbing unless it is asked for.
 pub(super) fn shown(survivor: &Survivor, native: bool) -> Vec<&Frame> {
@@ -26,6 +29,20 @@ pub(super) fn name(frame: &Frame) -> Cow<'_, str> {
         (None, Some(object), None) => Cow::Owned(format!("{}({})", base_name(object), frame.address)),
         (None, None, _) => Cow::Borrowed(&frame.address),
     }
+}
+
+/// What a site is called in a sentence: the function where a person starts to read, without its arguments.
+pub(crate) fn short_name(survivor: &Survivor) -> String {
+    let frames = survivor.frames.as_slice();
+    let Some(frame) = innermost_user(frames)
+        .and_then(|index| frames.get(index))
+        .or_else(|| frames.last())
+    else {
+        return survivor.call.clone();
+    };
+    let name = name(frame).replace("(anonymous namespace)", "{anonymous}");
+    let without = name.split('(').next().unwrap_or_default().trim_end();
+    elide(if without.is_empty() { &name } else { without }, SHORT_COLUMNS)
 }
 
 /// The last part of a path.

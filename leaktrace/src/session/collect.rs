@@ -26,6 +26,7 @@ use super::{
     whereabouts::{Containers, Whereabouts},
 };
 use crate::{
+    account::{Sweep, evidence::Block},
     config::By,
     kernel::{
         clock::now_ns,
@@ -237,11 +238,11 @@ impl Collector {
         Ok(())
     }
 
-    /// Reads everything and sums it up.
+    /// Reads everything and sums it up; adds every block of the host's memory to `sweep`.
     ///
     /// # Errors
     /// [`TableError`].
-    pub(super) fn snapshot(&mut self, traced: &TracedSet) -> Result<Snapshot, TableError> {
+    pub(super) fn snapshot(&mut self, traced: &TracedSet, sweep: &mut Sweep) -> Result<Snapshot, TableError> {
         self.tracker.begin(now_ns());
         self.catch_up();
         self.look_at_pools(traced, true)?;
@@ -279,7 +280,9 @@ impl Collector {
             live.for_each(|key, block| {
                 sizes.live += 1;
                 self.unsure.add_older(self.unsure_before_ns, block);
-                self.tracker.add_block(&LiveBlock::new(key, block));
+                let block = LiveBlock::new(key, block);
+                sweep.add(&of_account(&block));
+                self.tracker.add_block(&block);
             })?;
         }
         if traced.follows_members() {
@@ -317,6 +320,15 @@ impl Collector {
         same.end();
         self.sweep_stacks();
         failed.map_or(Ok(snapshot), Err)
+    }
+
+    /// Adds every block of the host's memory to `sweep`.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub(super) fn sweep(&self, sweep: &mut Sweep) -> Result<(), TableError> {
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        live.for_each(|key, block| sweep.add(&of_account(&LiveBlock::new(key, block))))
     }
 
     /// Throws away stacks that no site has any more, now and then.
@@ -448,6 +460,15 @@ impl Collector {
     /// Name of the process that a site belongs or belonged to.
     pub(super) fn comm<'a>(&'a self, site: &SiteRef, traced: &'a TracedSet) -> &'a str {
         self.about(&site.image, traced).comm
+    }
+}
+
+const fn of_account(block: &LiveBlock) -> Block {
+    Block {
+        site: block.site_key(),
+        address: block.address,
+        size_bytes: block.size_bytes,
+        weight: block.weight,
     }
 }
 

@@ -1,6 +1,7 @@
 //! A run from attach to last report: the event loop. Wiring without logic; the only module that knows all
 //! others.
 
+mod accounts;
 mod build;
 mod census;
 mod child;
@@ -43,6 +44,7 @@ use self::{
     start::Running,
 };
 use crate::{
+    account::Accounts,
     cli::EXIT_UNUSABLE,
     config::{Config, Target},
     error::{Error, system},
@@ -73,6 +75,7 @@ pub fn run(config: &Config, fate: ChildFate) -> Result<ExitCode, Error> {
         let mut config = config.clone();
         let running = start::start(&mut config)?;
         let mut session = Session::new(&config, running, output)?;
+        session.begin_accounts();
         session.first_census().await;
         session.announce();
         let outcome = session.trace(&mut signals, &mut killswitch).await;
@@ -109,6 +112,8 @@ struct Session<'a> {
     pace: Arc<Pace>,
     /// What the driver itself says of GPU memory.
     driver_count: DriverCount,
+    /// Where the memory of the processes is.
+    accounts: Accounts,
 }
 
 /// A report without names, and whose they are.
@@ -162,6 +167,7 @@ impl<'a> Session<'a> {
             unnamed: None,
             pace: Arc::default(),
             driver_count: DriverCount::default(),
+            accounts: Accounts::new(),
         })
     }
 
@@ -298,6 +304,7 @@ impl<'a> Session<'a> {
                     self.follow(&ended)?;
                     self.measure()?;
                     self.look_at_pools()?;
+                    self.look_at_memory()?;
                     // Reports may be far between.
                     self.settle_departed()?;
                     self.running.traced.forget_newcomers();
@@ -526,6 +533,7 @@ impl<'a> Session<'a> {
         collector.tables().remove_process(pid)?;
         collector.ended.end(pid);
         self.end_census(pid, known, State::Exited);
+        self.accounts.end(pid);
         self.forget();
         Ok(())
     }

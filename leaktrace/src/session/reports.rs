@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    Session, Waiting,
+    Session, Waiting, accounts,
     build::Sources,
     census::Occasion,
     child::Signals,
@@ -18,7 +18,7 @@ use super::{
     start::{self, Running},
     until,
 };
-use crate::{error::Error, report::model::State};
+use crate::{account, error::Error, report::model::State};
 
 /// How long the last report waits for debug files from servers.
 const FETCH_WAIT: Duration = Duration::from_secs(10);
@@ -38,17 +38,23 @@ impl Session<'_> {
         self.running.traced.forget_newcomers();
         self.measure()?;
         // While the names are looked up.
-        let (occasion, wait) = if last {
-            (Occasion::LastReport, LAST_CENSUS_WAIT)
+        let (occasion, look, wait) = if last {
+            (
+                Occasion::LastReport,
+                account::Occasion::LastReport,
+                LAST_CENSUS_WAIT,
+            )
         } else {
-            (Occasion::Report, CENSUS_WAIT)
+            (Occasion::Report, account::Occasion::Report, CENSUS_WAIT)
         };
         self.count(occasion);
         let Running {
             traced, collector, ..
         } = &mut self.running;
         traced.refresh_memory();
-        let snapshot = collector.snapshot(traced)?;
+        let mut sweep = accounts::look(&mut self.accounts, traced, look);
+        let snapshot = collector.snapshot(traced, &mut sweep)?;
+        accounts::settle(&mut self.accounts, &sweep);
         self.share_tables()?;
         let Running {
             traced,
@@ -74,6 +80,7 @@ impl Session<'_> {
                 .map_or(self.config.sample_bytes, |keeper| keeper.largest_mean_bytes),
         };
         let (mut report, unnamed) = self.builder.report(&sources, &snapshot, last);
+        accounts::fill(&mut report, &self.accounts, &snapshot);
         if let Some(gpu) = &mut report.gpu {
             let users = traced
                 .iter()
@@ -122,6 +129,7 @@ impl Session<'_> {
             traced, collector, ..
         } = &self.running;
         self.builder.name(&mut report, traced, collector, &unnamed);
+        accounts::write_lines(&mut report);
         if let Some(censuses) = &mut self.censuses {
             report.types = censuses.report(start::sort(self.config.sort), self.config.top);
         }
