@@ -40,7 +40,7 @@ pub mod defaults {
     /// Number of sites listed.
     pub const TOP: usize = 10;
     /// Order of the sites.
-    pub const SORT: Sort = Sort::Bytes;
+    pub const SORT: Sort = Sort::Loss;
     /// What sites are summed by where processes are named or started, and where they are selected.
     pub const BY: By = By::Process;
     /// See [`BY`].
@@ -228,6 +228,8 @@ impl Default for Filters {
 /// Order of the sites, the largest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Sort {
+    /// Bytes that are expected to be lost in the next hour: what grows first, then what holds most.
+    Loss,
     /// Outstanding bytes.
     Bytes,
     /// Outstanding blocks.
@@ -242,6 +244,7 @@ impl Sort {
     /// The name, as typed and as reported.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Loss => "loss",
             Self::Bytes => "bytes",
             Self::Blocks => "blocks",
             Self::Growth => "growth",

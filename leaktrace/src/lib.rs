@@ -27,4 +27,5 @@ pub mod symbol;
 pub mod traced;
 pub mod track;
 pub mod unwind;
+pub mod verdict;
 pub mod watch;

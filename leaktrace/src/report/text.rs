@@ -13,6 +13,7 @@ use super::{
     model::{Frame, Process, Report, State, Survivor, Target},
     style::{Ink, Style},
     units::{count, counted, duration_ms, duration_s, growth, rate, size},
+    verdict::{Class, Verdict},
 };
 use words::{
     by_space, ending, filters, in_all, members, name_of, nothing, numbers, owner, resident, rests_on,
@@ -273,6 +274,7 @@ impl Page<'_> {
             {
                 writeln!(self.out, "{INDENT}{line}")?;
             }
+            self.verdict(survivor.verdict.as_ref())?;
             let frames = frames::shown(survivor, self.native);
             self.python_site(&frames)?;
             self.origin(survivor)?;
@@ -281,6 +283,18 @@ impl Page<'_> {
             writeln!(self.out)?;
         }
         Ok(())
+    }
+
+    /// What a site is taken for, and why.
+    fn verdict(&mut self, verdict: Option<&Verdict>) -> io::Result<()> {
+        let Some(verdict) = verdict else { return Ok(()) };
+        let ink = match verdict.class {
+            Class::Growing => Ink::Bad,
+            Class::Plateau | Class::OneOff | Class::Churn => Ink::Good,
+            Class::Undecided => Ink::Faint,
+        };
+        let name = self.style.paint(ink, verdict.class.name());
+        writeln!(self.out, "{INDENT}{name}: {}", verdict.reason)
     }
 
     /// The line of Python that the site is, if it is one: before all that lies below and around it.

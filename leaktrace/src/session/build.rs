@@ -266,7 +266,7 @@ fn survivor(from: &Sources<'_>, site: &SiteSnapshot) -> Survivor {
             site.bytes as f64 / site.blocks as f64
         },
         bytes_per_s: site.bytes_per_s,
-        verdict: None,
+        verdict: site.verdict.clone(),
         allocs: site.allocs,
         frees: site.frees,
         age_ms: site.age_ms,

@@ -7,6 +7,7 @@ use std::{
     collections::{HashMap, HashSet},
     rc::Rc,
     sync::PoisonError,
+    time::Duration,
 };
 
 use leaktrace_common::{
@@ -41,8 +42,15 @@ use crate::{
     },
     symbol::{self, mappings::Mappings},
     traced::set::TracedSet,
-    track::{Image, LiveBlock, Settings, SiteRef, Snapshot, Tracker, ends::Ends},
+    track::{Image, LiveBlock, RunReading, Settings, SiteRef, Snapshot, Tracker, ends::Ends},
 };
+
+/// Between two readings of histories.
+const READ_SOON: Duration = Duration::from_millis(500);
+const READ_LATE: Duration = Duration::from_secs(60);
+
+/// So many times as long as a reading took passes until the next.
+const READING_SHARE: u64 = 50;
 
 /// Reads and keeps what was read.
 #[derive(Debug)]
@@ -238,12 +246,41 @@ impl Collector {
         Ok(())
     }
 
+    /// The targets ran before the trace.
+    pub(super) fn attached(&mut self, run: RunReading) {
+        self.tracker.attached(run);
+    }
+
+    /// Reads the totals of all sites into their histories. When the next such reading is of use: it takes no more than a
+    /// fiftieth of the time.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub(super) fn note(&mut self, run: RunReading) -> Result<Duration, TableError> {
+        let begin_ns = now_ns();
+        let pools = self.pools.as_ref();
+        let tracker = &mut self.tracker;
+        self.tables
+            .for_each_site(|key, totals| tracker.add_totals(*key, &with_freed(pools, key, totals)))?;
+        tracker.note(begin_ns, run);
+        let (seen_ns, readings) = tracker.seen();
+        let took_ns = now_ns() - begin_ns;
+        let wait_ns = (seen_ns / readings as u64).max(READING_SHARE * took_ns);
+        Ok(Duration::from_nanos(wait_ns).clamp(READ_SOON, READ_LATE))
+    }
+
     /// Reads everything and sums it up; adds every block of the host's memory to `sweep`.
     ///
     /// # Errors
     /// [`TableError`].
-    pub(super) fn snapshot(&mut self, traced: &TracedSet, sweep: &mut Sweep) -> Result<Snapshot, TableError> {
-        self.tracker.begin(now_ns());
+    pub(super) fn snapshot(
+        &mut self,
+        traced: &TracedSet,
+        run: RunReading,
+        sweep: &mut Sweep,
+    ) -> Result<Snapshot, TableError> {
+        let begin_ns = now_ns();
+        self.tracker.begin(begin_ns);
         self.catch_up();
         self.look_at_pools(traced, true)?;
         let pools = self.pools.as_ref();
@@ -272,6 +309,7 @@ impl Collector {
                 .err()
                 .or(failed.take());
         })?;
+        self.tracker.note(begin_ns, run);
         let gone: Vec<u64> = self.doomed.drain().collect();
         self.tables.remove_stacks(&gone)?;
         self.unsure = self.unsure_ended;

@@ -9,6 +9,7 @@ mod collect;
 mod costs;
 mod ended;
 mod gpu;
+mod history;
 mod keep;
 mod members;
 mod pace;
@@ -75,6 +76,7 @@ pub fn run(config: &Config, fate: ChildFate) -> Result<ExitCode, Error> {
         let mut config = config.clone();
         let running = start::start(&mut config)?;
         let mut session = Session::new(&config, running, output)?;
+        session.begin_history()?;
         session.begin_accounts();
         session.first_census().await;
         session.announce();
@@ -104,6 +106,8 @@ struct Session<'a> {
     watched: HashSet<u32>,
     /// When the cost is looked at next.
     next_reading: Instant,
+    /// When histories are read next.
+    next_note: Instant,
     /// Counts the objects of Python; none where that is not followed.
     censuses: Option<Censuses>,
     /// A report whose names are being looked up.
@@ -129,6 +133,7 @@ enum Wake {
     Interval,
     Named,
     Measure,
+    Note,
     Deadline,
     Thrown(Thrown),
     Stop(Signal),
@@ -161,6 +166,7 @@ impl<'a> Session<'a> {
             output,
             watched: HashSet::new(),
             next_reading: Instant::now() + READ_SOON,
+            next_note: Instant::now(),
             censuses: censuses
                 .transpose()
                 .map_err(system("cannot start the thread that counts Python objects"))?,
@@ -280,6 +286,7 @@ impl<'a> Session<'a> {
                 () = self.running.loaded.notified() => Wake::Loaded,
                 () = until(look_again) => Wake::LookAgain,
                 () = sleep_until(self.next_reading) => Wake::Measure,
+                () = sleep_until(self.next_note) => Wake::Note,
                 taken = next_census(&mut self.censuses) => Wake::Counted(taken),
                 () = until(late) => Wake::Late,
                 () = until(departed) => Wake::Departed,
@@ -309,6 +316,7 @@ impl<'a> Session<'a> {
                     self.settle_departed()?;
                     self.running.traced.forget_newcomers();
                 }
+                Wake::Note => self.note_history()?,
                 Wake::Thrown(thrown) => {
                     // The probes first: the report can be made without.
                     self.running.traced.release_all();

@@ -48,12 +48,13 @@ impl Session<'_> {
             (Occasion::Report, account::Occasion::Report, CENSUS_WAIT)
         };
         self.count(occasion);
+        let run = self.read_run()?;
         let Running {
             traced, collector, ..
         } = &mut self.running;
         traced.refresh_memory();
         let mut sweep = accounts::look(&mut self.accounts, traced, look);
-        let snapshot = collector.snapshot(traced, &mut sweep)?;
+        let snapshot = collector.snapshot(traced, run, &mut sweep)?;
         accounts::settle(&mut self.accounts, &sweep);
         self.share_tables()?;
         let Running {

@@ -425,6 +425,7 @@ fn settings(config: &Config) -> Settings {
 
 pub(super) const fn sort(sort: Sort) -> track::Sort {
     match sort {
+        Sort::Loss => track::Sort::Loss,
         Sort::Bytes => track::Sort::Bytes,
         Sort::Blocks => track::Sort::Blocks,
         Sort::Growth => track::Sort::Growth,

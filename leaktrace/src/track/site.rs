@@ -11,8 +11,10 @@ use leaktrace_common::record::{Estimate, LIFETIME_BUCKETS, Site};
 use super::ages::Ages;
 use super::estimate::{Outstanding, Rounding, Swept};
 use super::hash::BuildKeyHasher;
+use super::history::{Cohorts, Held as Cohort, History, Level};
 use super::snapshot::add_lifetimes;
 use super::sums::{Sums, consistent};
+use super::timeline::Reading;
 use super::{LiveBlock, Settings};
 use crate::report::model::Held;
 
@@ -42,6 +44,8 @@ pub(super) struct Survivors {
     /// Of that, what may be gone.
     pub(super) unsure: Held,
     pub(super) ages: Ages,
+    /// All that lives, by when it was handed out: whatever the filters.
+    pub(super) cohorts: Cohorts,
     /// The youngest of them on top.
     pub(super) oldest: BinaryHeap<Kept>,
 }
@@ -55,6 +59,8 @@ pub(super) struct SiteState {
     pub(super) sums: Sums,
     /// Outstanding bytes at the snapshot before.
     pub(super) previous_live_bytes: u64,
+    /// How it has gone.
+    pub(super) history: History,
     pub(super) survivors: Survivors,
 }
 
@@ -64,6 +70,7 @@ impl Default for SiteState {
             totals: Site::EMPTY,
             sums: Sums::default(),
             previous_live_bytes: 0,
+            history: History::default(),
             survivors: Survivors::default(),
         }
     }
@@ -157,6 +164,7 @@ impl Sites {
             survivors.held = Outstanding::default();
             survivors.unsure = Held::default();
             survivors.ages.clear();
+            survivors.cohorts.clear();
             survivors.oldest = BinaryHeap::new();
         }
         self.kept = 0;
@@ -174,13 +182,37 @@ impl Sites {
         self.torn += u64::from(torn);
     }
 
-    pub(super) fn add_block(&mut self, now_ns: u64, older_than_ns: u64, block: &LiveBlock) {
+    /// Notes what all sites are at a reading, the last of these.
+    pub(super) fn note(&mut self, readings: &[Reading]) {
+        let Some(now) = readings.last() else { return };
+        for site in self.map.values_mut() {
+            site.history.push(now.at_ns, Level::of(&site.sums), readings);
+        }
+    }
+
+    /// Points in the histories of all sites.
+    pub(super) fn points(&self) -> usize {
+        self.map.values().map(|site| site.history.len()).sum()
+    }
+
+    /// Throws away all points that no reading refers to.
+    pub(super) fn compact(&mut self, readings: &[Reading]) {
+        for site in self.map.values_mut() {
+            site.history.compact(readings);
+        }
+    }
+
+    /// Adds a block of the live table, which was handed out before the reading at this time and after that before it.
+    pub(super) fn add_block(&mut self, now_ns: u64, older_than_ns: u64, reading_ns: u64, block: &LiveBlock) {
         // A block younger than the interval's beginning is of age 0: the target runs during the sweep.
         let age_ns = now_ns.saturating_sub(block.time_ns);
+        let survivors = &mut self.map.entry(block.site_key()).or_default().survivors;
+        survivors
+            .cohorts
+            .add(reading_ns, &Cohort::of(block.size_bytes, block.weight));
         if age_ns < older_than_ns {
             return;
         }
-        let survivors = &mut self.map.entry(block.site_key()).or_default().survivors;
         // Without a filter by age the totals say how much it is.
         if older_than_ns > 0 {
             survivors.swept.add(block.size_bytes, block.weight);
@@ -244,7 +276,10 @@ impl Sites {
 
 impl SiteState {
     pub(super) fn heap_bytes(&self) -> usize {
-        self.survivors.ages.heap_bytes() + self.survivors.oldest.capacity() * size_of::<Kept>()
+        self.history.heap_bytes()
+            + self.survivors.cohorts.heap_bytes()
+            + self.survivors.ages.heap_bytes()
+            + self.survivors.oldest.capacity() * size_of::<Kept>()
     }
 }
 
@@ -359,7 +394,7 @@ mod tests {
         let mut sites = Sites::default();
         sites.begin(&settings);
         for index in 0..2_000_000u64 {
-            sites.add_block(10_000_000, 1, &block(index % 2000, 2_000_000 - index, index));
+            sites.add_block(10_000_000, 1, 0, &block(index % 2000, 2_000_000 - index, index));
         }
         assert_eq!(sites.limit, 500);
         assert!(sites.kept <= KEPT_MAX);
@@ -377,7 +412,7 @@ mod tests {
             let mut sites = Sites::default();
             sites.begin(&settings);
             for (address, time_ns) in times.iter().enumerate() {
-                sites.add_block(100, 0, &block(1, *time_ns, address as u64));
+                sites.add_block(100, 0, 0, &block(1, *time_ns, address as u64));
             }
             let mut expected: Vec<_> = times.iter().enumerate().map(|(address, time)| (*time, address as u64)).collect();
             expected.sort_unstable();

@@ -15,11 +15,14 @@ use super::ages::Ages;
 use super::estimate::{Outstanding, Unseen};
 use super::frozen::FrozenId;
 use super::gpu::{ImagePlace, PlaceTotals, Places, PlacesBefore};
+use super::past::Past;
 use super::site::{Kept, SiteState};
 use super::sums::{Spaces, Sums, space_of};
 use super::{Image, Scope, Settings, SiteRef, Sort};
 use crate::report::gpu::Table;
 use crate::report::model::{Age, Held, Omitted, OmittedSpace, Sampled, State, Totals};
+use crate::report::verdict::Verdict;
+use crate::verdict;
 
 /// Lifetimes of freed blocks: bucket `k` counts those of at least 2^k ns, less than twice that.
 pub type Lifetimes = [u64; LIFETIME_BUCKETS];
@@ -98,9 +101,14 @@ pub struct SiteSnapshot {
     pub age_ms: Age,
     /// Lifetimes of its freed blocks.
     pub lifetimes: Lifetimes,
+    /// What it is taken for; none where its history is not kept.
+    pub verdict: Option<Verdict>,
     /// Its oldest survivors, oldest first, if blocks were asked for.
     pub oldest: Option<Vec<BlockAge>>,
 }
+
+/// Sites that are judged before the list is cut: those that rise most. The others lose less.
+const JUDGED_MAX: usize = 200;
 
 /// Processes named with a site.
 pub const PIDS_MAX: usize = 10;
@@ -236,6 +244,7 @@ struct Group<'a> {
     held: Outstanding,
     growth: i128,
     oldest_ms: u64,
+    verdict: Option<Verdict>,
 }
 
 impl<'a> Group<'a> {
@@ -246,7 +255,14 @@ impl<'a> Group<'a> {
             held: Outstanding::default(),
             growth: 0,
             oldest_ms: 0,
+            verdict: None,
         }
+    }
+
+    fn loss(&self) -> u64 {
+        self.verdict
+            .as_ref()
+            .map_or(0, |verdict| verdict.loss_bytes_per_h)
     }
 
     fn add(&mut self, entry: Entry<'a>) {
@@ -266,6 +282,7 @@ impl<'a> Group<'a> {
     fn compare(&self, other: &Self, sort: Sort) -> Ordering {
         let by = match sort {
             Sort::Bytes => Ordering::Equal,
+            Sort::Loss => other.loss().cmp(&self.loss()),
             Sort::Blocks => other.held.blocks.cmp(&self.held.blocks),
             Sort::Growth => other.growth.cmp(&self.growth),
             Sort::Age => other.oldest_ms.cmp(&self.oldest_ms),
@@ -284,7 +301,7 @@ impl<'a> Group<'a> {
     /// By bytes, what takes a device's memory comes before all else that is a GPU's.
     fn is_beside_device(&self, sort: Sort) -> bool {
         let space = self.space();
-        sort == Sort::Bytes && Table::of(space) == Table::Gpu && !is_on_device(space)
+        matches!(sort, Sort::Bytes | Sort::Loss) && Table::of(space) == Table::Gpu && !is_on_device(space)
     }
 
     /// The processes that it is of, those that hold most first.
@@ -350,6 +367,7 @@ impl<'a> Group<'a> {
             frees: sums.frees,
             age_ms: ages.summary(),
             lifetimes,
+            verdict: self.verdict,
             oldest: settings
                 .blocks_per_site
                 .map(|max| oldest_blocks(&self.members, max)),
@@ -403,6 +421,7 @@ pub(super) struct Listed {
 pub(super) fn list<'a, K: Hash + Eq>(
     settings: &Settings,
     interval_ns: u64,
+    past: &Past<'_>,
     entries: impl Iterator<Item = Entry<'a>>,
     rest: &Rest,
     mut group: impl FnMut(&SiteRef) -> (Scope, K),
@@ -433,7 +452,10 @@ pub(super) fn list<'a, K: Hash + Eq>(
         });
         groups[index].add(entry);
     }
-    let sites: Vec<_> = cut(groups, settings)
+    judge(&mut groups, past, JUDGED_MAX);
+    let mut listed = cut(groups, settings);
+    judge(&mut listed, past, usize::MAX);
+    let sites: Vec<_> = listed
         .into_iter()
         .map(|group| group.into_snapshot(settings, interval_ns))
         .collect();
@@ -442,6 +464,33 @@ pub(super) fn list<'a, K: Hash + Eq>(
         sites,
         totals: totals_of(&sums, settings),
         lifetimes,
+    }
+}
+
+/// Judges those that rise most, and of few all.
+fn judge(groups: &mut [Group<'_>], past: &Past<'_>, max: usize) {
+    let mut rising: Vec<(f64, usize)> = Vec::new();
+    if groups.len() > max {
+        let guesses = groups.iter().enumerate().map(|(index, group)| {
+            let evidence = past.evidence(&group.members);
+            (
+                evidence.map_or(0.0, |evidence| verdict::guess_per_s(&evidence)),
+                index,
+            )
+        });
+        rising.extend(guesses.filter(|(guess, _)| *guess > 0.0));
+        rising.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        rising.truncate(max);
+    } else {
+        rising.extend((0..groups.len()).map(|index| (0.0, index)));
+    }
+    for (_, index) in rising {
+        let group = &mut groups[index];
+        if group.verdict.is_none() {
+            group.verdict = past
+                .evidence(&group.members)
+                .map(|evidence| verdict::judge(&evidence));
+        }
     }
 }
 
