@@ -1,7 +1,7 @@
 //! Where the memory of a process is: what is outstanding, what it has mapped by itself, what its allocator holds and has
 //! not handed out, and what cannot be known.
 //!
-//! [`mapped`], [`pieces`], [`base`], [`evidence`], [`split`], [`change`] and [`line`] are pure; [`smaps`] and [`pages`]
+//! [`mapped`], [`pieces`], [`base`], [`evidence`], [`split`], [`change`] and [`mod@line`] are pure; [`smaps`] and [`pages`]
 //! read `/proc`. Must not know the kernel's tables, names, or how a report is written.
 //!
 //! A look: [`Accounts::look`], then every live block into [`Sweep::add`], then [`Accounts::settle`]. Whatever is mapped
