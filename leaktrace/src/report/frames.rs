@@ -31,7 +31,8 @@ pub(super) fn name(frame: &Frame) -> Cow<'_, str> {
     }
 }
 
-/// What a site is called in a sentence: the function where a person starts to read, without its arguments.
+/// What a site is called in a sentence: the function where a person starts to read, without its arguments; of Python also
+/// the line.
 pub(crate) fn short_name(survivor: &Survivor) -> String {
     let frames = survivor.frames.as_slice();
     let Some(frame) = innermost_user(frames)
@@ -40,9 +41,25 @@ pub(crate) fn short_name(survivor: &Survivor) -> String {
     else {
         return survivor.call.clone();
     };
-    let name = name(frame).replace("(anonymous namespace)", "{anonymous}");
-    let without = name.split('(').next().unwrap_or_default().trim_end();
-    elide(if without.is_empty() { &name } else { without }, SHORT_COLUMNS)
+    if let (true, Some(file), Some(line)) = (is_python(frame), &frame.file, frame.line) {
+        let place = format!("{}:{line}", base_name(file));
+        return match &frame.symbol {
+            Some(symbol) if !symbol.starts_with('<') => elide(&format!("{symbol} ({place})"), SHORT_COLUMNS),
+            _ => place,
+        };
+    }
+    elide(&without_arguments(&name(frame)), SHORT_COLUMNS)
+}
+
+/// A function of C++ without its arguments; other languages do not name them.
+fn without_arguments(name: &str) -> String {
+    let name = name.replace("(anonymous namespace)", "{anonymous}");
+    let from = name.find("operator()").map_or(0, |at| at + "operator()".len());
+    let has_arguments = name.ends_with(')') || name.ends_with(" const");
+    match name[from..].find('(') {
+        Some(at) if has_arguments && from + at > 0 => name[..from + at].to_owned(),
+        _ => name,
+    }
 }
 
 /// The last part of a path.
@@ -279,6 +296,45 @@ mod tests {
         assert_eq!(name(&frame(Some("main"), Some("/bin/x"))), "main");
         assert_eq!(name(&frame(None, Some("/usr/lib/libx.so.1"))), "libx.so.1+0x1234");
         assert_eq!(name(&frame(None, None)), "0x7f00");
+    }
+
+    #[test]
+    fn in_a_sentence_a_function_has_no_arguments() {
+        for (name, short) in [
+            ("main", "main"),
+            ("load(std::vector<int>, (anonymous namespace)::T)", "load"),
+            ("(anonymous namespace)::load(int)", "{anonymous}::load"),
+            ("A::operator()(int) const", "A::operator()"),
+            ("A::operator()() const", "A::operator()"),
+            (
+                "<(A, B) as core::ops::Fn>::call",
+                "<(A, B) as core::ops::Fn>::call",
+            ),
+            ("libx.so.1+0x12", "libx.so.1+0x12"),
+        ] {
+            assert_eq!(without_arguments(name), short);
+        }
+    }
+
+    #[test]
+    fn in_a_sentence_a_line_of_python_is_enough() {
+        let mut survivor = crate::report::sample::report().survivors.remove(0);
+        let python = |symbol: &str| Frame {
+            lang: Lang::Python,
+            symbol: Some(symbol.to_owned()),
+            file: Some("/srv/app/views.py".to_owned()),
+            line: Some(12),
+            ..Frame::default()
+        };
+        for (symbol, short) in [
+            ("<listcomp>", "views.py:12"),
+            ("View.get", "View.get (views.py:12)"),
+        ] {
+            survivor.frames = vec![frame(Some("malloc"), None), python(symbol)];
+            assert_eq!(short_name(&survivor), short);
+        }
+        survivor.frames.clear();
+        assert_eq!(short_name(&survivor), survivor.call);
     }
 
     #[test]
