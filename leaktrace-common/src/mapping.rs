@@ -6,9 +6,10 @@ use crate::key::Process;
 pub mod kind {
     /// `mmap`: `start` and `length_bytes` are now mapped anew, whatever was there.
     pub const MAP: u32 = 1;
-    /// `munmap`: nothing is mapped there any more.
+    /// `munmap`: nothing of what was mapped there before `began_ns` is any more.
     pub const UNMAP: u32 = 2;
-    /// `mremap`: what was at `old_start` of `old_length_bytes` is now at `start` of `length_bytes`.
+    /// `mremap`: what was at `old_start` of `old_length_bytes` is now at `start` of `length_bytes`. A length of 0 there:
+    /// the old range stays as it is, and the new one is of the same shared memory.
     pub const REMAP: u32 = 3;
     /// `brk`: the heap's end is now `start`; `old_start` is where it was, 0 where that is not known.
     pub const BREAK: u32 = 4;
@@ -29,6 +30,10 @@ pub mod flag {
 }
 
 /// A system call that has changed what is mapped. Addresses and lengths are of whole pages.
+///
+/// Events of one process are not quite in the order in which its calls took effect: they are told as the calls return, and
+/// what one thread gives back another may have been given before the first returns. Who gives back names the time at which
+/// it began to, and what was mapped since then is another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct MapEvent {
@@ -36,6 +41,8 @@ pub struct MapEvent {
     pub process: Process,
     /// When it returned, nanoseconds of `CLOCK_BOOTTIME`.
     pub time_ns: u64,
+    /// When it was entered, where it takes something away ([`kind::UNMAP`], [`kind::REMAP`]); else as `time_ns`.
+    pub began_ns: u64,
     /// The stack it was called from; 0 where it was not taken: of unmappings and of an allocator's calls.
     pub stack_id: u64,
     /// First address.
@@ -52,4 +59,4 @@ pub struct MapEvent {
     pub flags: u32,
 }
 
-const _: () = assert!(size_of::<MapEvent>() == 64);
+const _: () = assert!(size_of::<MapEvent>() == 72);

@@ -86,6 +86,8 @@ pub struct Config {
     pub gpu: Gpu,
     /// Also follow where addresses are reserved for it.
     pub gpu_reservations: bool,
+    /// Also follow what processes map by themselves.
+    pub mappings: bool,
     /// Functions to trace beside the known allocators.
     pub custom: Option<CustomPair>,
     /// Which blocks count.
@@ -424,6 +426,7 @@ impl Config {
             python_pools: false,
             gpu: Gpu::default(),
             gpu_reservations: false,
+            mappings: true,
             custom: None,
             filters: Filters::default(),
             sample_bytes: defaults::SAMPLE_BYTES,

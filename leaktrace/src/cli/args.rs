@@ -126,6 +126,13 @@ pub(super) struct TargetArgs {
     #[arg(long, conflicts_with = "no_gpu")]
     pub(super) gpu_reservations: bool,
 
+    /// Do not follow what processes map by themselves, by mmap, munmap, mremap and brk.
+    ///
+    /// It is followed but with --all: for each call of the system, of whatever process, the kernel then takes some
+    /// nanoseconds more.
+    #[arg(long)]
+    pub(super) no_mappings: bool,
+
     /// Also trace this function as one that allocates; needs --object.
     ///
     /// For pools and allocators that leaktrace does not know. Arguments are counted from 0:

@@ -201,6 +201,7 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
     } else {
         defaults::SAMPLE_BYTES
     };
+    let is_of_all = matches!(&what, Target::Selected(selection) if selection.all);
     let config = Config {
         target: what,
         scope: bounds.scope,
@@ -213,6 +214,7 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
             (false, false) => Gpu::WhereFound,
         },
         gpu_reservations: target.gpu_reservations,
+        mappings: !target.no_mappings && !is_of_all,
         custom,
         filters: Filters {
             older_than: filter.older_than.0,

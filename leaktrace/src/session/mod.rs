@@ -11,6 +11,7 @@ mod ended;
 mod gpu;
 mod history;
 mod keep;
+mod mapped;
 mod members;
 mod pace;
 mod pools;
@@ -82,7 +83,7 @@ pub fn run(config: &Config, fate: ChildFate) -> Result<ExitCode, Error> {
         session.announce();
         let outcome = session.trace(&mut signals, &mut killswitch).await;
         // The probes go first, whatever happened: no target pays for an error of ours.
-        session.running.traced.release_all();
+        session.running.release_all();
         let outcome = outcome.and_then(|()| session.output.finish().map_err(Error::from));
         if session.running.child.is_none() {
             return outcome.map(|()| ExitCode::SUCCESS);
@@ -319,7 +320,7 @@ impl<'a> Session<'a> {
                 Wake::Note => self.note_history()?,
                 Wake::Thrown(thrown) => {
                     // The probes first: the report can be made without.
-                    self.running.traced.release_all();
+                    self.running.release_all();
                     say(&format!("{thrown}: all tracing has ended"));
                     return self.last_report(&ended, watched).await;
                 }
@@ -371,6 +372,10 @@ impl<'a> Session<'a> {
             .descriptors()
             .map_err(system("cannot watch a perf ring"))?
         {
+            watch_ring(descriptor, changed.clone(), Arc::clone(&self.pace))?;
+        }
+        let mapped = self.running.mapped.wake();
+        if let Some(descriptor) = mapped.map_err(system("cannot watch the ring of mappings"))? {
             watch_ring(descriptor, changed.clone(), Arc::clone(&self.pace))?;
         }
         let pids: Vec<u32> = self.running.traced.iter().map(|process| process.pid).collect();
@@ -438,6 +443,8 @@ impl<'a> Session<'a> {
         let Running {
             traced,
             collector,
+            counters,
+            mapped,
             sideband,
             log,
             ..
@@ -447,6 +454,7 @@ impl<'a> Session<'a> {
         }
         // Before the mappings: what a stack leads through is then known when it is walked.
         collector.receive_stacks();
+        mapped.drain(counters).map_err(LoadError::Maps)?;
         traced.grant_stacks();
         traced.settle_interpreters();
         let entries = sideband.drain();

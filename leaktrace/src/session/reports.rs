@@ -158,7 +158,7 @@ impl Session<'_> {
         self.write()?;
         self.report(ended, true)?;
         // What is left to do needs no probes.
-        self.running.traced.release_all();
+        self.running.release_all();
         let limit = Instant::now() + FETCH_WAIT;
         loop {
             if self.builder.take_better()

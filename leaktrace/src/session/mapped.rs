@@ -1,0 +1,125 @@
+//! What the targets map by themselves, on its way from the kernel side's ring to whoever keeps account of it. Must not know
+//! what becomes of a mapping.
+
+use std::{fmt::Debug, io, os::fd::OwnedFd};
+
+use leaktrace_common::{
+    counter::Counter,
+    mapping::{MapEvent, kind},
+};
+
+use crate::kernel::{
+    counters::Counters,
+    mapping::{Attached, Ring},
+    object::{KernelSide, LoadError},
+};
+
+/// Keeps account of mappings.
+pub(super) trait Sink: Debug {
+    /// A system call has changed what is mapped.
+    fn apply(&mut self, event: &MapEvent);
+
+    /// Some events before the next one are missing: what is mapped is to be read from `/proc/PID/maps` again.
+    fn lost(&mut self);
+}
+
+/// The ring, and where its events go.
+#[derive(Debug)]
+pub(super) struct Mapped {
+    following: Option<(Ring, Attached)>,
+    sink: Box<dyn Sink>,
+    /// What the counter of lost events said last.
+    lost: u64,
+}
+
+impl Mapped {
+    /// Follows what targets map from here on, if that is wanted. Where it cannot be, a warning says why.
+    ///
+    /// # Errors
+    /// [`LoadError`] when the object lacks the ring.
+    pub(super) fn follow(
+        kernel: &mut KernelSide,
+        wanted: bool,
+        sink: Box<dyn Sink>,
+    ) -> Result<Self, LoadError> {
+        let attached = if wanted {
+            Attached::new(kernel)
+                .inspect_err(|error| tracing::warn!("{error}"))
+                .ok()
+        } else {
+            None
+        };
+        let following = match attached {
+            Some(attached) => Some((Ring::new(kernel)?, attached)),
+            None => None,
+        };
+        Ok(Self {
+            following,
+            sink,
+            lost: 0,
+        })
+    }
+
+    /// What becomes readable when the ring fills; none where nothing is followed.
+    ///
+    /// # Errors
+    /// When it cannot be duplicated.
+    pub(super) fn wake(&self) -> io::Result<Option<OwnedFd>> {
+        let ring = self.following.as_ref().map(|(ring, _)| ring);
+        ring.map(Ring::wake).transpose()
+    }
+
+    /// Hands on what has been told up to now.
+    ///
+    /// # Errors
+    /// aya's words when the counters cannot be read.
+    pub(super) fn drain(&mut self, counters: &Counters) -> Result<(), String> {
+        let Some((ring, _)) = &mut self.following else {
+            return Ok(());
+        };
+        ring.drain(|event| self.sink.apply(event));
+        let lost = counters.read(Counter::MappingsLost)?;
+        if lost > self.lost {
+            self.lost = lost;
+            self.sink.lost();
+        }
+        Ok(())
+    }
+
+    /// Follows nothing any more: system calls cost what they did before.
+    pub(super) fn release(&mut self) {
+        self.following = None;
+    }
+}
+
+/// Keeps nothing, and says with `-vv` what it was told.
+#[derive(Debug)]
+pub(super) struct Unkept;
+
+impl Sink for Unkept {
+    fn apply(&mut self, event: &MapEvent) {
+        let name = match event.kind {
+            kind::MAP => "mmap",
+            kind::UNMAP => "munmap",
+            kind::REMAP => "mremap",
+            kind::BREAK => "brk",
+            _ => "unknown",
+        };
+        tracing::debug!(
+            "{name} of {}.{}: {:#x}+{:#x} from {:#x}+{:#x}, flags {:#x}, stack {:#x}, {} ns",
+            event.process.tgid,
+            event.process.image,
+            event.start,
+            event.length_bytes,
+            event.old_start,
+            event.old_length_bytes,
+            event.flags,
+            event.stack_id,
+            event.time_ns - event.began_ns,
+        );
+    }
+
+    fn lost(&mut self) {
+        tracing::debug!("mappings were lost");
+    }
+}
