@@ -124,7 +124,7 @@ impl Mapped {
                 self.cut(event.start, end);
                 self.insert(event.start, end, Origin::new(event, Call::Map));
             }
-            kind::UNMAP => drop(self.cut(event.start, end)),
+            kind::UNMAP => drop(self.take(event.start, end, event.began_ns)),
             kind::REMAP => self.remap(event),
             // Where the break was is not known of the first call only: that asks for it and moves nothing.
             kind::BREAK if event.old_start != 0 => {
@@ -147,7 +147,7 @@ impl Mapped {
         let old_end = event.old_start.saturating_add(event.old_length_bytes);
         let moves = start != event.old_start;
         let old: Vec<(u64, Interval)> = if event.flags & flag::KEEPS_OLD == 0 {
-            self.cut(event.old_start, old_end)
+            self.take(event.old_start, old_end, event.began_ns)
         } else {
             self.pieces(event.old_start, old_end)
                 .filter_map(|(start, end, origin)| {
@@ -227,6 +227,15 @@ impl Mapped {
             inside_next = inside.next();
             Some((from, at, Some(&interval.origin)))
         })
+    }
+
+    /// Takes out what was mapped in `start..end` before `began_ns`: what one thread gives back another may have been given
+    /// before the first has told of it.
+    fn take(&mut self, start: u64, end: u64, began_ns: u64) -> Vec<(u64, Interval)> {
+        let is_older = |(_, interval): &(u64, Interval)| interval.origin.time_ns <= began_ns;
+        let (older, younger) = self.cut(start, end).into_iter().partition(is_older);
+        self.intervals.extend::<Vec<(u64, Interval)>>(younger);
+        older
     }
 
     /// Takes out what lies in `start..end`, splitting what reaches beyond it.

@@ -18,6 +18,7 @@ fn event(kind: u32, start: u64, length: u64, old: (u64, u64), flags: u32, number
             device: 0,
         },
         time_ns: number,
+        began_ns: number,
         stack_id: number << 8,
         start: start * PAGE,
         length_bytes: length * PAGE,
@@ -50,11 +51,36 @@ fn after(events: &[MapEvent]) -> Mapped {
 
 #[test]
 fn a_hole_splits_a_mapping() {
-    let hole = event(kind::UNMAP, 14, 2, (0, 0), 0, 0);
+    let hole = event(kind::UNMAP, 14, 2, (0, 0), 0, 2);
     assert_eq!(known(&after(&[map(10, 10, 1), hole])), [(10, 14, 1), (16, 20, 1)]);
     assert_eq!(
         known(&after(&[map(10, 10, 1), map(12, 3, 2)])),
         [(10, 12, 1), (12, 15, 2), (15, 20, 1)]
+    );
+}
+
+#[test]
+fn what_is_given_to_another_before_it_is_told_of_stays_his() {
+    // Taken away from 5 on, told of at 9; mapped by another at 7.
+    let taken = MapEvent {
+        began_ns: 5,
+        ..event(kind::UNMAP, 10, 10, (0, 0), 0, 9)
+    };
+    assert_eq!(
+        known(&after(&[map(10, 10, 1), map(12, 3, 7), taken])),
+        [(12, 15, 7)]
+    );
+    let moved = MapEvent {
+        began_ns: 5,
+        ..event(kind::REMAP, 50, 10, (10, 10), 0, 9)
+    };
+    let mapped = after(&[map(10, 10, 1), map(12, 3, 7), moved]);
+    assert_eq!(
+        mapped
+            .pieces(10 * PAGE, 20 * PAGE)
+            .filter(|piece| piece.2.is_some())
+            .count(),
+        1
     );
 }
 

@@ -174,6 +174,7 @@ pub(super) mod tests {
                 device: 0,
             },
             time_ns: 5,
+            began_ns: 5,
             stack_id,
             start,
             length_bytes,

@@ -28,6 +28,8 @@ const RANGES_MAX: usize = 4096;
 pub(super) struct Process {
     key: Key,
     first: First,
+    /// System calls up to then are in `base`.
+    from_ns: u64,
     base: Base,
     mapped: Mapped,
     known: Known,
@@ -66,6 +68,7 @@ impl Process {
         let mut process = Self::started(key, now_ns);
         process.first.figures = figures;
         process.base = Base::new(&areas);
+        process.from_ns = now_ns;
         Ok(process)
     }
 
@@ -77,6 +80,7 @@ impl Process {
                 time_ns: now_ns,
                 ..First::default()
             },
+            from_ns: 0,
             base: Base::default(),
             mapped: Mapped::new(),
             known: Known::default(),
@@ -105,7 +109,7 @@ impl Process {
 
     /// Follows a system call of its. What came before it was first looked at was there then.
     pub(super) fn apply(&mut self, event: &MapEvent) {
-        if event.time_ns <= self.first.time_ns {
+        if event.time_ns <= self.from_ns {
             return;
         }
         let (range, gone) = match event.kind {

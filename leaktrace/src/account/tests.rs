@@ -129,6 +129,7 @@ fn what_began_with_nothing_has_all_of_it_since() {
     let event = MapEvent {
         process: Key { image: 3, ..own() },
         time_ns: now_ns(),
+        began_ns: now_ns(),
         stack_id: 0,
         start: 0,
         length_bytes: 0,

@@ -4,9 +4,12 @@
 
 use std::collections::HashMap;
 
-use leaktrace_common::key::{Process as Key, SiteKey};
+use leaktrace_common::{
+    key::{Process as Key, SiteKey},
+    mapping::MapEvent,
+};
 
-use super::Session;
+use super::{Session, mapped::Sink};
 use crate::{
     account::{
         Accounts, Occasion, Sweep,
@@ -17,12 +20,23 @@ use crate::{
     kernel::clock::now_ns,
     probe::gear::Gear,
     report::{
+        account::Account,
         model::{Report, State},
         short_name,
     },
-    traced::set::TracedSet,
-    track::Snapshot,
+    traced::{process::Traced, set::TracedSet},
+    track::{Image, SiteRef, Snapshot},
 };
+
+impl Sink for Accounts {
+    fn apply(&mut self, event: &MapEvent) {
+        Self::apply(self, event);
+    }
+
+    fn lost(&mut self) {
+        self.miss();
+    }
+}
 
 impl Session<'_> {
     /// From here on memory is followed: of a command from its beginning, of others from what they have.
@@ -64,8 +78,8 @@ pub(super) fn settle(accounts: &mut Accounts, sweep: &Sweep) {
     accounts.settle(sweep, |_pid, _stack_id| false);
 }
 
-/// Fills in the accounts of a report of this snapshot, without their lines.
-pub(super) fn fill(report: &mut Report, accounts: &Accounts, snapshot: &Snapshot) {
+/// The accounts of a report of this snapshot, without names.
+pub(super) fn of_report(accounts: &Accounts, snapshot: &Snapshot) -> Vec<Account> {
     // Processes that were forked have the addresses of their parent, and so its stacks.
     let listed: HashMap<(u64, u32, u8), usize> = snapshot
         .sites
@@ -74,9 +88,30 @@ pub(super) fn fill(report: &mut Report, accounts: &Accounts, snapshot: &Snapshot
         .map(|(index, site)| (place(&site.site.key), index))
         .collect();
     let known = accounts.known().into_iter();
-    report.accounts = known
+    known
         .filter_map(|pid| accounts.account(pid, |site| listed.get(&place(site)).copied()))
-        .collect();
+        .collect()
+}
+
+/// Where processes have mapped something by themselves: the mappings of all accounts, one after the other.
+pub(super) fn mappers(accounts: &[Account], traced: &TracedSet) -> Vec<SiteRef> {
+    let mappings = accounts.iter().flat_map(|account| {
+        let image = traced.get(account.pid).map_or(0, Traced::image);
+        account.mappings.iter().map(move |mapping| SiteRef {
+            image: Image {
+                tgid: account.pid,
+                image,
+                frozen: None,
+            },
+            key: SiteKey {
+                stack_id: mapping.stack_id,
+                process: key(account.pid, image),
+                call: 0,
+                shard: 0,
+            },
+        })
+    });
+    mappings.collect()
 }
 
 /// Writes the lines, when the sites have names.

@@ -369,6 +369,17 @@ impl Collector {
         live.for_each(|key, block| sweep.add(&of_account(&LiveBlock::new(key, block))))
     }
 
+    /// Reads the stacks of these, which are no sites of the snapshot.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub(super) fn read_stacks(&mut self, of: &[SiteRef]) -> Result<(), TableError> {
+        for site in of {
+            self.stacks.read(&self.tables, site.key.stack_id)?;
+        }
+        Ok(())
+    }
+
     /// Throws away stacks that no site has any more, now and then.
     fn sweep_stacks(&mut self) {
         if !self.stacks.is_to_sweep() {

@@ -454,7 +454,9 @@ impl<'a> Session<'a> {
         }
         // Before the mappings: what a stack leads through is then known when it is walked.
         collector.receive_stacks();
-        mapped.drain(counters).map_err(LoadError::Maps)?;
+        mapped
+            .drain(counters, &mut self.accounts)
+            .map_err(LoadError::Maps)?;
         traced.grant_stacks();
         traced.settle_interpreters();
         let entries = sideband.drain();

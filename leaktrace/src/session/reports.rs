@@ -56,6 +56,8 @@ impl Session<'_> {
         let mut sweep = accounts::look(&mut self.accounts, traced, look);
         let snapshot = collector.snapshot(traced, run, &mut sweep)?;
         accounts::settle(&mut self.accounts, &sweep);
+        let accounts = accounts::of_report(&self.accounts, &snapshot);
+        collector.read_stacks(&accounts::mappers(&accounts, traced))?;
         self.share_tables()?;
         let Running {
             traced,
@@ -70,6 +72,7 @@ impl Session<'_> {
             .as_mut()
             .map(|keeper| keeper.budget(&traced.catalog.slots, collector));
         let sources = Sources {
+            accounts,
             config: self.config,
             traced,
             collector,
@@ -81,7 +84,6 @@ impl Session<'_> {
                 .map_or(self.config.sample_bytes, |keeper| keeper.largest_mean_bytes),
         };
         let (mut report, unnamed) = self.builder.report(&sources, &snapshot, last);
-        accounts::fill(&mut report, &self.accounts, &snapshot);
         if let Some(gpu) = &mut report.gpu {
             let users = traced
                 .iter()
