@@ -31,6 +31,8 @@ pub struct Pagemap {
     left_bytes: u64,
     /// Bytes of addresses that were not looked at.
     unseen_bytes: u64,
+    /// Whether a read has failed.
+    has_failed: bool,
 }
 
 impl Pagemap {
@@ -47,12 +49,18 @@ impl Pagemap {
             buffer: Vec::new(),
             left_bytes: limit_bytes,
             unseen_bytes: 0,
+            has_failed: false,
         })
     }
 
     /// Bytes of addresses that were asked for and not looked at.
     pub const fn unseen_bytes(&self) -> u64 {
         self.unseen_bytes
+    }
+
+    /// Whether a read has failed: the process has ended, and nothing of this look is to be relied on.
+    pub const fn has_failed(&self) -> bool {
+        self.has_failed
     }
 
     /// Reads the entries of these pages.
@@ -90,6 +98,7 @@ impl Pages for Pagemap {
         let counted = self.count(first, after, |page| {
             held += end.min((page + 1) * PAGE_BYTES) - start.max(page * PAGE_BYTES);
         });
+        self.has_failed |= counted.is_err();
         counted.ok().map(|()| held)
     }
 }
@@ -116,6 +125,21 @@ mod tests {
         assert_eq!(pages.held_bytes(end, start), Some(0));
         assert_eq!(pages.unseen_bytes(), 0);
         drop(memory);
+    }
+
+    #[test]
+    fn a_process_that_has_ended_has_no_pages() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("1000")
+            .spawn()
+            .expect("sleep");
+        let mut pages = Pagemap::open(child.id(), Pagemap::LIMIT_BYTES).expect("pagemap");
+        assert!(pages.held_bytes(PAGE_BYTES, 2 * PAGE_BYTES).is_some());
+        assert!(!pages.has_failed());
+        child.kill().expect("it runs");
+        child.wait().expect("it has ended");
+        assert_eq!(pages.held_bytes(PAGE_BYTES, 2 * PAGE_BYTES), None);
+        assert!(pages.has_failed());
     }
 
     #[test]

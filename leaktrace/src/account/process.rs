@@ -166,7 +166,7 @@ impl Process {
         Blocks::new(pieces.unwrap_or_default(), rounding)
     }
 
-    /// Takes the blocks that belong to the last look.
+    /// Takes the blocks that belong to the last look. Of a process that has ended meanwhile the look before is the last.
     pub(super) fn settle(&mut self, blocks: &Blocks, leads_through_allocator: impl Fn(u64) -> bool) {
         let Some(mut look) = self.look.take() else { return };
         let sources = Sources {
@@ -176,6 +176,9 @@ impl Process {
             pages: &mut look.pages,
         };
         let split = split(&look.pieces, sources, leads_through_allocator);
+        if look.pages.has_failed() {
+            return;
+        }
         let unseen = look.pages.unseen_bytes();
         if unseen > 0 {
             tracing::debug!("{}: pages of {unseen} bytes were not looked at", self.key.tgid);
