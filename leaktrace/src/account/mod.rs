@@ -39,7 +39,7 @@ const PAGE_BYTES: u64 = 4096;
 const SHARE: u64 = 100;
 
 /// Time that looks may take at once where none has been for a while, nanoseconds.
-const BURST_NS: u64 = 200_000_000;
+const BURST_NS: u64 = 500_000_000;
 
 /// Least time between two looks at a process, nanoseconds.
 const BETWEEN_NS: u64 = 1_000_000_000;

@@ -1,6 +1,9 @@
 //! What the formats have in common about frames: their names, and which one is the user's own.
 
-use std::borrow::{Borrow, Cow};
+use std::{
+    borrow::{Borrow, Cow},
+    collections::HashMap,
+};
 
 use super::model::{Frame, Lang, Survivor};
 
@@ -33,7 +36,7 @@ pub(super) fn name(frame: &Frame) -> Cow<'_, str> {
 
 /// What a site is called in a sentence: the function where a person starts to read, without its arguments; of Python also
 /// the line.
-pub(crate) fn short_name(survivor: &Survivor) -> String {
+fn short_name(survivor: &Survivor) -> String {
     let frames = survivor.frames.as_slice();
     let Some(frame) = innermost_user(frames)
         .and_then(|index| frames.get(index))
@@ -49,6 +52,26 @@ pub(crate) fn short_name(survivor: &Survivor) -> String {
         };
     }
     elide(&without_arguments(&name(frame)), SHORT_COLUMNS)
+}
+
+/// The same of all sites of a report; those that would be called the same by their lines, too.
+pub(crate) fn short_names(survivors: &[Survivor]) -> Vec<String> {
+    let mut names: Vec<String> = survivors.iter().map(short_name).collect();
+    let mut counts: HashMap<String, usize> = HashMap::new();
+    for name in &names {
+        *counts.entry(name.clone()).or_default() += 1;
+    }
+    for (name, survivor) in names.iter_mut().zip(survivors) {
+        let frames = survivor.frames.as_slice();
+        let frame = innermost_user(frames).and_then(|index| frames.get(index));
+        if counts[name.as_str()] > 1
+            && let Some((file, line)) = frame.and_then(|frame| Some((frame.file.as_ref()?, frame.line?)))
+            && !name.contains(&format!(":{line}"))
+        {
+            *name = format!("{name} ({}:{line})", base_name(file));
+        }
+    }
+    names
 }
 
 /// A function of C++ without its arguments; other languages do not name them.
@@ -335,6 +358,29 @@ mod tests {
         }
         survivor.frames.clear();
         assert_eq!(short_name(&survivor), survivor.call);
+    }
+
+    #[test]
+    fn sites_of_one_function_are_told_apart_by_their_lines() {
+        let at = |symbol: &str, line: Option<u32>| {
+            let mut survivor = crate::report::sample::report().survivors.remove(0);
+            survivor.frames = vec![Frame {
+                file: line.map(|_| "/src/pool.c".to_owned()),
+                line,
+                ..frame(Some(symbol), Some("/bin/x"))
+            }];
+            survivor
+        };
+        let survivors = [
+            at("fill", Some(7)),
+            at("load", Some(9)),
+            at("fill", Some(8)),
+            at("fill", None),
+        ];
+        assert_eq!(
+            short_names(&survivors),
+            ["fill (pool.c:7)", "load", "fill (pool.c:8)", "fill"]
+        );
     }
 
     #[test]

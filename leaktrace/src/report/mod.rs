@@ -26,7 +26,7 @@ mod watch_text;
 
 use std::io::{self, Write};
 
-pub(crate) use self::frames::{innermost_user, short_name};
+pub(crate) use self::frames::{innermost_user, short_names};
 pub use self::{folded::Folded, json::Json, text::Text, watch_text::WatchText};
 use model::Report;
 

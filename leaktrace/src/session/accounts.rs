@@ -22,7 +22,7 @@ use crate::{
     report::{
         account::Account,
         model::{Report, State},
-        short_name,
+        short_names,
     },
     traced::{process::Traced, set::TracedSet},
     track::{Image, SiteRef, Snapshot},
@@ -116,18 +116,16 @@ pub(super) fn mappers(accounts: &[Account], traced: &TracedSet) -> Vec<SiteRef> 
 
 /// Writes the lines, when the sites have names.
 pub(super) fn write_lines(report: &mut Report) {
-    let mut accounts = std::mem::take(&mut report.accounts);
-    for account in &mut accounts {
-        account.line = line(account, |index| name(report, index));
-    }
-    report.accounts = accounts;
-}
-
-fn name(report: &Report, index: usize) -> Name {
-    let survivor = report.survivors.get(index);
-    Name {
-        label: survivor.map_or_else(|| "a site".to_owned(), short_name),
-        class: survivor.and_then(|survivor| Some(survivor.verdict.as_ref()?.class)),
+    let labels = short_names(&report.survivors);
+    let survivors = &report.survivors;
+    let name = |index: usize| Name {
+        label: labels.get(index).cloned().unwrap_or_default(),
+        class: survivors
+            .get(index)
+            .and_then(|survivor| Some(survivor.verdict.as_ref()?.class)),
+    };
+    for account in &mut report.accounts {
+        account.line = line(account, name);
     }
 }
 
