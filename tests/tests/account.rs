@@ -150,13 +150,35 @@ fn what_is_only_reserved_is_not_there() {
     let mappings = run.account()["mappings"].as_array().expect("a list");
     let first = mappings.first().expect("a mapping");
     assert!(first["mapped_bytes"].as_i64() >= Some(1024 * MIB), "{first}");
+    assert!(is_from(first, "reserve"), "{first}");
     assert_about(first["held_bytes"].as_i64().unwrap_or_default(), 3 * MIB, &run);
+}
+
+/// Whether a stack leads through a function.
+fn is_from(mapping: &Value, function: &str) -> bool {
+    let frames = mapping["frames"].as_array().expect("a list");
+    mapping["call"] == "mmap" && frames.iter().any(|frame| frame["symbol"] == function)
+}
+
+#[test]
+fn what_is_cut_and_what_grows_stays_whose_it_was() {
+    let run = run("parts");
+    let mappings = run.account()["mappings"].as_array().expect("a list");
+    for (function, bytes, mapped) in [("map_and_cut", 12, 12), ("map_and_grow", 24, 24)] {
+        let mut of_function = mappings.iter().filter(|mapping| is_from(mapping, function));
+        let (Some(mapping), None) = (of_function.next(), of_function.next()) else {
+            panic!("not once {function}: {}", run.account());
+        };
+        assert_eq!(mapping["held_bytes"], bytes * MIB, "{mapping}");
+        assert_eq!(mapping["mapped_bytes"], mapped * MIB, "{mapping}");
+    }
+    assert_about(run.changed(&["mappings"]), 36 * MIB, &run);
 }
 
 #[test]
 fn the_stacks_of_threads_are_not_the_heap() {
     let run = run("stacks");
-    assert_about(run.changed(&["stacks", "mappings"]), 8 * MIB, &run);
+    assert_about(run.changed(&["stacks"]), 8 * MIB, &run);
     assert_about(run.changed(&["site", "other-sites", "heap-free"]), 0, &run);
 }
 

@@ -1,5 +1,6 @@
+#define _GNU_SOURCE
 /* Memory of every kind, touched and not. Pages are small: what is there is what was touched.
- * usage: resident half | reserved | stacks | reused | given_back | shared */
+ * usage: resident half | reserved | parts | stacks | reused | given_back | shared */
 #include "truth.h"
 #include <pthread.h>
 #include <sys/mman.h>
@@ -29,6 +30,21 @@ ALONE static char *reserve(size_t n) {
     char *memory = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) truth_fail("mmap");
     return memory;
+}
+
+/* Four of the sixteen are given back from the middle: neighbours of one origin. */
+ALONE static void map_and_cut(void) {
+    char *memory = reserve(16 * MIB);
+    memset(memory, 1, 16 * MIB);
+    if (munmap(memory + 4 * MIB, 4 * MIB) != 0) truth_fail("munmap");
+}
+
+/* What it grows by is of who has mapped it. */
+ALONE static void map_and_grow(void) {
+    char *memory = reserve(8 * MIB);
+    memory = mremap(memory, 8 * MIB, 24 * MIB, MREMAP_MAYMOVE);
+    if (memory == MAP_FAILED) truth_fail("mremap");
+    memset(memory, 1, 24 * MIB);
 }
 
 static pthread_barrier_t used;
@@ -68,6 +84,9 @@ int main(int argc, char **argv) {
         memset(reserve(1024 * MIB), 1, 3 * MIB);
         untouched(200 * MIB);
         memset(touched(40 * MIB), 1, 40 * MIB);
+    } else if (strcmp(what, "parts") == 0) {
+        map_and_cut();
+        map_and_grow();
     } else if (strcmp(what, "stacks") == 0) {
         start_threads(8);
     } else if (strcmp(what, "reused") == 0) {
@@ -78,7 +97,7 @@ int main(int argc, char **argv) {
         void *memory = mmap(NULL, 32 * MIB, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
         memset(memory, 1, 32 * MIB);
     } else {
-        truth_fail("usage: resident half|reserved|stacks|reused|given_back|shared");
+        truth_fail("usage: resident half|reserved|parts|stacks|reused|given_back|shared");
     }
     tell_truth();
     return 0;
