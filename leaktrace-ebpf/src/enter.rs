@@ -141,7 +141,7 @@ fn begin(
     block: u64,
 ) {
     let (stack_id, return_address) = if outcome == outcome::RECORD {
-        let captured = stack::capture(&UserRegisters::of_probe(ctx), Begin::Probe, state);
+        let captured = stack::capture(UserRegisters::of_probe(ctx), Begin::Probe, state);
         (captured.id, captured.return_address)
     } else {
         (0, registers::read_word(call.sp).unwrap_or(0))

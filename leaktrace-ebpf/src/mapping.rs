@@ -22,7 +22,7 @@ use crate::{
     enter, live,
     maps::MAPPED_EVENTS,
     members,
-    registers::UserRegisters,
+    registers::SystemCall,
     stack::{self, Begin},
     thread,
 };
@@ -85,7 +85,7 @@ pub fn exit(ctx: &TracePointContext) {
     if result > u64::MAX - ERRNO_MAX {
         return;
     }
-    let registers = UserRegisters::of_system_call();
+    let call = SystemCall::current();
     let now_ns = live::now_ns();
     let mut event = MapEvent {
         process,
@@ -99,7 +99,7 @@ pub fn exit(ctx: &TracePointContext) {
         kind: 0,
         flags: 0,
     };
-    let is_change = describe(&mut event, number(ctx), &registers, result);
+    let is_change = describe(&mut event, number(ctx), &call.arguments, result);
     // Without room for the thread's state (counted) there is still the call itself.
     if let Some(state) = thread::current() {
         if event.kind == kind::UNMAP || event.kind == kind::REMAP {
@@ -108,10 +108,10 @@ pub fn exit(ctx: &TracePointContext) {
             }
             state.unmapping_ns = 0;
         }
-        if is_change && is_in_allocator(state, registers.stack_pointer) {
+        if is_change && is_in_allocator(state, call.at.stack_pointer) {
             event.flags |= flag::BY_ALLOCATOR;
         } else if is_change && members::meet(state).is_some() {
-            event.stack_id = stack::capture(&registers, Begin::SystemCall, state).id;
+            event.stack_id = stack::capture(call.at, Begin::SystemCall, state).id;
         }
     }
     tell(&event);
@@ -119,8 +119,8 @@ pub fn exit(ctx: &TracePointContext) {
 
 /// Says what the call has done, from its arguments and result; whether that is to map memory.
 #[inline(always)]
-fn describe(event: &mut MapEvent, number: i32, registers: &UserRegisters, result: u64) -> bool {
-    let [first, second, third, fourth] = registers.arguments;
+fn describe(event: &mut MapEvent, number: i32, arguments: &[u64; 4], result: u64) -> bool {
+    let &[first, second, third, fourth] = arguments;
     match number {
         number::MMAP => {
             event.kind = kind::MAP;

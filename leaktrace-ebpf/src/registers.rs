@@ -55,7 +55,7 @@ pub fn result(ctx: &ProbeContext) -> u64 {
     register!(ctx, rax)
 }
 
-/// Where a thread is in user space, and what it has asked the kernel for.
+/// Where a thread is in user space.
 #[derive(Clone, Copy)]
 pub struct UserRegisters {
     /// Instruction pointer: at a probe the probed instruction, in a system call the one behind it.
@@ -64,7 +64,31 @@ pub struct UserRegisters {
     pub stack_pointer: u64,
     /// Frame pointer, if the code keeps one.
     pub frame_pointer: u64,
-    /// The first four arguments of a system call.
+}
+
+impl UserRegisters {
+    #[inline(always)]
+    pub const fn new(instruction: u64, stack_pointer: u64, frame_pointer: u64) -> Self {
+        Self {
+            instruction,
+            stack_pointer,
+            frame_pointer,
+        }
+    }
+
+    /// At a probe.
+    #[inline(always)]
+    pub fn of_probe(ctx: &ProbeContext) -> Self {
+        Self::new(instruction(ctx), stack_pointer(ctx), frame_pointer(ctx))
+    }
+}
+
+/// What a thread has asked the kernel for.
+#[derive(Clone, Copy)]
+pub struct SystemCall {
+    /// Where it was called.
+    pub at: UserRegisters,
+    /// The first four arguments.
     pub arguments: [u64; 4],
 }
 
@@ -76,28 +100,19 @@ macro_rules! user_register {
     };
 }
 
-impl UserRegisters {
-    /// At a probe.
-    #[inline(always)]
-    pub fn of_probe(ctx: &ProbeContext) -> Self {
-        Self {
-            instruction: instruction(ctx),
-            stack_pointer: stack_pointer(ctx),
-            frame_pointer: frame_pointer(ctx),
-            arguments: [0; 4],
-        }
-    }
-
-    /// Of the current task, which is in a system call: all that it had then is kept (arch/x86/entry/entry_64.S:
+impl SystemCall {
+    /// That of the current task: all that it had in its registers then is kept (arch/x86/entry/entry_64.S:
     /// `PUSH_AND_CLEAR_REGS`), and none but rax, rcx and r11 is changed until it returns.
     #[inline(always)]
-    pub fn of_system_call() -> Self {
+    pub fn current() -> Self {
         // SAFETY: no arguments; the helper takes what the other yields (kernel 5.15; both need the kernel's BTF).
         let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as *const pt_regs;
         Self {
-            instruction: user_register!(registers, rip),
-            stack_pointer: user_register!(registers, rsp),
-            frame_pointer: user_register!(registers, rbp),
+            at: UserRegisters::new(
+                user_register!(registers, rip),
+                user_register!(registers, rsp),
+                user_register!(registers, rbp),
+            ),
             arguments: [
                 user_register!(registers, rdi),
                 user_register!(registers, rsi),

@@ -182,6 +182,8 @@ fn report(snapshot: &Snapshot) -> Report {
         accounts: Vec::new(),
         survivors: snapshot.sites.iter().map(survivor).collect(),
         omitted: snapshot.omitted.clone(),
+        suppressed: Vec::new(),
+        gate: None,
         gpu: None,
         types: None,
         stacks: Stacks::default(),

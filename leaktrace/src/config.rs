@@ -9,6 +9,7 @@ use leaktrace_common::{
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use crate::{
+    gate::condition::Condition,
     killswitch,
     probe::custom::{self, CustomFunction, SpecError},
     report::{
@@ -28,7 +29,7 @@ pub mod defaults {
     /// Time between reports.
     pub const INTERVAL: Duration = Duration::from_secs(5);
     /// How long `leaktrace demo` traces.
-    pub const DEMO_DURATION: Duration = Duration::from_secs(6);
+    pub const DEMO_DURATION: Duration = Duration::from_secs(15);
     /// Age from which a block is a survivor.
     pub const OLDER_THAN: Duration = Duration::ZERO;
     /// Mean gap between samples: none, every allocation is recorded.
@@ -106,6 +107,10 @@ pub struct Config {
     pub by: By,
     /// Also list every block of a site.
     pub show_blocks: bool,
+    /// When the run has failed.
+    pub fail_on: Vec<Condition>,
+    /// Files that say which sites may be there.
+    pub suppressions: Vec<PathBuf>,
     /// Time between reports; `None` reports only at the end.
     pub interval: Option<Duration>,
     /// When to stop; `None` is when interrupted or when the targets have ended.
@@ -436,6 +441,8 @@ impl Config {
             sort: defaults::SORT,
             by: defaults::BY,
             show_blocks: false,
+            fail_on: Vec::new(),
+            suppressions: Vec::new(),
             interval: Some(defaults::INTERVAL),
             duration: None,
             output: Output::default(),

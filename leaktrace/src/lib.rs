@@ -13,6 +13,7 @@ pub mod container;
 pub mod demo;
 pub mod doctor;
 pub mod error;
+pub mod gate;
 pub mod kernel;
 pub mod killswitch;
 pub mod launch;

@@ -246,7 +246,12 @@ impl Report {
             "bytes\n{summary}"
         );
         let listed = self.tally(|survivor| !survivor.is_gpus());
-        let (blocks, bytes) = (self.number("/omitted/blocks"), self.number("/omitted/bytes"));
+        let suppressed = |name| -> u64 {
+            let all = list(&self.0, "suppressed").iter();
+            all.map(|one| count(one, name)).sum()
+        };
+        let blocks = self.number("/omitted/blocks") + suppressed("blocks");
+        let bytes = self.number("/omitted/bytes") + suppressed("bytes");
         // Pools lie in arenas: they are listed, and of no sum.
         let pools = |name| self.number(&format!("/totals/by_space/python-pool/{name}"));
         assert_eq!(

@@ -41,7 +41,7 @@ pub fn tensor(ctx: &ProbeContext) -> u32 {
     if report.bytes < 0 {
         gone(process, &report);
     } else if report.bytes > 0 && members::meet(state).is_some() {
-        let stack_id = stack::capture(&UserRegisters::of_probe(ctx), Begin::Probe, state).id;
+        let stack_id = stack::capture(UserRegisters::of_probe(ctx), Begin::Probe, state).id;
         came(process, &report, cookie, stack_id);
     }
     KEEP_RETURN

@@ -53,26 +53,29 @@ pub enum Begin {
 
 /// Walks the stack and keeps it.
 #[inline(always)]
-pub fn capture(at: &UserRegisters, begin: Begin, thread: &mut Thread) -> Captured {
+pub fn capture(at: UserRegisters, begin: Begin, thread: &mut Thread) -> Captured {
+    // By registers, not in memory: before Linux 6.13 all functions of a program that are under way share 512 bytes of stack.
+    let (instruction, sp, bp) = (at.instruction, at.stack_pointer, at.frame_pointer);
     if config::unwinds() {
-        let id = by_tables(at, begin, thread);
+        let id = by_tables(instruction, sp, bp, begin, thread);
         return Captured {
             id,
             return_address: thread.walk.caller,
         };
     }
     let return_address = match begin {
-        Begin::Probe => registers::read_word(at.stack_pointer).unwrap_or(0),
+        Begin::Probe => registers::read_word(sp).unwrap_or(0),
         // The function has a frame of its own.
         Begin::SystemCall => 0,
     };
-    let id = by_frame_pointers(at, thread, return_address);
+    let id = by_frame_pointers(instruction, sp, bp, thread, return_address);
     Captured { id, return_address }
 }
 
 #[inline(never)]
-fn by_tables(at: &UserRegisters, begin: Begin, thread: &mut Thread) -> u64 {
-    table::walk(at, begin, thread);
+fn by_tables(instruction: u64, sp: u64, bp: u64, begin: Begin, thread: &mut Thread) -> u64 {
+    let at = UserRegisters::new(instruction, sp, bp);
+    table::walk(&at, begin, thread);
     python::walk(thread);
     let id = Hash(thread.walk.hash).id(thread.walk.end);
     if end_is(id, end::TOO_DEEP) {
@@ -86,14 +89,15 @@ fn by_tables(at: &UserRegisters, begin: Begin, thread: &mut Thread) -> u64 {
         return id;
     }
     if config::verifies() && begin == Begin::Probe && STACKS.get_ptr(id).is_none() {
-        raw::verify(at, thread, id);
+        raw::verify(&at, thread, id);
     }
     remember(thread, id)
 }
 
 #[inline(never)]
-fn by_frame_pointers(at: &UserRegisters, thread: &mut Thread, caller: u64) -> u64 {
-    let hash = frame_pointer::walk(at, &mut thread.stack, caller);
+fn by_frame_pointers(instruction: u64, sp: u64, bp: u64, thread: &mut Thread, caller: u64) -> u64 {
+    let at = UserRegisters::new(instruction, sp, bp);
+    let hash = frame_pointer::walk(&at, &mut thread.stack, caller);
     thread.stack.python = 0;
     thread.stack.python_end = python_end::NO_INTERPRETER;
     if thread.stack.truncated != 0 {

@@ -178,6 +178,7 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
         filter,
         sampling,
         report,
+        gate,
         output: output_args,
         bounds,
         ..
@@ -237,6 +238,8 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
             defaults::BY
         }),
         show_blocks: report.show_blocks,
+        fail_on: parse::unique(&gate.fail_on),
+        suppressions: gate.suppressions,
         interval: Some(report.interval.0).filter(|interval| !interval.is_zero()),
         duration: report.duration.map(|duration| duration.0),
         output: Output {

@@ -1,3 +1,5 @@
+use std::collections::{BTreeMap, BTreeSet};
+
 use leaktrace_common::{
     config::Config,
     mapping::{flag, kind},
@@ -93,4 +95,37 @@ fn what_this_process_maps_moves_and_unmaps_is_told_with_its_times() {
         let is_of_untold = is_in(event, inside(&untold)) && event.time_ns > detached_ns;
         assert!(!is_of_untold, "{event:#x?}");
     });
+}
+
+#[test]
+fn blocks_that_threads_take_out_of_each_others_hands_are_all_told_as_they_are() {
+    const SIZE_BYTES: usize = 40 << 20;
+    const THREADS: usize = 4;
+    const BLOCKS: usize = 2000;
+    let Some((_kernel, mut ring, _attached)) = follow_this_process() else {
+        return;
+    };
+    // What one gives back the next one is given: the kernel maps at the highest address that is free.
+    let take = || {
+        for _ in 0..BLOCKS {
+            drop(Vec::<u8>::with_capacity(SIZE_BYTES));
+        }
+        Vec::<u8>::with_capacity(SIZE_BYTES)
+    };
+    let threads: Vec<_> = (0..THREADS).map(|_| std::thread::spawn(take)).collect();
+    let kept: Vec<Vec<u8>> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+    let mut mapped: BTreeMap<u64, u64> = BTreeMap::new();
+    ring.drain(|event| {
+        let is_block = (SIZE_BYTES..SIZE_BYTES + 8192).contains(&(event.length_bytes as usize));
+        if event.process.tgid != std::process::id() || !is_block {
+            return;
+        }
+        if event.kind == kind::MAP {
+            mapped.insert(event.start, event.time_ns);
+        } else if event.kind == kind::UNMAP && mapped.get(&event.start) < Some(&event.began_ns) {
+            mapped.remove(&event.start);
+        }
+    });
+    let kept: BTreeSet<u64> = kept.iter().map(|block| block.as_ptr() as u64 & !4095).collect();
+    assert_eq!(mapped.into_keys().collect::<BTreeSet<_>>(), kept);
 }

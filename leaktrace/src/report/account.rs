@@ -33,6 +33,37 @@ pub struct Account {
     pub line: String,
 }
 
+impl Account {
+    /// Sites have other indices now; of those that have none what they hold is that of other sites.
+    pub fn renumber(&mut self, place_of: impl Fn(usize) -> Option<usize>) {
+        let mut others = Amount::default();
+        let mut parts = Vec::with_capacity(self.parts.len());
+        for part in std::mem::take(&mut self.parts) {
+            match (part.kind, part.site.and_then(&place_of)) {
+                (Kind::Site, Some(place)) => parts.push(Part {
+                    site: Some(place),
+                    ..part
+                }),
+                (Kind::Site | Kind::OtherSites, _) => {
+                    others.bytes += part.amount.bytes;
+                    others.change_bytes += part.amount.change_bytes;
+                }
+                _ => parts.push(part),
+            }
+        }
+        if others != Amount::default() {
+            let at = parts.iter().take_while(|part| part.kind == Kind::Site).count();
+            let others = Part {
+                kind: Kind::OtherSites,
+                site: None,
+                amount: others,
+            };
+            parts.insert(at, others);
+        }
+        self.parts = parts;
+    }
+}
+
 /// How much there is, and how it has changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Amount {
@@ -101,4 +132,46 @@ pub struct Mapping {
     pub stack_id: u64,
     /// The stack, outermost last; empty where it was not taken.
     pub frames: Vec<Frame>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_listed_any_more_is_of_other_sites() {
+        let part = |kind, site, bytes| Part {
+            kind,
+            site,
+            amount: Amount::since(0, bytes),
+        };
+        let mut account = Account {
+            pid: 7,
+            over_s: 1.0,
+            rss: Amount::default(),
+            pss: None,
+            anonymous: Amount::default(),
+            file: Amount::default(),
+            swap: Amount::default(),
+            parts: vec![
+                part(Kind::Site, Some(0), 1),
+                part(Kind::Site, Some(1), 2),
+                part(Kind::Site, Some(2), 4),
+                part(Kind::OtherSites, None, 8),
+                part(Kind::HeapFree, None, 16),
+            ],
+            unexplained_bytes: 0,
+            mappings: Vec::new(),
+            line: String::new(),
+        };
+        account.renumber(|index| [None, Some(0), None][index]);
+        let expected = [
+            part(Kind::Site, Some(0), 2),
+            part(Kind::OtherSites, None, 13),
+            part(Kind::HeapFree, None, 16),
+        ];
+        assert_eq!(account.parts, expected);
+        account.renumber(Some);
+        assert_eq!(account.parts, expected);
+    }
 }

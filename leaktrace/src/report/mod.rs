@@ -6,6 +6,7 @@ pub mod account;
 pub mod doctor;
 mod folded;
 mod frames;
+pub mod gate;
 pub mod gpu;
 mod json;
 pub mod ledger;
@@ -14,7 +15,7 @@ pub mod output;
 pub mod overhead;
 pub mod python;
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;
 pub mod stacks;
 mod style;
 mod text;
@@ -27,7 +28,9 @@ mod watch_text;
 use std::io::{self, Write};
 
 pub(crate) use self::frames::{innermost_user, short_names};
-pub use self::{folded::Folded, json::Json, text::Text, watch_text::WatchText};
+pub use self::{
+    folded::Folded, json::Json, text::Text, text::findings as gate_findings, watch_text::WatchText,
+};
 use model::Report;
 
 /// The forms of a report.

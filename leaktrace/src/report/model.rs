@@ -9,7 +9,14 @@ use leaktrace_common::call::Space;
 use serde::{Serialize, Serializer};
 
 use super::{
-    account::Account, gpu, overhead::Overhead, python::Python, stacks::Stacks, types::Types, verdict::Verdict,
+    account::Account,
+    gate::{Gate, Suppressed},
+    gpu,
+    overhead::Overhead,
+    python::Python,
+    stacks::Stacks,
+    types::Types,
+    verdict::Verdict,
 };
 
 /// Version of the format. A new field does not change it; a changed or removed one does.
@@ -45,6 +52,10 @@ pub struct Report {
     pub survivors: Vec<Survivor>,
     /// What the filters and `--top` left out.
     pub omitted: Omitted,
+    /// The suppressions, each with what it left out besides; those that left out nothing too.
+    pub suppressed: Vec<Suppressed>,
+    /// Whether the conditions of `--fail-on` hold; none without, and but in the last report.
+    pub gate: Option<Gate>,
     /// GPU memory; none where no process uses a GPU and none was to be followed.
     pub gpu: Option<gpu::Gpu>,
     /// Living Python objects by type; none where there was no census.

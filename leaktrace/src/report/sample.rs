@@ -4,6 +4,10 @@ use leaktrace_common::{call::Space, counter::Counter};
 
 use super::{gpu::*, model::*, overhead::*, python::*, stacks::*, types::*};
 
+mod gated;
+
+pub(crate) use gated::gated;
+
 fn text(text: &str) -> String {
     text.to_owned()
 }
@@ -230,7 +234,7 @@ fn stacks() -> Stacks {
 }
 
 /// The same under a budget that took all measures.
-pub(super) fn budgeted() -> Report {
+pub(crate) fn budgeted() -> Report {
     let mut report = report();
     let overhead = &mut report.overhead;
     overhead.functions[0].seen_share = 0.12;
@@ -250,7 +254,7 @@ pub(super) fn budgeted() -> Report {
 }
 
 /// Two processes, one of them exited; a leak in C++ and a block without symbols; a loss.
-pub(super) fn report() -> Report {
+pub(crate) fn report() -> Report {
     let mut ledger: std::collections::BTreeMap<_, _> =
         Counter::ALL.iter().map(|counter| (counter.name(), 0)).collect();
     ledger.insert("nested", 1_499);
@@ -306,6 +310,8 @@ pub(super) fn report() -> Report {
             bytes: 41_709,
             gpu: Vec::new(),
         },
+        suppressed: Vec::new(),
+        gate: None,
         gpu: None,
         types: None,
         stacks: stacks(),
@@ -328,7 +334,7 @@ fn by_space(held: &[(Space, u64, u64)]) -> BySpace {
 }
 
 /// The same, sampled.
-pub(super) fn sampled() -> Report {
+pub(crate) fn sampled() -> Report {
     let mut report = report();
     report.tracing.sampling = Some(Sampling {
         mean_bytes: 512 << 10,
@@ -352,7 +358,7 @@ pub(super) fn sampled() -> Report {
 }
 
 /// Nothing outstanding, nothing lost.
-pub(super) fn empty() -> Report {
+pub(crate) fn empty() -> Report {
     let mut report = report();
     report.sequence = 1;
     report.last = true;
@@ -412,7 +418,7 @@ fn place(space: &'static str, device: Option<u8>, live_bytes: u64, live_blocks: 
 const MIB: u64 = 1 << 20;
 
 /// The same with GPU memory on two devices, tensors of `PyTorch`, a failure, and something that is not followed.
-pub(super) fn gpu() -> Report {
+pub(crate) fn gpu() -> Report {
     let mut report = report();
     let mut segment = gpu_survivor("cudaMalloc", "device", Some(0), 40 * MIB, 2);
     segment.reserved_by = Some(PYTORCH);
@@ -542,7 +548,7 @@ fn stack_of_python() -> Vec<Frame> {
 }
 
 /// A leak in a Python program, and what its objects are.
-pub(super) fn python() -> Report {
+pub(crate) fn python() -> Report {
     let mut report = report();
     report.survivors.truncate(1);
     report.survivors[0].frames = stack_of_python();
@@ -583,6 +589,7 @@ fn types() -> Types {
         objects_per_s: grown_objects as f64 / 60.0,
         bytes_per_s: grown_objects as f64 * 64.0 / 60.0,
         verdict: None,
+        suppressed: false,
     };
     Types {
         interval_s: 5.0,

@@ -15,6 +15,7 @@ use super::{
     units::{count, counted, duration_ms, duration_s, growth, rate, size},
     verdict::{Class, Verdict},
 };
+pub use gate::findings;
 use words::{
     by_space, ending, filters, in_all, members, name_of, nothing, numbers, owner, resident, rests_on,
     stands_for,
@@ -43,6 +44,8 @@ impl Renderer for Text {
         page.sites(report)?;
         page.omitted(report)?;
         page.mappings(report)?;
+        page.suppressed(report)?;
+        page.gate(report)?;
         if let Some(gpu) = &report.gpu {
             page.gpu_failures(gpu)?;
         }
@@ -263,6 +266,11 @@ impl Page<'_> {
         if let Some(heads) = lines.next() {
             writeln!(self.out, "{}", self.style.paint(Ink::Faint, heads))?;
         }
+        // What is true of all of them is said once.
+        let common = common_reason(survivors);
+        if let Some(reason) = common {
+            writeln!(self.out, "{INDENT}all {}: {reason}", Class::Undecided.name())?;
+        }
         for (line, survivor) in lines.zip(survivors) {
             writeln!(self.out, "{}", self.style.paint(Ink::Strong, line))?;
             if let Some(sampled) = &survivor.sampled {
@@ -274,7 +282,7 @@ impl Page<'_> {
             {
                 writeln!(self.out, "{INDENT}{line}")?;
             }
-            self.verdict(survivor.verdict.as_ref())?;
+            self.verdict(survivor.verdict.as_ref().filter(|_| common.is_none()))?;
             let frames = frames::shown(survivor, self.native);
             self.python_site(&frames)?;
             self.origin(survivor)?;
@@ -540,6 +548,16 @@ fn ordered(ledger: &BTreeMap<&'static str, u64>) -> Vec<Entry> {
         .collect()
 }
 
+/// Why nothing can be said of any of several sites, where that is the same.
+fn common_reason<'a>(survivors: &[&'a Survivor]) -> Option<&'a str> {
+    let mut reasons = survivors.iter().map(|survivor| {
+        let verdict = survivor.verdict.as_ref()?;
+        (verdict.class == Class::Undecided).then_some(verdict.reason.as_str())
+    });
+    let first = reasons.next()??;
+    reasons.all(|reason| reason == Some(first)).then_some(first)
+}
+
 /// Cells to the right of their columns; the rank's column reaches to the indentation.
 fn aligned<const N: usize>(cells: &[String; N], widths: [usize; N]) -> String {
     cells
@@ -564,6 +582,7 @@ fn clean(text: &str) -> Cow<'_, str> {
 }
 
 mod account;
+mod gate;
 mod gpu;
 mod stack;
 #[cfg(test)]

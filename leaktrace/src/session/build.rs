@@ -135,6 +135,8 @@ impl Builder {
             accounts: from.accounts.clone(),
             survivors,
             omitted: snapshot.omitted.clone(),
+            suppressed: Vec::new(),
+            gate: None,
             gpu: gpu(from, snapshot, ledger.get(Counter::GpuUntracked.name()).copied()),
             types: None,
             stacks,

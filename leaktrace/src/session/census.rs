@@ -406,6 +406,7 @@ impl Book {
             objects_per_s: of_type.objects_per_s,
             bytes_per_s: of_type.bytes_per_s,
             verdict: of_type.verdict.clone(),
+            suppressed: false,
         }
     }
 }

@@ -200,6 +200,11 @@ impl Collector {
         self.tracker.sample_mean(mean_bytes);
     }
 
+    /// Snapshots list so many sites of each table from now on.
+    pub(super) const fn list_at_most(&mut self, top: usize) {
+        self.tracker.list_at_most(top);
+    }
+
     /// The tables of processes, sites and stacks.
     pub(super) const fn tables(&self) -> &Tables {
         &self.tables

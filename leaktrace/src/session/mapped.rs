@@ -26,7 +26,9 @@ pub(super) trait Sink {
 /// The ring.
 #[derive(Debug)]
 pub(super) struct Mapped {
-    following: Option<(Ring, Attached)>,
+    /// None where nothing is followed.
+    ring: Option<Ring>,
+    attached: Option<Attached>,
     /// What the counter of lost events said last.
     lost: u64,
 }
@@ -44,11 +46,12 @@ impl Mapped {
         } else {
             None
         };
-        let following = match attached {
-            Some(attached) => Some((Ring::new(kernel)?, attached)),
-            None => None,
-        };
-        Ok(Self { following, lost: 0 })
+        let ring = attached.is_some().then(|| Ring::new(kernel)).transpose()?;
+        Ok(Self {
+            ring,
+            attached,
+            lost: 0,
+        })
     }
 
     /// What becomes readable when the ring fills; none where nothing is followed.
@@ -56,8 +59,7 @@ impl Mapped {
     /// # Errors
     /// When it cannot be duplicated.
     pub(super) fn wake(&self) -> io::Result<Option<OwnedFd>> {
-        let ring = self.following.as_ref().map(|(ring, _)| ring);
-        ring.map(Ring::wake).transpose()
+        self.ring.as_ref().map(Ring::wake).transpose()
     }
 
     /// Hands `sink` what has been told up to now.
@@ -65,7 +67,7 @@ impl Mapped {
     /// # Errors
     /// aya's words when the counters cannot be read.
     pub(super) fn drain(&mut self, counters: &Counters, sink: &mut impl Sink) -> Result<(), String> {
-        let Some((ring, _)) = &mut self.following else {
+        let Some(ring) = &mut self.ring else {
             return Ok(());
         };
         ring.drain(|event| {
@@ -80,9 +82,15 @@ impl Mapped {
         Ok(())
     }
 
-    /// Follows nothing any more: system calls cost what they did before.
+    /// Follows nothing any more: system calls cost what they did before. What has been told up to now can still be had.
+    ///
+    /// The kernel waits for all CPUs at each tracepoint that nobody uses any more (`tracepoint_synchronize_unregister` in
+    /// `kernel/trace/trace_event_perf.c`): meanwhile the last report is made.
     pub(super) fn release(&mut self) {
-        self.following = None;
+        let released = self.attached.take();
+        let thread = std::thread::Builder::new().name("detach".to_owned());
+        // Where there is no thread to be had, it is let go here.
+        let _not_awaited: io::Result<_> = thread.spawn(move || drop(released));
     }
 }
 

@@ -8,6 +8,7 @@ mod child;
 mod collect;
 mod costs;
 mod ended;
+mod gate;
 mod gpu;
 mod history;
 mod keep;
@@ -41,6 +42,7 @@ use self::{
     build::{Builder, Unnamed},
     census::{Censuses, Occasion, Taken},
     child::{Signals, reap},
+    gate::Judgement,
     gpu::DriverCount,
     pace::Pace,
     start::Running,
@@ -50,17 +52,18 @@ use crate::{
     cli::EXIT_UNUSABLE,
     config::{Config, Target},
     error::{Error, system},
+    gate::Gate,
     kernel::{clock::now_ns, object::LoadError, sideband::Change, sys},
     killswitch::{self, Killswitch, Thrown},
     report::{
-        model::{Report, State},
+        model::{OmittedSpace, Report, State},
         output::Output,
         units::counted,
     },
     traced::{follow::Followed, host::Reach},
 };
 
-/// Runs to the end. The exit code is the child's, or 0.
+/// Runs to the end. The exit code is the child's, or 0; if that is 0 and the gate fails, 1.
 ///
 /// # Errors
 /// [`Error`] when tracing cannot begin or go on.
@@ -69,6 +72,7 @@ pub fn run(config: &Config, fate: ChildFate) -> Result<ExitCode, Error> {
         child::end_with_parent(parent)?;
     }
     killswitch::check(&config.killswitch)?;
+    let gate = Gate::open(config)?;
     let output = Output::open(&config.output)?;
     start::runtime()?.block_on(async {
         // First of all: a signal that comes while the probes are put in place ends the run in good order.
@@ -76,7 +80,7 @@ pub fn run(config: &Config, fate: ChildFate) -> Result<ExitCode, Error> {
         let mut killswitch = Killswitch::watch(&config.killswitch).map_err(system("cannot watch signals"))?;
         let mut config = config.clone();
         let running = start::start(&mut config)?;
-        let mut session = Session::new(&config, running, output)?;
+        let mut session = Session::new(&config, running, output, gate)?;
         session.begin_history()?;
         session.begin_accounts();
         session.first_census().await;
@@ -85,8 +89,10 @@ pub fn run(config: &Config, fate: ChildFate) -> Result<ExitCode, Error> {
         // The probes go first, whatever happened: no target pays for an error of ours.
         session.running.release_all();
         let outcome = outcome.and_then(|()| session.output.finish().map_err(Error::from));
+        let judgement = session.judgement;
+        let outcome = judgement.settle(outcome);
         if session.running.child.is_none() {
-            return outcome.map(|()| ExitCode::SUCCESS);
+            return outcome.map(|()| judgement.code());
         }
         // Said at once: the command may run for days.
         let failed = outcome.err().filter(|error| !error.is_broken_pipe());
@@ -94,7 +100,7 @@ pub fn run(config: &Config, fate: ChildFate) -> Result<ExitCode, Error> {
             say(&error.to_string());
         }
         let code = session.settle_child(fate, &mut signals).await?;
-        Ok(failed.map_or(code, |_| ExitCode::from(EXIT_UNUSABLE)))
+        Ok(failed.map_or_else(|| judgement.beside(code), |_| ExitCode::from(EXIT_UNUSABLE)))
     })
 }
 
@@ -119,12 +125,18 @@ struct Session<'a> {
     driver_count: DriverCount,
     /// Where the memory of the processes is.
     accounts: Accounts,
+    /// What may be outstanding.
+    gate: Gate,
+    /// Whether more was.
+    judgement: Judgement,
 }
 
 /// A report without names, and whose they are.
 struct Waiting {
     report: Report,
     unnamed: Unnamed,
+    /// What passes the filters and is not in it.
+    unlisted: Vec<OmittedSpace>,
     /// How long it waits for a census at most.
     counted_until: Instant,
 }
@@ -149,7 +161,7 @@ enum Wake {
 }
 
 impl<'a> Session<'a> {
-    fn new(config: &'a Config, mut running: Running, output: Output) -> Result<Self, Error> {
+    fn new(config: &'a Config, mut running: Running, output: Output, gate: Gate) -> Result<Self, Error> {
         let builder = Builder::new(now_ns(), running.kernel_release.clone());
         let named = match &config.target {
             Target::Pids(pids) => pids.as_slice(),
@@ -175,6 +187,8 @@ impl<'a> Session<'a> {
             pace: Arc::default(),
             driver_count: DriverCount::default(),
             accounts: Accounts::new(),
+            gate,
+            judgement: Judgement::new(config),
         })
     }
 

@@ -53,6 +53,7 @@ impl Session<'_> {
             traced, collector, ..
         } = &mut self.running;
         traced.refresh_memory();
+        collector.list_at_most(self.gate.sites(last));
         let mut sweep = accounts::look(&mut self.accounts, traced, look);
         let snapshot = collector.snapshot(traced, run, &mut sweep)?;
         accounts::settle(&mut self.accounts, &sweep);
@@ -101,6 +102,7 @@ impl Session<'_> {
         self.unnamed = Some(Waiting {
             report,
             unnamed,
+            unlisted: snapshot.unlisted,
             counted_until: Instant::now() + wait,
         });
         Ok(())
@@ -123,7 +125,10 @@ impl Session<'_> {
     /// Writes the report that is waiting, with the names that it has.
     fn write(&mut self) -> Result<(), Error> {
         let Some(Waiting {
-            mut report, unnamed, ..
+            mut report,
+            unnamed,
+            unlisted,
+            ..
         }) = self.unnamed.take()
         else {
             return Ok(());
@@ -132,10 +137,13 @@ impl Session<'_> {
             traced, collector, ..
         } = &self.running;
         self.builder.name(&mut report, traced, collector, &unnamed);
-        accounts::write_lines(&mut report);
         if let Some(censuses) = &mut self.censuses {
-            report.types = censuses.report(start::sort(self.config.sort), self.config.top);
+            report.types = censuses.report(start::sort(self.config.sort), self.gate.types(report.last));
         }
+        self.gate.apply(&mut report, &unlisted);
+        // They name sites, and which ones are there is known now only.
+        accounts::write_lines(&mut report);
+        self.judgement.take(&report);
         self.output.report(&report)?;
         self.forget();
         Ok(())

@@ -336,7 +336,7 @@ pub struct Freezing<'a> {
 
 impl<'a> Freezing<'a> {
     pub(super) fn begin(tracker: &'a mut Tracker, of: (u32, u16), state: State, now_ns: u64) -> Self {
-        let mut sites = Sites::default();
+        let mut sites = Sites::new(&tracker.settings);
         let ended = tracker.sites.map.extract_if(|key, _| belongs(key.process, of));
         sites.map.extend(ended);
         sites.begin(&tracker.settings);

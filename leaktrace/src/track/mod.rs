@@ -224,7 +224,7 @@ impl Tracker {
         Self {
             settings,
             now_ns: start_ns,
-            sites: Sites::default(),
+            sites: Sites::new(&settings),
             frozen: Frozen::default(),
             before: Before::new(start_ns),
             timeline: Timeline::new(start_ns),
@@ -269,6 +269,11 @@ impl Tracker {
         }
     }
 
+    /// Lists so many sites of each table from now on.
+    pub const fn list_at_most(&mut self, top: usize) {
+        self.settings.top = top;
+    }
+
     /// Begins an interval's reading. `now_ns` is taken before the first map is read.
     pub fn begin(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
@@ -304,7 +309,7 @@ impl Tracker {
             timeline: &self.timeline,
             since: &self.since,
             ran_before: self.ran_before,
-            is_sampled: self.settings.largest_mean_bytes.is_some(),
+            sample_bytes: self.settings.estimates_from(),
         };
         let mut listed = snapshot::list(&self.settings, interval_ns, &past, all, rest, group);
         snapshot::set_rates(&mut listed.totals, &self.before.totals, interval_ns);
@@ -320,6 +325,7 @@ impl Tracker {
             forgotten: self.frozen.rest().forgotten,
             sites: listed.sites,
             omitted: listed.omitted,
+            unlisted: listed.unlisted,
             torn: self.sites.torn,
         };
         self.before = Before {

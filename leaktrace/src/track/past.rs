@@ -22,8 +22,8 @@ pub(super) struct Past<'a> {
     pub(super) since: &'a HashMap<(u32, u16), u64>,
     /// Whether the targets ran before the attach.
     pub(super) ran_before: bool,
-    /// Whether blocks may be samples.
-    pub(super) is_sampled: bool,
+    /// Where blocks are samples: the largest mean gap between two, bytes.
+    pub(super) sample_bytes: Option<u64>,
 }
 
 /// Nanoseconds in a second.
@@ -111,7 +111,7 @@ impl Past<'_> {
             levels: levels.iter().map(level).collect(),
             runs,
             cohorts: Some(cohorts),
-            is_sampled: self.is_sampled,
+            sample_bytes: self.sample_bytes.map(|bytes| bytes as f64),
             ran_before: self.ran_before,
         }
     }

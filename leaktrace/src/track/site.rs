@@ -156,6 +156,14 @@ pub(super) struct Sites {
 }
 
 impl Sites {
+    /// None yet.
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            sampling: settings.largest_mean_bytes.is_some(),
+            ..Self::default()
+        }
+    }
+
     /// Forgets the survivors, not the totals.
     pub(super) fn begin(&mut self, settings: &Settings) {
         for site in self.map.values_mut() {
@@ -169,7 +177,6 @@ impl Sites {
         }
         self.kept = 0;
         self.limit = settings.blocks_per_site.unwrap_or(0);
-        self.sampling = settings.largest_mean_bytes.is_some();
     }
 
     pub(super) fn add_totals(&mut self, key: SiteKey, totals: &Site) {

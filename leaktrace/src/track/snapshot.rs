@@ -51,6 +51,9 @@ pub struct Snapshot {
     pub sites: Vec<SiteSnapshot>,
     /// What the filters and the length of the list left out.
     pub omitted: Omitted,
+    /// What of that passes the filters, by kind of memory, as far as it is known: of images that are not kept one by one, only
+    /// where no age was asked for.
+    pub unlisted: Vec<OmittedSpace>,
     /// Readings so far that contradicted themselves and were clamped.
     pub torn: u64,
 }
@@ -415,6 +418,7 @@ pub(super) struct Listed {
     pub(super) totals: Totals,
     pub(super) lifetimes: Lifetimes,
     pub(super) omitted: Omitted,
+    pub(super) unlisted: Vec<OmittedSpace>,
 }
 
 /// Merges, sorts and cuts. Work on what is not shown is little: one question and a few sums a site.
@@ -453,7 +457,8 @@ pub(super) fn list<'a, K: Hash + Eq>(
         groups[index].add(entry);
     }
     judge(&mut groups, past, JUDGED_MAX);
-    let mut listed = cut(groups, settings);
+    let mut unlisted = Unlisted::of_rest(rest, settings);
+    let mut listed = cut(groups, settings, &mut unlisted);
     judge(&mut listed, past, usize::MAX);
     let sites: Vec<_> = listed
         .into_iter()
@@ -461,6 +466,7 @@ pub(super) fn list<'a, K: Hash + Eq>(
         .collect();
     Listed {
         omitted: omitted(&sites, &sums, &live_sites),
+        unlisted: unlisted.spaces(),
         sites,
         totals: totals_of(&sums, settings),
         lifetimes,
@@ -494,8 +500,43 @@ fn judge(groups: &mut [Group<'_>], past: &Past<'_>, max: usize) {
     }
 }
 
+/// What passes the filters and is not in the list.
+struct Unlisted([OmittedSpace; Space::ALL.len()]);
+
+impl Unlisted {
+    /// Of what only sums are kept of; the ages of its blocks are not known.
+    fn of_rest(rest: &Rest, settings: &Settings) -> Self {
+        Self(Space::ALL.map(|space| {
+            let sums = rest.sums.of(space);
+            let counts = settings.older_than_ns == 0;
+            OmittedSpace {
+                space: space.name(),
+                sites: if counts {
+                    rest.live_sites.sum(|of| of == space)
+                } else {
+                    0
+                },
+                blocks: if counts { sums.live_blocks() } else { 0 },
+                bytes: if counts { sums.live_bytes() } else { 0 },
+            }
+        }))
+    }
+
+    fn add(&mut self, group: &Group<'_>) {
+        let rest = &mut self.0[group.space() as usize];
+        rest.sites += 1;
+        rest.blocks = rest.blocks.saturating_add(group.held.blocks);
+        rest.bytes = rest.bytes.saturating_add(group.held.bytes);
+    }
+
+    fn spaces(&self) -> Vec<OmittedSpace> {
+        let some = self.0.iter().filter(|rest| rest.sites > 0 || rest.blocks > 0);
+        some.copied().collect()
+    }
+}
+
 /// Each table sorted, and as long as it may be.
-fn cut<'a>(mut groups: Vec<Group<'a>>, settings: &Settings) -> Vec<Group<'a>> {
+fn cut<'a>(mut groups: Vec<Group<'a>>, settings: &Settings, unlisted: &mut Unlisted) -> Vec<Group<'a>> {
     let table = |group: &Group<'_>| Table::of(group.space());
     groups.sort_unstable_by(|a, b| table(a).cmp(&table(b)).then_with(|| a.compare(b, settings.sort)));
     let mut listed: Vec<Group<'a>> = Vec::new();
@@ -504,7 +545,9 @@ fn cut<'a>(mut groups: Vec<Group<'a>>, settings: &Settings) -> Vec<Group<'a>> {
         .map(<[_]>::len)
         .collect::<Vec<_>>()
     {
-        listed.extend(groups.drain(..of_table).take(settings.top));
+        let mut of_table = groups.drain(..of_table);
+        listed.extend(of_table.by_ref().take(settings.top));
+        of_table.for_each(|group| unlisted.add(&group));
     }
     listed
 }

@@ -15,6 +15,9 @@ use crate::report::verdict::Class;
 /// A rise by less than this part of what is held, over the time it is looked at, is none.
 const FLAT: f64 = 0.1;
 
+/// Nor is one by fewer blocks or samples than this: nobody can tell it from chance.
+const FLAT_BLOCKS: f64 = 3.0;
+
 /// What stays above this part of its most is held; what falls below it comes and goes.
 const HELD: f64 = 0.5;
 
@@ -39,8 +42,13 @@ fn quiet(evidence: &Evidence) -> Option<Finding> {
     if for_s <= 0.0 {
         return None;
     }
-    // Of what has happened so often in this time, that it happens again: each time it could have come in the quiet.
-    let again = (within_s / (within_s + for_s)).powf(active.len() as f64);
+    // That what has happened so often in this time goes on, and by chance not in the quiet. One sample is one of many.
+    let often = active.len() as f64;
+    let again = if evidence.sample_bytes.is_some() {
+        (-often * for_s / (span_s - for_s).max(f64::MIN_POSITIVE)).exp()
+    } else {
+        (within_s / (within_s + for_s)).powf(often)
+    };
     let slope = slope_since(evidence, last_s.max(span_s / 2.0), GRID / 2).unwrap_or(NO_SLOPE);
     let now = evidence.now().live_bytes;
     let class = if now <= 0.0 {
@@ -86,9 +94,11 @@ fn flat(evidence: &Evidence, part: f64) -> Option<Finding> {
     if evidence.cohorts.is_some() && part < 0.5 && turned_over < 0.25 {
         return None;
     }
-    let rises = slope.above(FLAT * high / over_s);
+    let rises = slope.above(flat_bytes(evidence, high) / over_s);
     let (_, most_bytes) = evidence.range(0.0, from_s);
-    Some(classed(evidence, 1.0 - rises, slope, (low, high), {
+    // A second look is one more chance to be wrong.
+    let confidence = 1.0 - rises * (0.5 / part);
+    Some(classed(evidence, confidence, slope, (low, high), {
         if high < HELD * most_bytes {
             Why::Fell { most_bytes }
         } else {
@@ -110,7 +120,7 @@ fn young(evidence: &Evidence) -> Option<Finding> {
         return None;
     }
     let slope = slope_since(evidence, half_s, GRID / 2)?;
-    let rises_s = FLAT * high / half_s;
+    let rises_s = flat_bytes(evidence, high) / half_s;
     let rises = slope.above(rises_s);
     // Larger and larger blocks in the place of others are always young.
     if (rises > SURE && low > 0.0) || grows_by_size(evidence, half_s) {
@@ -140,6 +150,11 @@ fn young(evidence: &Evidence) -> Option<Finding> {
     ))
 }
 
+/// A rise that is none, in bytes, of a site that holds so much at most.
+pub(super) fn flat_bytes(evidence: &Evidence, high: f64) -> f64 {
+    (FLAT * high).max(FLAT_BLOCKS * unit_bytes(evidence))
+}
+
 /// Whether there is more than there was because blocks are larger.
 fn grows_by_size(evidence: &Evidence, from_s: f64) -> bool {
     let (then, now) = (evidence.at(from_s), evidence.now());
@@ -153,7 +168,7 @@ fn grows_by_size(evidence: &Evidence, from_s: f64) -> bool {
 fn classed(evidence: &Evidence, confidence: f64, slope: Slope, (low, high): (f64, f64), why: Why) -> Finding {
     // Samples come and go by chance although what they stand for stays.
     let unit = unit_bytes(evidence);
-    let chance = if evidence.is_sampled {
+    let chance = if evidence.sample_bytes.is_some() {
         2.0 * (high * unit).sqrt()
     } else {
         0.0

@@ -47,8 +47,9 @@ pub struct Evidence {
     /// What lives of what was handed out between the reading before and each of them; that of the first is from before.
     /// None where it is not known when what lives was handed out.
     pub cohorts: Option<Vec<Cohort>>,
-    /// Whether blocks are samples: then frees of blocks from before the attach cannot be told from those that were left out.
-    pub is_sampled: bool,
+    /// Where blocks are samples: how many bytes there are between two at most, on average. Then frees of blocks from before
+    /// the attach cannot be told from those that were left out.
+    pub sample_bytes: Option<f64>,
     /// Whether the process ran before the attach: it may hold blocks that nobody knows of.
     pub ran_before: bool,
 }

@@ -88,7 +88,7 @@ fn rising(evidence: &Evidence, from_s: f64, recent: &Slope) -> Option<(f64, Slop
     let by_blocks = {
         let consistent = consistent(&mature, recent);
         let confidence = mature.old.min(mature.young) * mature.kept * consistent;
-        let slope = mature.stays;
+        let slope = mature.stays.slope;
         let why = if mature.share >= 0.95 {
             Why::Stays {
                 share: mature.share,
@@ -118,10 +118,10 @@ fn consistent(mature: &Mature, recent: &Slope) -> f64 {
     } else {
         ODDS_OF_MOST
     };
-    let expected = mature.stays.per_s;
+    let expected = mature.stays.slope.per_s;
     let error = recent
         .error
-        .hypot(mature.stays.error.min(expected / 2.0))
+        .hypot(mature.stays.slope.error.min(expected / 2.0))
         .max(f64::MIN_POSITIVE);
     // Of the two, by how much the level speaks for the one that rises.
     let for_rise = -((recent.per_s - expected) / error).powi(2) / 2.0;
@@ -163,7 +163,7 @@ fn resizing(evidence: &Evidence, from_s: f64) -> Option<(f64, Slope, Why)> {
     }
     let confidence = 1.0 - 0.5_f64.powf(steps.len() as f64 + 1.0);
     let values = evidence.grid(from_s, GRID);
-    let slope = trend::slope(&values, window_s / (GRID as f64 - 1.0), 0.0)?;
+    let slope = trend::slope(&values, window_s / (GRID as f64 - 1.0))?;
     let factor = now.live_bytes / quarter.live_bytes;
     Some((
         confidence,
@@ -226,12 +226,12 @@ fn doubt(evidence: &Evidence, from_s: f64, slope: &Slope) -> Option<(Why, f64)> 
     let (then, now) = (evidence.run_at(from_s)?, evidence.run_at(span_s)?);
     let gained = evidence.now().live_blocks - evidence.at(from_s).live_blocks;
     let frees = now.frees_unknown - then.frees_unknown;
-    if !evidence.is_sampled && frees > REPLACES * gained {
+    if evidence.sample_bytes.is_none() && frees > REPLACES * gained {
         return Some((Why::Replaces { frees, gained }, span_s));
     }
     let grown_bytes = slope.per_s * window_s;
     let resident_bytes = now.resident_bytes - then.resident_bytes;
-    let is_asked = evidence.is_sampled && evidence.ran_before && then.resident_bytes > 0.0;
+    let is_asked = evidence.sample_bytes.is_some() && evidence.ran_before && then.resident_bytes > 0.0;
     (is_asked && grown_bytes > RESIDENT_MIN_BYTES && resident_bytes < RESIDENT * grown_bytes).then_some((
         Why::NotResident {
             grown_bytes,

@@ -194,11 +194,20 @@ fn slope_since(evidence: &Evidence, from_s: f64, points: usize) -> Option<Slope>
     // More points than readings would be made up.
     let points = points.min(evidence.readings_since(from_s));
     let values = evidence.grid(from_s, points.max(2));
-    let step_s = (evidence.span_s() - from_s) / (values.len() as f64 - 1.0);
-    trend::slope(&values, step_s, unit_bytes(evidence))
+    let over_s = evidence.span_s() - from_s;
+    let slope = trend::slope(&values, over_s / (values.len() as f64 - 1.0))?;
+    // A level that changes by few blocks could have changed by some more or fewer.
+    let unit = unit_bytes(evidence);
+    let change = (evidence.now().live_bytes - evidence.at(from_s).live_bytes).abs();
+    let blocks = if unit > 0.0 { change / unit } else { 0.0 };
+    let of_count = (blocks + 1.0).sqrt();
+    Some(Slope {
+        error: slope.error.max(of_count * unit / over_s),
+        ..slope
+    })
 }
 
-/// What one more block changes: that of the middle one, times what it stands for.
+/// What one more block changes: the mean of those that live, and of what has none at least what a sample stands for.
 fn unit_bytes(evidence: &Evidence) -> f64 {
     let now = evidence.now();
     let samples: f64 = evidence
@@ -208,7 +217,16 @@ fn unit_bytes(evidence: &Evidence) -> f64 {
         .map(|cohort| cohort.samples)
         .sum();
     let count = if samples > 0.0 { samples } else { now.live_blocks };
-    if count > 0.0 { now.live_bytes / count } else { 0.0 }
+    let mean = if count > 0.0 { now.live_bytes / count } else { 0.0 };
+    if mean > 0.0 {
+        return mean;
+    }
+    let of_all = if now.allocs > 0.0 {
+        now.alloc_bytes / now.allocs
+    } else {
+        0.0
+    };
+    of_all.max(evidence.sample_bytes.unwrap_or(0.0))
 }
 
 /// Of what was handed out so long ago, how much lives: of a stretch a fifth as long.
@@ -228,6 +246,8 @@ fn survival(evidence: &Evidence) -> Vec<Survival> {
     .collect()
 }
 
+#[cfg(test)]
+mod calibration;
 #[cfg(test)]
 mod simulated;
 #[cfg(test)]

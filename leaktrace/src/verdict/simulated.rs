@@ -144,7 +144,7 @@ pub(super) fn read(
         times_s,
         levels,
         cohorts: Some(cohorts),
-        is_sampled: mean_bytes.is_some(),
+        sample_bytes: mean_bytes,
         ran_before: false,
     }
 }

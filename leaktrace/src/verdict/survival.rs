@@ -3,9 +3,12 @@
 //!
 //! Must not know a series of levels: only births.
 
+use statrs::distribution::{ContinuousCDF as _, Gamma};
+
 use super::{
     evidence::{Births, Evidence},
     trend::{Slope, cdf, normal},
+    unit_bytes,
 };
 
 /// Stretches that births are compared in.
@@ -20,11 +23,40 @@ const FIRST_PART: f64 = 0.125;
 /// The old may have lost so much against the young and still count as kept.
 const KEPT: f64 = 0.6;
 
+/// Bytes that stay per second of births, and what that rests on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Density {
+    /// With the error by which stretches differ.
+    pub(super) slope: Slope,
+    /// Living blocks or samples.
+    events: f64,
+    /// How many bytes per second one of them stands for.
+    unit_per_s: f64,
+}
+
+impl Density {
+    /// Probability that more stays than this per second: as stretches differ, and as a count of so few events scatters,
+    /// of which none seen is not none.
+    pub(super) fn above(&self, per_s: f64) -> f64 {
+        let by_count = if self.unit_per_s > 0.0 {
+            Gamma::new(self.events + 0.5, 1.0)
+                .map_or(0.5, |gamma| gamma.sf((per_s / self.unit_per_s).max(0.0)))
+        } else {
+            0.0
+        };
+        if self.slope.per_s > per_s {
+            by_count.min(self.slope.above(per_s))
+        } else {
+            by_count.max(self.slope.above(per_s))
+        }
+    }
+}
+
 /// What the mature births of a window say.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Mature {
     /// Bytes that stay per second, with their error.
-    pub(super) stays: Slope,
+    pub(super) stays: Density,
     /// Probability that something stays of the older half of the births, and of the younger.
     pub(super) old: f64,
     /// The same of the younger half.
@@ -38,7 +70,7 @@ pub(super) struct Mature {
     /// How old the youngest of them is, seconds.
     pub(super) older_s: f64,
     /// Bytes of the older half of the births that stay per second, with their error.
-    pub(super) old_stays: Slope,
+    pub(super) old_stays: Density,
     /// How old the youngest of those is, seconds.
     pub(super) old_older_s: f64,
 }
@@ -56,14 +88,15 @@ pub(super) fn mature(evidence: &Evidence, from_s: f64) -> Option<Mature> {
         all.push(evidence.births(at_s, at_s + step_s)?);
     }
     let (old, young) = all.split_at(STRETCHES / 2);
-    let old_stays = density(old);
+    let unit = unit_bytes(evidence);
+    let old_stays = density(old, unit);
     let (old, young, whole) = (sum(old), sum(young), sum(&all));
-    let stays = density(&all);
+    let stays = density(&all, unit);
     Some(Mature {
         stays,
-        old: is_some(&old, &stays),
-        young: is_some(&young, &stays),
-        kept: kept(&old, &young, &stays, whole.density()),
+        old: is_some(&old, &stays.slope),
+        young: is_some(&young, &stays.slope),
+        kept: kept(&old, &young, &stays.slope, whole.density()),
         share: share(&whole),
         blocks: whole.live.live_blocks,
         older_s: span_s - end_s,
@@ -93,7 +126,7 @@ fn share(births: &Births) -> f64 {
 }
 
 /// What stays per second: the mean over the stretches. It scatters as they do, and at least as a count of so few does.
-fn density(stretches: &[Births]) -> Slope {
+fn density(stretches: &[Births], unit: f64) -> Density {
     let n = stretches.len() as f64;
     let whole = sum(stretches);
     let mean = whole.density();
@@ -110,10 +143,14 @@ fn density(stretches: &[Births]) -> Slope {
     } else {
         of_count / 20.0
     };
-    Slope {
-        per_s: mean,
-        error: scatter.max(least),
-        freedom: n - 1.0,
+    Density {
+        slope: Slope {
+            per_s: mean,
+            error: scatter.max(least),
+            freedom: n - 1.0,
+        },
+        events,
+        unit_per_s: unit / whole.over_s,
     }
 }
 

@@ -61,9 +61,8 @@ fn quantile_975(freedom: f64) -> f64 {
     StudentsT::new(0.0, 1.0, freedom.max(1.0)).map_or(f64::INFINITY, |student| student.inverse_cdf(0.975))
 }
 
-/// The slope of values that are `step_s` seconds apart. `least` is what a change is at least (a block): the slope is not
-/// known better than to half of one over the whole time. None of too few values.
-pub(super) fn slope(values: &[f64], step_s: f64, least: f64) -> Option<Slope> {
+/// The slope of values that are `step_s` seconds apart. None of too few values.
+pub(super) fn slope(values: &[f64], step_s: f64) -> Option<Slope> {
     let count = values.len();
     if count < VALUES_MIN || step_s <= 0.0 {
         return None;
@@ -72,10 +71,9 @@ pub(super) fn slope(values: &[f64], step_s: f64, least: f64) -> Option<Slope> {
     let residuals = residuals(values, per_step);
     let (memory, noise) = noise(&residuals);
     let error = noise * spread(count, memory);
-    let floor = 0.5 * least / (count as f64 - 1.0);
     Some(Slope {
         per_s: per_step / step_s,
-        error: error.max(floor) / step_s,
+        error: error / step_s,
         // What is known of the noise was estimated as well.
         freedom: ((count as f64 - 4.0) / 3.0).max(3.0),
     })
