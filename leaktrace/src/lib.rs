@@ -6,6 +6,7 @@
 //! interval [`session`] has the tables read, [`track`] sums them up, [`symbol`] names the stacks that are
 //! shown, and a renderer of [`report`] writes the frozen result.
 
+pub mod account;
 pub mod cli;
 pub mod config;
 pub mod container;

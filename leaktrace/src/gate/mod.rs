@@ -141,15 +141,17 @@ impl Gate {
             })
             .collect();
         let mut lookup = Lookup::new(&self.suppressions);
-        report
-            .survivors
-            .retain(|survivor| match lookup.find(&survivor.frames) {
-                Some(index) => {
-                    add(&mut suppressed[index].held, survivor);
-                    false
-                }
-                None => true,
-            });
+        let mut places = BTreeMap::new();
+        let all = std::mem::take(&mut report.survivors);
+        for (place, survivor) in all.into_iter().enumerate() {
+            if let Some(index) = lookup.find(&survivor.frames) {
+                add(&mut suppressed[index].held, &survivor);
+            } else {
+                places.insert(place, report.survivors.len());
+                report.survivors.push(survivor);
+            }
+        }
+        renumber(report, &places);
         for of_type in report.types.iter_mut().flat_map(|types| &mut types.list) {
             if let Some(index) = lookup.find_name(&of_type.full_name()) {
                 of_type.suppressed = true;
@@ -157,6 +159,13 @@ impl Gate {
             }
         }
         report.suppressed = suppressed;
+    }
+}
+
+/// The accounts of memory name sites by where they are.
+fn renumber(report: &mut Report, places: &BTreeMap<usize, usize>) {
+    for account in &mut report.accounts {
+        account.renumber(|index| places.get(&index).copied());
     }
 }
 
@@ -202,6 +211,7 @@ fn cut(report: &mut Report, top: usize) {
         types.extend(failed.types.iter().copied());
     }
     let place_of = cut_sites(report, top, &sites);
+    renumber(report, &place_of);
     let type_of = report
         .types
         .as_mut()

@@ -27,7 +27,7 @@ mod watch_text;
 
 use std::io::{self, Write};
 
-pub(crate) use self::frames::innermost_user;
+pub(crate) use self::frames::{innermost_user, short_names};
 pub use self::{
     folded::Folded, json::Json, text::Text, text::findings as gate_findings, watch_text::WatchText,
 };

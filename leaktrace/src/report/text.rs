@@ -43,6 +43,7 @@ impl Renderer for Text {
         page.header(report)?;
         page.sites(report)?;
         page.omitted(report)?;
+        page.mappings(report)?;
         page.suppressed(report)?;
         page.gate(report)?;
         if let Some(gpu) = &report.gpu {
@@ -106,6 +107,7 @@ impl Page<'_> {
             writeln!(self.out, "  processes    {line}")?;
         }
         self.totals(report)?;
+        self.accounts(report)?;
         if let Some(gpu) = &report.gpu {
             self.gpu_header(gpu)?;
         }
@@ -579,6 +581,7 @@ fn clean(text: &str) -> Cow<'_, str> {
     }
 }
 
+mod account;
 mod gate;
 mod gpu;
 mod stack;

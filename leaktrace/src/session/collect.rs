@@ -27,6 +27,7 @@ use super::{
     whereabouts::{Containers, Whereabouts},
 };
 use crate::{
+    account::{Sweep, evidence::Block},
     config::By,
     kernel::{
         clock::now_ns,
@@ -273,11 +274,16 @@ impl Collector {
         Ok(Duration::from_nanos(wait_ns).clamp(READ_SOON, READ_LATE))
     }
 
-    /// Reads everything and sums it up.
+    /// Reads everything and sums it up; adds every block of the host's memory to `sweep`.
     ///
     /// # Errors
     /// [`TableError`].
-    pub(super) fn snapshot(&mut self, traced: &TracedSet, run: RunReading) -> Result<Snapshot, TableError> {
+    pub(super) fn snapshot(
+        &mut self,
+        traced: &TracedSet,
+        run: RunReading,
+        sweep: &mut Sweep,
+    ) -> Result<Snapshot, TableError> {
         let begin_ns = now_ns();
         self.tracker.begin(begin_ns);
         self.catch_up();
@@ -317,7 +323,9 @@ impl Collector {
             live.for_each(|key, block| {
                 sizes.live += 1;
                 self.unsure.add_older(self.unsure_before_ns, block);
-                self.tracker.add_block(&LiveBlock::new(key, block));
+                let block = LiveBlock::new(key, block);
+                sweep.add(&of_account(&block));
+                self.tracker.add_block(&block);
             })?;
         }
         if traced.follows_members() {
@@ -355,6 +363,26 @@ impl Collector {
         same.end();
         self.sweep_stacks();
         failed.map_or(Ok(snapshot), Err)
+    }
+
+    /// Adds every block of the host's memory to `sweep`.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub(super) fn sweep(&self, sweep: &mut Sweep) -> Result<(), TableError> {
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        live.for_each(|key, block| sweep.add(&of_account(&LiveBlock::new(key, block))))
+    }
+
+    /// Reads the stacks of these, which are no sites of the snapshot.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub(super) fn read_stacks(&mut self, of: &[SiteRef]) -> Result<(), TableError> {
+        for site in of {
+            self.stacks.read(&self.tables, site.key.stack_id)?;
+        }
+        Ok(())
     }
 
     /// Throws away stacks that no site has any more, now and then.
@@ -486,6 +514,15 @@ impl Collector {
     /// Name of the process that a site belongs or belonged to.
     pub(super) fn comm<'a>(&'a self, site: &SiteRef, traced: &'a TracedSet) -> &'a str {
         self.about(&site.image, traced).comm
+    }
+}
+
+const fn of_account(block: &LiveBlock) -> Block {
+    Block {
+        site: block.site_key(),
+        address: block.address,
+        size_bytes: block.size_bytes,
+        weight: block.weight,
     }
 }
 

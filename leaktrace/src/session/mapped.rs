@@ -1,7 +1,7 @@
 //! What the targets map by themselves, on its way from the kernel side's ring to whoever keeps account of it. Must not know
 //! what becomes of a mapping.
 
-use std::{fmt::Debug, io, os::fd::OwnedFd};
+use std::{io, os::fd::OwnedFd};
 
 use leaktrace_common::{
     counter::Counter,
@@ -15,7 +15,7 @@ use crate::kernel::{
 };
 
 /// Keeps account of mappings.
-pub(super) trait Sink: Debug {
+pub(super) trait Sink {
     /// A system call has changed what is mapped.
     fn apply(&mut self, event: &MapEvent);
 
@@ -23,13 +23,12 @@ pub(super) trait Sink: Debug {
     fn lost(&mut self);
 }
 
-/// The ring, and where its events go.
+/// The ring.
 #[derive(Debug)]
 pub(super) struct Mapped {
     /// None where nothing is followed.
     ring: Option<Ring>,
     attached: Option<Attached>,
-    sink: Box<dyn Sink>,
     /// What the counter of lost events said last.
     lost: u64,
 }
@@ -39,11 +38,7 @@ impl Mapped {
     ///
     /// # Errors
     /// [`LoadError`] when the object lacks the ring.
-    pub(super) fn follow(
-        kernel: &mut KernelSide,
-        wanted: bool,
-        sink: Box<dyn Sink>,
-    ) -> Result<Self, LoadError> {
+    pub(super) fn follow(kernel: &mut KernelSide, wanted: bool) -> Result<Self, LoadError> {
         let attached = if wanted {
             Attached::new(kernel)
                 .inspect_err(|error| tracing::warn!("{error}"))
@@ -55,7 +50,6 @@ impl Mapped {
         Ok(Self {
             ring,
             attached,
-            sink,
             lost: 0,
         })
     }
@@ -68,19 +62,22 @@ impl Mapped {
         self.ring.as_ref().map(Ring::wake).transpose()
     }
 
-    /// Hands on what has been told up to now.
+    /// Hands `sink` what has been told up to now.
     ///
     /// # Errors
     /// aya's words when the counters cannot be read.
-    pub(super) fn drain(&mut self, counters: &Counters) -> Result<(), String> {
+    pub(super) fn drain(&mut self, counters: &Counters, sink: &mut impl Sink) -> Result<(), String> {
         let Some(ring) = &mut self.ring else {
             return Ok(());
         };
-        ring.drain(|event| self.sink.apply(event));
+        ring.drain(|event| {
+            say(event);
+            sink.apply(event);
+        });
         let lost = counters.read(Counter::MappingsLost)?;
         if lost > self.lost {
             self.lost = lost;
-            self.sink.lost();
+            sink.lost();
         }
         Ok(())
     }
@@ -97,34 +94,24 @@ impl Mapped {
     }
 }
 
-/// Keeps nothing, and says with `-vv` what it was told.
-#[derive(Debug)]
-pub(super) struct Unkept;
-
-impl Sink for Unkept {
-    fn apply(&mut self, event: &MapEvent) {
-        let name = match event.kind {
-            kind::MAP => "mmap",
-            kind::UNMAP => "munmap",
-            kind::REMAP => "mremap",
-            kind::BREAK => "brk",
-            _ => "unknown",
-        };
-        tracing::debug!(
-            "{name} of {}.{}: {:#x}+{:#x} from {:#x}+{:#x}, flags {:#x}, stack {:#x}, {} ns",
-            event.process.tgid,
-            event.process.image,
-            event.start,
-            event.length_bytes,
-            event.old_start,
-            event.old_length_bytes,
-            event.flags,
-            event.stack_id,
-            event.time_ns - event.began_ns,
-        );
-    }
-
-    fn lost(&mut self) {
-        tracing::debug!("mappings were lost");
-    }
+fn say(event: &MapEvent) {
+    let name = match event.kind {
+        kind::MAP => "mmap",
+        kind::UNMAP => "munmap",
+        kind::REMAP => "mremap",
+        kind::BREAK => "brk",
+        _ => "unknown",
+    };
+    tracing::debug!(
+        "{name} of {}.{}: {:#x}+{:#x} from {:#x}+{:#x}, flags {:#x}, stack {:#x}, {} ns",
+        event.process.tgid,
+        event.process.image,
+        event.start,
+        event.length_bytes,
+        event.old_start,
+        event.old_length_bytes,
+        event.flags,
+        event.stack_id,
+        event.time_ns - event.began_ns,
+    );
 }

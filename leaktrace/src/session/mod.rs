@@ -1,6 +1,7 @@
 //! A run from attach to last report: the event loop. Wiring without logic; the only module that knows all
 //! others.
 
+mod accounts;
 mod build;
 mod census;
 mod child;
@@ -47,6 +48,7 @@ use self::{
     start::Running,
 };
 use crate::{
+    account::Accounts,
     cli::EXIT_UNUSABLE,
     config::{Config, Target},
     error::{Error, system},
@@ -80,6 +82,7 @@ pub fn run(config: &Config, fate: ChildFate) -> Result<ExitCode, Error> {
         let running = start::start(&mut config)?;
         let mut session = Session::new(&config, running, output, gate)?;
         session.begin_history()?;
+        session.begin_accounts();
         session.first_census().await;
         session.announce();
         let outcome = session.trace(&mut signals, &mut killswitch).await;
@@ -120,6 +123,8 @@ struct Session<'a> {
     pace: Arc<Pace>,
     /// What the driver itself says of GPU memory.
     driver_count: DriverCount,
+    /// Where the memory of the processes is.
+    accounts: Accounts,
     /// What may be outstanding.
     gate: Gate,
     /// Whether more was.
@@ -181,6 +186,7 @@ impl<'a> Session<'a> {
             unnamed: None,
             pace: Arc::default(),
             driver_count: DriverCount::default(),
+            accounts: Accounts::new(),
             gate,
             judgement: Judgement::new(config),
         })
@@ -320,6 +326,7 @@ impl<'a> Session<'a> {
                     self.follow(&ended)?;
                     self.measure()?;
                     self.look_at_pools()?;
+                    self.look_at_memory()?;
                     // Reports may be far between.
                     self.settle_departed()?;
                     self.running.traced.forget_newcomers();
@@ -461,7 +468,9 @@ impl<'a> Session<'a> {
         }
         // Before the mappings: what a stack leads through is then known when it is walked.
         collector.receive_stacks();
-        mapped.drain(counters).map_err(LoadError::Maps)?;
+        mapped
+            .drain(counters, &mut self.accounts)
+            .map_err(LoadError::Maps)?;
         traced.grant_stacks();
         traced.settle_interpreters();
         let entries = sideband.drain();
@@ -556,6 +565,7 @@ impl<'a> Session<'a> {
         collector.tables().remove_process(pid)?;
         collector.ended.end(pid);
         self.end_census(pid, known, State::Exited);
+        self.accounts.end(pid);
         self.forget();
         Ok(())
     }

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    Session, Waiting,
+    Session, Waiting, accounts,
     build::Sources,
     census::Occasion,
     child::Signals,
@@ -18,7 +18,7 @@ use super::{
     start::{self, Running},
     until,
 };
-use crate::{error::Error, report::model::State};
+use crate::{account, error::Error, report::model::State};
 
 /// How long the last report waits for debug files from servers.
 const FETCH_WAIT: Duration = Duration::from_secs(10);
@@ -38,10 +38,14 @@ impl Session<'_> {
         self.running.traced.forget_newcomers();
         self.measure()?;
         // While the names are looked up.
-        let (occasion, wait) = if last {
-            (Occasion::LastReport, LAST_CENSUS_WAIT)
+        let (occasion, look, wait) = if last {
+            (
+                Occasion::LastReport,
+                account::Occasion::LastReport,
+                LAST_CENSUS_WAIT,
+            )
         } else {
-            (Occasion::Report, CENSUS_WAIT)
+            (Occasion::Report, account::Occasion::Report, CENSUS_WAIT)
         };
         self.count(occasion);
         let run = self.read_run()?;
@@ -50,7 +54,11 @@ impl Session<'_> {
         } = &mut self.running;
         traced.refresh_memory();
         collector.list_at_most(self.gate.sites(last));
-        let snapshot = collector.snapshot(traced, run)?;
+        let mut sweep = accounts::look(&mut self.accounts, traced, look);
+        let snapshot = collector.snapshot(traced, run, &mut sweep)?;
+        accounts::settle(&mut self.accounts, &sweep);
+        let accounts = accounts::of_report(&self.accounts, &snapshot);
+        collector.read_stacks(&accounts::mappers(&accounts, traced))?;
         self.share_tables()?;
         let Running {
             traced,
@@ -65,6 +73,7 @@ impl Session<'_> {
             .as_mut()
             .map(|keeper| keeper.budget(&traced.catalog.slots, collector));
         let sources = Sources {
+            accounts,
             config: self.config,
             traced,
             collector,
@@ -132,6 +141,8 @@ impl Session<'_> {
             report.types = censuses.report(start::sort(self.config.sort), self.gate.types(report.last));
         }
         self.gate.apply(&mut report, &unlisted);
+        // They name sites, and which ones are there is known now only.
+        accounts::write_lines(&mut report);
         self.judgement.take(&report);
         self.output.report(&report)?;
         self.forget();

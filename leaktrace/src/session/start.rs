@@ -18,7 +18,7 @@ use super::{
     collect::Collector,
     gpu::GpuMemory,
     keep::Keeper,
-    mapped::{Mapped, Unkept},
+    mapped::Mapped,
     members::{self, Departed},
     stacks::Stacks,
     whereabouts::HostContainers,
@@ -241,7 +241,7 @@ fn keeper(config: &Config, traced: &mut TracedSet) -> Option<Keeper> {
 /// the two.
 fn listen(kernel: &mut KernelSide, config: &Config, selects: bool) -> Result<(Mapped, Sideband), Error> {
     kernel.attach_tracepoints(selects)?;
-    let mapped = Mapped::follow(kernel, config.mappings, Box::new(Unkept))?;
+    let mapped = Mapped::follow(kernel, config.mappings)?;
     Ok((mapped, open_sideband(selects)?))
 }
 

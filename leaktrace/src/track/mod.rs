@@ -156,7 +156,8 @@ impl LiveBlock {
         })
     }
 
-    const fn site_key(&self) -> SiteKey {
+    /// Its site, as all shards of it are known.
+    pub const fn site_key(&self) -> SiteKey {
         SiteKey {
             stack_id: self.stack_id,
             process: self.process,

@@ -6,7 +6,7 @@ use crate::report::{
     sample,
 };
 
-fn rendered(report: &Report, color: bool, width: Option<usize>) -> String {
+pub(super) fn rendered(report: &Report, color: bool, width: Option<usize>) -> String {
     let native = false;
     shown(report, Text { color, width, native })
 }
