@@ -28,7 +28,9 @@ use leaktrace_common::{
 
 use self::{
     evidence::{Block, Blocks, Rounding},
+    mapped::Call,
     process::Process,
+    split::MappedBytes,
 };
 use crate::{kernel::clock::now_ns, report::account::Account};
 
@@ -259,6 +261,15 @@ impl Accounts {
         let process = self.processes.get(&pid).or_else(|| self.ended.get(&pid))?;
         let (first, now) = process.both()?;
         Some(change::account(pid, &first, &now, listed))
+    }
+
+    /// What running processes have mapped by themselves since the attach, by the stack it was mapped from, as of their
+    /// last looks: whose, by which call, and how much.
+    pub fn mappings(&self) -> impl Iterator<Item = (Key, Call, u64, MappedBytes)> {
+        self.processes.values().flat_map(|process| {
+            let of = process.mappings();
+            of.map(|(call, stack_id, bytes)| (process.key(), call, stack_id, bytes))
+        })
     }
 
     /// Since `begin_ns` time went into looks: the next is due when that is one part in a hundred.

@@ -13,11 +13,11 @@ use super::{
     base::Base,
     change::{Figures, First, Now},
     evidence::{Blocks, Rounding},
-    mapped::Mapped,
+    mapped::{Call, Mapped},
     pages::Pagemap,
     pieces::{Piece, cut},
     smaps::{self, Area},
-    split::{Known, Sources, Split, split},
+    split::{Known, MappedBytes, Sources, Split, split},
 };
 
 /// Ranges that are remembered until the next look.
@@ -203,6 +203,12 @@ impl Process {
             split: &last.split,
         };
         Some((first, now))
+    }
+
+    /// What it has mapped by itself and from where, as of the last look.
+    pub(super) fn mappings(&self) -> impl Iterator<Item = (Call, u64, MappedBytes)> {
+        let mappings = self.last.iter().flat_map(|last| &last.split.mappings);
+        mappings.filter_map(|(mapper, bytes)| mapper.map(|(call, stack_id)| (call, stack_id, *bytes)))
     }
 
     /// It has ended: what is needed for a look only is let go.

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 
 use leaktrace_common::{
+    call::Space,
     key::{Process as Key, SiteKey},
     mapping::MapEvent,
 };
@@ -15,10 +16,11 @@ use crate::{
         Accounts, Occasion, Sweep,
         evidence::Rounding,
         line::{Name, line},
+        mapped::Call,
     },
     error::Error,
     kernel::clock::now_ns,
-    probe::gear::Gear,
+    probe::{gear::Gear, mapped},
     report::{
         account::Account,
         model::{Report, State},
@@ -76,6 +78,27 @@ pub(super) fn look(accounts: &mut Accounts, traced: &TracedSet, occasion: Occasi
 pub(super) fn settle(accounts: &mut Accounts, sweep: &Sweep) {
     // An allocator that maps on a thread of its own is not told by its calls.
     accounts.settle(sweep, |_pid, _stack_id| false);
+}
+
+/// What processes have mapped by themselves, as sites: their keys, the bytes that are there, and in how many stretches.
+pub(super) fn mapping_sites(accounts: &Accounts) -> impl Iterator<Item = (SiteKey, u64, u64)> {
+    accounts.mappings().map(|(process, call, stack_id, bytes)| {
+        let call = match call {
+            Call::Map => mapped::MMAP,
+            Call::Remap => mapped::MREMAP,
+            Call::Break => mapped::BRK,
+        };
+        let key = SiteKey {
+            stack_id,
+            process: Key {
+                space: Space::Mapping as u8,
+                ..process
+            },
+            call: call.into(),
+            shard: 0,
+        };
+        (key, bytes.held_bytes, bytes.stretches)
+    })
 }
 
 /// The accounts of a report of this snapshot, without names.

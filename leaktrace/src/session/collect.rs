@@ -47,7 +47,7 @@ use crate::{
 
 /// Between two readings of histories.
 const READ_SOON: Duration = Duration::from_millis(500);
-const READ_LATE: Duration = Duration::from_secs(60);
+const READ_LATE: Duration = Duration::from_mins(1);
 
 /// So many times as long as a reading took passes until the next.
 const READING_SHARE: u64 = 50;
@@ -92,6 +92,8 @@ pub(super) struct Collector {
     handed_out_ended: HashMap<u32, HandedOut>,
     /// Stacks of images that have ended, where processes come and go.
     doomed: HashSet<u64>,
+    /// Sites of mappings.
+    mappings: HashSet<SiteKey>,
     /// What the tables held at the last snapshot, where processes come and go.
     pub sizes: Option<Sizes>,
     /// Members that ran then, as the kernel side knows them.
@@ -170,6 +172,7 @@ impl Collector {
             handed_out: HashMap::new(),
             handed_out_ended: HashMap::new(),
             doomed: HashSet::new(),
+            mappings: HashSet::new(),
             sizes: None,
             members_running: 0,
         }
@@ -254,6 +257,19 @@ impl Collector {
     /// The targets ran before the trace.
     pub(super) fn attached(&mut self, run: RunReading) {
         self.tracker.attached(run);
+    }
+
+    /// What processes have mapped by themselves: those that are not named any more are gone.
+    pub(super) fn set_mappings(&mut self, mappings: impl Iterator<Item = (SiteKey, u64, u64)>) {
+        let mut gone = std::mem::take(&mut self.mappings);
+        for (key, held_bytes, stretches) in mappings {
+            gone.remove(&key);
+            self.mappings.insert(key);
+            self.tracker.set_level(key, held_bytes, stretches);
+        }
+        for key in gone {
+            self.tracker.set_level(key, 0, 0);
+        }
     }
 
     /// Reads the totals of all sites into their histories. When the next such reading is of use: it takes no more than a

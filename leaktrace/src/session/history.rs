@@ -7,7 +7,7 @@ use std::time::Duration;
 use leaktrace_common::counter::Counter;
 use tokio::time::Instant;
 
-use super::{Session, start::Running};
+use super::{Session, accounts, start::Running};
 use crate::{
     config::Target, error::Error, kernel::object::LoadError, probe::process, report::model::State,
     track::RunReading,
@@ -26,7 +26,9 @@ impl Session<'_> {
     /// Reads the totals of all sites, and sets when that is due again.
     pub(super) fn note_history(&mut self) -> Result<(), Error> {
         let run = self.read_run()?;
-        let wait: Duration = self.running.collector.note(run)?;
+        let collector = &mut self.running.collector;
+        collector.set_mappings(accounts::mapping_sites(&self.accounts));
+        let wait: Duration = collector.note(run)?;
         self.next_note = Instant::now() + wait;
         Ok(())
     }

@@ -55,6 +55,7 @@ impl Session<'_> {
         traced.refresh_memory();
         collector.list_at_most(self.gate.sites(last));
         let mut sweep = accounts::look(&mut self.accounts, traced, look);
+        collector.set_mappings(accounts::mapping_sites(&self.accounts));
         let snapshot = collector.snapshot(traced, run, &mut sweep)?;
         accounts::settle(&mut self.accounts, &sweep);
         let accounts = accounts::of_report(&self.accounts, &snapshot);

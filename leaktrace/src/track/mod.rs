@@ -239,6 +239,11 @@ impl Tracker {
         self.timeline.set_start(run);
     }
 
+    /// Sets how much a site holds of which calls and frees are not counted: pages of a mapping come and go by themselves.
+    pub fn set_level(&mut self, key: SiteKey, live_bytes: u64, live_blocks: u64) {
+        self.sites.set_level(key, live_bytes, live_blocks);
+    }
+
     /// Ends a reading of all totals, and notes it in the histories. In an interval it comes before the blocks.
     pub fn note(&mut self, now_ns: u64, run: RunReading) {
         let before_ns = self.timeline.last_ns();

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use super::{
     history::Level,
+    site::is_mapping,
     snapshot::Entry,
     sums::space_of,
     timeline::{Reading, Timeline},
@@ -112,14 +113,15 @@ impl Past<'_> {
                 .collect(),
             levels: levels.iter().map(level).collect(),
             runs,
-            cohorts: Some(cohorts),
+            // Of mappings, whose pages come and go by themselves, no births are known.
+            cohorts: (!members.iter().any(|member| is_mapping(&member.site.key))).then_some(cohorts),
             sample_bytes: self.sample_bytes.map(|bytes| bytes as f64),
             ran_before: self.ran_before,
         }
     }
 }
 
-fn run(reading: &Reading) -> Run {
+const fn run(reading: &Reading) -> Run {
     Run {
         frees_unknown: reading.run.frees_unknown as f64,
         resident_bytes: reading.run.resident_bytes as f64,

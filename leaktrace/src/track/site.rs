@@ -5,7 +5,9 @@
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
 
+use leaktrace_common::call::Space;
 use leaktrace_common::key::SiteKey;
+use leaktrace_common::math::BLOCKS_FRACTION_BITS;
 use leaktrace_common::record::{Estimate, LIFETIME_BUCKETS, Site};
 
 use super::ages::Ages;
@@ -13,7 +15,7 @@ use super::estimate::{Outstanding, Rounding, Swept};
 use super::hash::BuildKeyHasher;
 use super::history::{Cohorts, Held as Cohort, History, Level};
 use super::snapshot::add_lifetimes;
-use super::sums::{Sums, consistent};
+use super::sums::{Sums, consistent, space_of};
 use super::timeline::Reading;
 use super::{LiveBlock, Settings};
 use crate::report::model::Held;
@@ -117,8 +119,8 @@ impl SiteState {
     /// Without a filter by age everything outstanding is a survivor, and the totals, which add up to
     /// the block, say how much that is; the sweep, which takes time while the target runs, says only
     /// how old it is. With one, the sweep decides.
-    pub(super) fn settle(&mut self, settings: &Settings, round: Rounding) -> bool {
-        let (held, cut) = if settings.older_than_ns == 0 {
+    pub(super) fn settle(&mut self, settings: &Settings, is_mapping: bool, round: Rounding) -> bool {
+        let (held, cut) = if settings.older_than_ns == 0 || is_mapping {
             (self.sums.live, false)
         } else {
             self.survivors.swept.within(&self.sums.live, round)
@@ -139,6 +141,18 @@ fn larger(new: &Estimate, old: &Estimate) -> Estimate {
         variance_of_bytes: new.variance_of_bytes.max(old.variance_of_bytes),
         variance_of_blocks: new.variance_of_blocks.max(old.variance_of_blocks),
     }
+}
+
+/// Whether it is memory that a process has mapped by itself: of that no blocks are kept.
+pub(super) fn is_mapping(key: &SiteKey) -> bool {
+    space_of(key.process.space) == Space::Mapping
+}
+
+/// Has the difference of two counts that only grow become `now`.
+const fn raise(come: &mut u64, gone: &mut u64, now: u64) {
+    let before = *come - *gone;
+    *come += now.saturating_sub(before);
+    *gone += before.saturating_sub(now);
 }
 
 /// All sites that are not frozen.
@@ -177,6 +191,22 @@ impl Sites {
         }
         self.kept = 0;
         self.limit = settings.blocks_per_site.unwrap_or(0);
+    }
+
+    /// What has come is handed out, what has gone is taken back.
+    pub(super) fn set_level(&mut self, key: SiteKey, live_bytes: u64, live_blocks: u64) {
+        let mut totals = self.map.get(&key).map_or(Site::EMPTY, |site| site.totals);
+        raise(&mut totals.alloc_bytes, &mut totals.freed_bytes, live_bytes);
+        raise(&mut totals.allocs, &mut totals.frees, live_blocks);
+        // Of these every one is recorded.
+        let all = |blocks: u64, bytes: u64| Estimate {
+            blocks: blocks << BLOCKS_FRACTION_BITS,
+            bytes,
+            ..Estimate::ZERO
+        };
+        totals.allocated = all(totals.allocs, totals.alloc_bytes);
+        totals.freed = all(totals.frees, totals.freed_bytes);
+        self.add_totals(key, &totals);
     }
 
     pub(super) fn add_totals(&mut self, key: SiteKey, totals: &Site) {
@@ -270,7 +300,7 @@ impl Sites {
     /// Ends the adding: see [`SiteState::settle`].
     pub(super) fn settle(&mut self, settings: &Settings) {
         for (key, site) in &mut self.map {
-            self.torn += u64::from(site.settle(settings, Rounding::of(key.stack_id)));
+            self.torn += u64::from(site.settle(settings, is_mapping(key), Rounding::of(key.stack_id)));
         }
     }
 

@@ -99,8 +99,14 @@ fn flat(evidence: &Evidence, part: f64) -> Option<Finding> {
     }
     let rises = slope.above(flat_bytes(evidence, high) / over_s);
     let (_, most_bytes) = evidence.range(0.0, from_s);
-    // A second look is one more chance to be wrong.
-    let confidence = 1.0 - rises * (0.5 / part);
+    // A second look is one more chance to be wrong; and a level that nothing was added to was not put to the test.
+    let added = evidence.now().allocs - evidence.at(from_s).allocs;
+    let tested = if evidence.cohorts.is_some() {
+        1.0 - (-added / 3.0).exp()
+    } else {
+        1.0
+    };
+    let confidence = (1.0 - rises * (0.5 / part)) * tested;
     Some(classed(evidence, confidence, slope, (low, high), {
         if high < HELD * most_bytes {
             Why::Fell { most_bytes }

@@ -62,7 +62,7 @@ fn in_window(evidence: &Evidence, from_s: f64, strictness: f64) -> Option<Findin
     let span_s = evidence.span_s();
     let window_s = span_s - from_s;
     let recent = slope_since(evidence, from_s + window_s / 2.0, GRID / 2)?;
-    let (mut confidence, slope, why) = rising(evidence, from_s, &recent)?;
+    let (mut confidence, slope, why) = rising(evidence, from_s, &recent);
     confidence = 1.0 - (1.0 - confidence) / strictness;
     let doubt = doubt(evidence, from_s, &slope);
     let is_sure = confidence >= SURE && doubt.is_none();
@@ -81,12 +81,12 @@ fn in_window(evidence: &Evidence, from_s: f64, strictness: f64) -> Option<Findin
 }
 
 /// The probability that it rises by what stays or becomes larger, and how fast.
-fn rising(evidence: &Evidence, from_s: f64, recent: &Slope) -> Option<(f64, Slope, Why)> {
+fn rising(evidence: &Evidence, from_s: f64, recent: &Slope) -> (f64, Slope, Why) {
     let window_s = evidence.span_s() - from_s;
     let mature = mature(evidence, from_s);
     let by_size = resizing(evidence, from_s);
     let Some(mature) = mature else {
-        return Some(by_level(evidence, from_s, recent));
+        return by_level(evidence, from_s, recent);
     };
     let by_blocks = {
         let consistent = consistent(&mature, recent);
@@ -108,10 +108,10 @@ fn rising(evidence: &Evidence, from_s: f64, recent: &Slope) -> Option<(f64, Slop
         (confidence, slope, why)
     };
     let others = by_size.into_iter().chain(piling_up(evidence, from_s, recent));
-    Some(others.fold(
+    others.fold(
         by_blocks,
         |best, other| if other.0 > best.0 { other } else { best },
-    ))
+    )
 }
 
 /// More and more, as evenly as at first, although each block goes: a queue that falls behind. It takes a level that leaves
@@ -219,16 +219,20 @@ fn pace(steps: &[f64]) -> Option<f64> {
 
 /// By the level alone: nothing is known of what it is made of, and it takes more.
 fn by_level(evidence: &Evidence, from_s: f64, recent: &Slope) -> (f64, Slope, Why) {
-    let window_s = evidence.span_s() - from_s;
-    let points = GRID.min(evidence.readings_since(from_s));
-    let values = evidence.grid(from_s, points.max(2));
-    let rises = 1.0 - trend::no_rise(&values);
-    let first = values.len() / 2;
-    let early = 1.0 - trend::no_rise(&values[..first.max(2)]);
-    // It still rises as it did: at least half as fast.
-    let whole = slope_since(evidence, from_s, GRID).map_or(0.0, |slope| slope.per_s);
-    let confidence = rises * recent.above(whole / 2.0) * (0.5 + early / 2.0);
-    (confidence, *recent, Why::Rises { over_s: window_s })
+    let span_s = evidence.span_s();
+    let whole = slope_since(evidence, from_s, GRID);
+    let points = GRID.min(evidence.readings_since(from_s)).max(2);
+    let values = evidence.grid(from_s, points);
+    let early = trend::slope(&values[..points / 2], (span_s - from_s) / (points as f64 - 1.0));
+    let whole_s = whole.map_or(0.0, |slope| slope.per_s);
+    // The ranks of values say little where noise is a random walk, however steep the rise; its slope does.
+    let by_slope = whole.map_or(1.0, |slope| 1.0 - slope.above(0.0));
+    let rises = 1.0 - (2.0 * trend::no_rise(&values).min(by_slope)).min(1.0);
+    // It has risen from the beginning, and still does: at least half as fast.
+    let rose = early.map_or(0.5, |slope| slope.above(0.0));
+    let confidence = rises * recent.above(whole_s / 2.0) * (0.5 + rose / 2.0);
+    let over_s = span_s - from_s;
+    (confidence, *recent, Why::Rises { over_s })
 }
 
 /// What speaks against growth that shows, and how long it takes to know.

@@ -37,19 +37,6 @@ impl Life {
             }
         }
     }
-
-    /// The share that lives at this age.
-    pub(super) fn lives(self, age_s: f64) -> f64 {
-        match self {
-            Self::Ever => 1.0,
-            Self::Exponential(mean_s) => (-age_s / mean_s).exp(),
-            Self::Pareto(least_s, alpha) => (least_s / age_s.max(least_s)).powf(alpha),
-            Self::Bimodal(first, short_s, long_s) => {
-                first * Self::Exponential(short_s).lives(age_s)
-                    + (1.0 - first) * Self::Exponential(long_s).lives(age_s)
-            }
-        }
-    }
 }
 
 /// Blocks that come by chance at this rate, from `from_s` until `to_s`.

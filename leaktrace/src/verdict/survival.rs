@@ -20,6 +20,9 @@ const YOUNG_PART: f64 = 0.25;
 /// What was handed out right after the attach is start-up as often as not: a part of the time looked at.
 const FIRST_PART: f64 = 0.125;
 
+/// Degrees of freedom of an error that follows from a count.
+const FREEDOM_OF_COUNTS: f64 = 30.0;
+
 /// The old may have lost so much against the young and still count as kept.
 const KEPT: f64 = 0.6;
 
@@ -147,7 +150,12 @@ fn density(stretches: &[Births], unit: f64) -> Density {
         slope: Slope {
             per_s: mean,
             error: scatter.max(least),
-            freedom: n - 1.0,
+            // By how much counts scatter is known and not estimated.
+            freedom: if least > scatter {
+                FREEDOM_OF_COUNTS
+            } else {
+                n - 1.0
+            },
         },
         events,
         unit_per_s: unit / whole.over_s,

@@ -89,7 +89,7 @@ pub(super) fn no_rise(values: &[f64]) -> f64 {
     let mut score = 0.0;
     for (index, later) in values.iter().enumerate() {
         for earlier in &values[..index] {
-            score += (later - earlier).signum() * f64::from(u8::from(later != earlier));
+            score += f64::from(later.total_cmp(earlier) as i8);
         }
     }
     let n = count as f64;
@@ -111,7 +111,9 @@ pub(super) fn no_rise(values: &[f64]) -> f64 {
 fn ties(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
-    let groups = sorted.chunk_by(|a, b| a == b).map(|group| group.len() as f64);
+    let groups = sorted
+        .chunk_by(|a, b| a.total_cmp(b).is_eq())
+        .map(|group| group.len() as f64);
     groups.map(|size| size * (size - 1.0) * (2.0 * size + 5.0)).sum()
 }
 

@@ -59,7 +59,13 @@ fn what_lies_on_a_line_is_known() {
     assert!((slope.per_s - 6.0).abs() < 1e-9 && slope.error < 1e-9 && slope.above(5.9) > 0.999);
     assert!(no_rise(&values) < 1e-6);
     let flat = [3.0; 12];
-    assert_eq!(super::slope(&flat, 1.0).unwrap().interval(), [0.0, 0.0]);
+    assert!(
+        super::slope(&flat, 1.0)
+            .unwrap()
+            .interval()
+            .iter()
+            .all(|bound| bound.abs() < 1e-9)
+    );
     assert!(no_rise(&flat) >= 0.5);
     assert_eq!(super::slope(&flat[..VALUES_MIN - 1], 1.0), None);
 }
