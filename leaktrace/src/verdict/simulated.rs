@@ -111,13 +111,16 @@ pub(super) fn read(
         };
         let birth = times_s.partition_point(|time| *time < block.born_s);
         let death = times_s.partition_point(|time| *time < block.dies_s);
-        for level in &mut levels[birth..] {
+        // Changes first; they are added up below.
+        if let Some(level) = levels.get_mut(birth) {
             level.alloc_bytes += block.bytes * weight;
             level.allocs += weight;
-        }
-        for level in &mut levels[birth..death.max(birth)] {
             level.live_bytes += block.bytes * weight;
             level.live_blocks += weight;
+        }
+        if let Some(level) = levels.get_mut(death.max(birth)) {
+            level.live_bytes -= block.bytes * weight;
+            level.live_blocks -= weight;
         }
         if death == times_s.len() && birth < times_s.len() {
             let cohort = &mut cohorts[birth];
@@ -125,6 +128,16 @@ pub(super) fn read(
             cohort.live_blocks += weight;
             cohort.samples += 1.0;
         }
+    }
+    for index in 1..levels.len() {
+        let before = levels[index - 1];
+        let level = &mut levels[index];
+        level.alloc_bytes += before.alloc_bytes;
+        level.allocs += before.allocs;
+        // What is left of sums and differences of fractions is nothing.
+        let left = |value: f64| if value.abs() < 1e-6 { 0.0 } else { value };
+        level.live_bytes = left(level.live_bytes + before.live_bytes);
+        level.live_blocks = left(level.live_blocks + before.live_blocks);
     }
     Evidence {
         runs: vec![Run::default(); times_s.len()],
