@@ -134,10 +134,16 @@ pub(super) struct TargetArgs {
 
     /// Do not follow what processes map by themselves, by mmap, munmap, mremap and brk.
     ///
-    /// It is followed but with --all: for each call of the system, of whatever process, the kernel then takes some
-    /// nanoseconds more.
+    /// It is followed with -p and -- CMD: for each call of the system, of whatever process, the kernel then takes some
+    /// nanoseconds more. Example: --no-mappings
     #[arg(long)]
     pub(super) no_mappings: bool,
+
+    /// Follow that of selections, too: of processes that come and go by themselves.
+    ///
+    /// Each of them then maps its libraries under leaktrace's eyes, which is work for leaktrace. Example: --mappings
+    #[arg(long, conflicts_with = "no_mappings")]
+    pub(super) mappings: bool,
 
     /// Also trace this function as one that allocates; needs --object.
     ///

@@ -202,7 +202,7 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
     } else {
         defaults::SAMPLE_BYTES
     };
-    let is_of_all = matches!(&what, Target::Selected(selection) if selection.all);
+    let is_selected = matches!(&what, Target::Selected(_));
     let config = Config {
         target: what,
         scope: bounds.scope,
@@ -215,7 +215,7 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
             (false, false) => Gpu::WhereFound,
         },
         gpu_reservations: target.gpu_reservations,
-        mappings: !target.no_mappings && !is_of_all,
+        mappings: target.mappings || (!target.no_mappings && !is_selected),
         custom,
         filters: Filters {
             older_than: filter.older_than.0,
