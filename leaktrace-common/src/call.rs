@@ -62,11 +62,13 @@ pub enum Space {
     Reservation = 12,
     /// Tensors of `PyTorch`, in memory that it has from the driver.
     Tensor = 13,
+    /// What a process has mapped by itself: memory beside the heap's, of which no more is there than has been touched.
+    Mapping = 14,
 }
 
 impl Space {
     /// All of them, by number.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Heap,
         Self::Custom,
         Self::PythonArena,
@@ -81,18 +83,20 @@ impl Space {
         Self::Ipc,
         Self::Reservation,
         Self::Tensor,
+        Self::Mapping,
     ];
 
     /// Whether its bytes are of the sum of what a process holds of the host's memory. Those of the GPU's calls are of no
     /// sum: each kind is another memory. Pools are counted as arenas already. Custom blocks are of it: a call of the
-    /// heap's allocator inside a custom one is a part of it, see [`Cookie::layer`].
+    /// heap's allocator inside a custom one is a part of it, see [`Cookie::layer`]. Mappings are not: their size is what
+    /// was reserved.
     pub const fn is_of_sum(self) -> bool {
         matches!(self, Self::Heap | Self::Custom | Self::PythonArena)
     }
 
     /// Whether it is of a GPU or for one.
     pub const fn is_gpus(self) -> bool {
-        self as u8 >= Self::Device as u8
+        self as u8 >= Self::Device as u8 && self as u8 <= Self::Tensor as u8
     }
 
     /// The name in reports.
@@ -112,6 +116,7 @@ impl Space {
             Self::Ipc => "ipc",
             Self::Reservation => "reservation",
             Self::Tensor => "tensor",
+            Self::Mapping => "mapping",
         }
     }
 
@@ -402,6 +407,13 @@ mod tests {
         for (number, space) in (0..).zip(Space::ALL) {
             assert_eq!((space as u8, Space::of(number)), (number, Some(space)));
         }
-        assert_eq!(Space::of(14), None);
+        assert_eq!(Space::of(15), None);
+    }
+
+    #[test]
+    fn what_is_mapped_is_no_gpus_and_of_no_sum() {
+        let gpus = Space::ALL.into_iter().filter(|space| space.is_gpus()).count();
+        assert_eq!(gpus, 10);
+        assert!(!Space::Mapping.is_gpus() && !Space::Mapping.is_of_sum());
     }
 }

@@ -104,6 +104,8 @@ counters! {
     StacksProcessFull => "stacks_process_full", true;
     /// Processes that were targets and are not followed because the table of processes was full or there was no memory at hand.
     ProcessesFull => "processes_full", true;
+    /// Calls that change what a process has mapped of which user space was not told because their ring was full; what is mapped is read from /proc/PID/maps again.
+    MappingsLost => "mappings_lost", true;
 }
 
 #[cfg(test)]

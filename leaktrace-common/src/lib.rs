@@ -12,6 +12,7 @@ pub mod counter;
 pub mod event;
 pub mod gpu;
 pub mod key;
+pub mod mapping;
 pub mod math;
 pub mod python;
 pub mod record;

@@ -175,6 +175,8 @@ pub struct Thread {
     pub delegated_sp: u64,
     /// Address that the kernel's return probes put in the place of a return address, once it is known.
     pub trampoline: u64,
+    /// When the system call was entered by which the thread gives back what is mapped; 0 for none.
+    pub unmapping_ns: u64,
     /// One call in flight per layer: the outermost one owns the record, those inside it are silent.
     pub pending: [Pending; LAYERS_MAX],
     /// Stacks of this thread that are known to be in the table, by the low bits of their ids.

@@ -15,8 +15,12 @@ use leaktrace_common::{
 };
 
 use crate::{
-    KEEP_RETURN, SKIP_RETURN, config, counter::bump, filter, hits, live, members, python, registers,
-    registers::Arguments, stack, thread,
+    KEEP_RETURN, SKIP_RETURN, config,
+    counter::bump,
+    filter, hits, live, members, python, registers,
+    registers::{Arguments, UserRegisters},
+    stack::{self, Begin},
+    thread,
 };
 
 /// Value for a session: whether the return is wanted.
@@ -137,7 +141,7 @@ fn begin(
     block: u64,
 ) {
     let (stack_id, return_address) = if outcome == outcome::RECORD {
-        let captured = stack::capture(ctx, state);
+        let captured = stack::capture(UserRegisters::of_probe(ctx), Begin::Probe, state);
         (captured.id, captured.return_address)
     } else {
         (0, registers::read_word(call.sp).unwrap_or(0))

@@ -17,6 +17,7 @@ mod gpu;
 mod hits;
 mod lifecycle;
 mod live;
+mod mapping;
 mod maps;
 mod members;
 mod opaque;
@@ -28,8 +29,8 @@ mod thread;
 mod watch;
 
 use aya_ebpf::{
-    macros::raw_tracepoint,
-    programs::{ProbeContext, RawTracePointContext},
+    macros::{raw_tracepoint, tracepoint},
+    programs::{ProbeContext, RawTracePointContext, TracePointContext},
 };
 use core::ffi::c_void;
 
@@ -123,6 +124,20 @@ fn process_fork(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "rss_stat")]
 fn resident_memory(ctx: RawTracePointContext) -> i32 {
     watch::resident(&ctx);
+    0
+}
+
+/// A system call is entered that gives back what is mapped: munmap, mremap.
+#[tracepoint]
+fn unmapping_enter(_ctx: TracePointContext) -> u32 {
+    mapping::enter();
+    0
+}
+
+/// A system call returns that changes what is mapped: mmap, munmap, mremap, brk.
+#[tracepoint]
+fn mapping_exit(ctx: TracePointContext) -> u32 {
+    mapping::exit(&ctx);
     0
 }
 

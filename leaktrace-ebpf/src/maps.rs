@@ -12,6 +12,7 @@ use leaktrace_common::{
     counter::Counter,
     gpu::{Context, GpuErrorKey, GpuErrors, GpuKey, GpuLive, GpuProcess, GpuThread, Mapping, TorchTotals},
     key::{LiveKey, Process, SiteKey},
+    mapping::MapEvent,
     python::{INTERPRETERS, Interpreter, NewPart, PythonPart, PythonThread},
     record::{Control, HIT_SLOTS, Hits, Live, Site, Thread, Tracked},
     select::Property,
@@ -182,6 +183,10 @@ pub static HITS: PerCpuArray<Hits, HIT_SLOTS> = PerCpuArray::new();
 /// What user space changes during the run.
 #[btf_map]
 pub static CONTROL: Array<Control, 1> = Array::new();
+
+/// What targets map by themselves: some 50 000 calls. Only where those tracepoints are attached.
+#[btf_map]
+pub static MAPPED_EVENTS: RingBuf<MapEvent, 4_194_304> = RingBuf::new();
 
 /// Rare events for user space. Never an allocation.
 #[btf_map]

@@ -2,7 +2,10 @@
 
 use aya_ebpf::{
     bindings::pt_regs,
-    helpers::{bpf_get_func_ip, bpf_probe_read_user},
+    helpers::{
+        bpf_get_func_ip, bpf_probe_read_user,
+        generated::{bpf_get_current_task_btf, bpf_task_pt_regs},
+    },
     programs::ProbeContext,
 };
 use leaktrace_common::call::REGISTERS;
@@ -50,6 +53,74 @@ pub fn frame_pointer(ctx: &ProbeContext) -> u64 {
 #[inline(always)]
 pub fn result(ctx: &ProbeContext) -> u64 {
     register!(ctx, rax)
+}
+
+/// Where a thread is in user space.
+#[derive(Clone, Copy)]
+pub struct UserRegisters {
+    /// Instruction pointer: at a probe the probed instruction, in a system call the one behind it.
+    pub instruction: u64,
+    /// Stack pointer.
+    pub stack_pointer: u64,
+    /// Frame pointer, if the code keeps one.
+    pub frame_pointer: u64,
+}
+
+impl UserRegisters {
+    #[inline(always)]
+    pub const fn new(instruction: u64, stack_pointer: u64, frame_pointer: u64) -> Self {
+        Self {
+            instruction,
+            stack_pointer,
+            frame_pointer,
+        }
+    }
+
+    /// At a probe.
+    #[inline(always)]
+    pub fn of_probe(ctx: &ProbeContext) -> Self {
+        Self::new(instruction(ctx), stack_pointer(ctx), frame_pointer(ctx))
+    }
+}
+
+/// What a thread has asked the kernel for.
+#[derive(Clone, Copy)]
+pub struct SystemCall {
+    /// Where it was called.
+    pub at: UserRegisters,
+    /// The first four arguments.
+    pub arguments: [u64; 4],
+}
+
+macro_rules! user_register {
+    ($registers:expr, $field:ident) => {
+        // SAFETY: `bpf_task_pt_regs` yields the registers of a task, which the kernel checks that they are there.
+        // Volatile for the same reason as above.
+        unsafe { core::ptr::read_volatile(&raw const (*$registers).$field) }
+    };
+}
+
+impl SystemCall {
+    /// That of the current task: all that it had in its registers then is kept (arch/x86/entry/entry_64.S:
+    /// `PUSH_AND_CLEAR_REGS`), and none but rax, rcx and r11 is changed until it returns.
+    #[inline(always)]
+    pub fn current() -> Self {
+        // SAFETY: no arguments; the helper takes what the other yields (kernel 5.15; both need the kernel's BTF).
+        let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as *const pt_regs;
+        Self {
+            at: UserRegisters::new(
+                user_register!(registers, rip),
+                user_register!(registers, rsp),
+                user_register!(registers, rbp),
+            ),
+            arguments: [
+                user_register!(registers, rdi),
+                user_register!(registers, rsi),
+                user_register!(registers, rdx),
+                user_register!(registers, r10),
+            ],
+        }
+    }
 }
 
 /// The registers in which arguments are found, in the order of [`leaktrace_common::call::Arg`].

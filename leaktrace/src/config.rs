@@ -9,6 +9,7 @@ use leaktrace_common::{
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use crate::{
+    gate::condition::Condition,
     killswitch,
     probe::custom::{self, CustomFunction, SpecError},
     report::{
@@ -28,7 +29,7 @@ pub mod defaults {
     /// Time between reports.
     pub const INTERVAL: Duration = Duration::from_secs(5);
     /// How long `leaktrace demo` traces.
-    pub const DEMO_DURATION: Duration = Duration::from_secs(6);
+    pub const DEMO_DURATION: Duration = Duration::from_secs(15);
     /// Age from which a block is a survivor.
     pub const OLDER_THAN: Duration = Duration::ZERO;
     /// Mean gap between samples: none, every allocation is recorded.
@@ -40,7 +41,7 @@ pub mod defaults {
     /// Number of sites listed.
     pub const TOP: usize = 10;
     /// Order of the sites.
-    pub const SORT: Sort = Sort::Bytes;
+    pub const SORT: Sort = Sort::Loss;
     /// What sites are summed by where processes are named or started, and where they are selected.
     pub const BY: By = By::Process;
     /// See [`BY`].
@@ -86,6 +87,8 @@ pub struct Config {
     pub gpu: Gpu,
     /// Also follow where addresses are reserved for it.
     pub gpu_reservations: bool,
+    /// Also follow what processes map by themselves.
+    pub mappings: bool,
     /// Functions to trace beside the known allocators.
     pub custom: Option<CustomPair>,
     /// Which blocks count.
@@ -104,6 +107,10 @@ pub struct Config {
     pub by: By,
     /// Also list every block of a site.
     pub show_blocks: bool,
+    /// When the run has failed.
+    pub fail_on: Vec<Condition>,
+    /// Files that say which sites may be there.
+    pub suppressions: Vec<PathBuf>,
     /// Time between reports; `None` reports only at the end.
     pub interval: Option<Duration>,
     /// When to stop; `None` is when interrupted or when the targets have ended.
@@ -228,6 +235,8 @@ impl Default for Filters {
 /// Order of the sites, the largest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Sort {
+    /// Bytes that are expected to be lost in the next hour: what grows first, then what holds most.
+    Loss,
     /// Outstanding bytes.
     Bytes,
     /// Outstanding blocks.
@@ -242,6 +251,7 @@ impl Sort {
     /// The name, as typed and as reported.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Loss => "loss",
             Self::Bytes => "bytes",
             Self::Blocks => "blocks",
             Self::Growth => "growth",
@@ -421,6 +431,7 @@ impl Config {
             python_pools: false,
             gpu: Gpu::default(),
             gpu_reservations: false,
+            mappings: true,
             custom: None,
             filters: Filters::default(),
             sample_bytes: defaults::SAMPLE_BYTES,
@@ -430,6 +441,8 @@ impl Config {
             sort: defaults::SORT,
             by: defaults::BY,
             show_blocks: false,
+            fail_on: Vec::new(),
+            suppressions: Vec::new(),
             interval: Some(defaults::INTERVAL),
             duration: None,
             output: Output::default(),

@@ -2,6 +2,7 @@
 //! with the way out.
 
 use crate::{
+    gate::GateError,
     kernel::{faults::FaultsError, maps::TableError, object::LoadError, sideband::SidebandError},
     launch::LaunchError,
     probe::closure::ClosureError,
@@ -37,6 +38,9 @@ pub enum Error {
     /// A function of `--alloc` or `--free` cannot be traced.
     #[error(transparent)]
     Custom(#[from] CustomError),
+    /// Suppressions cannot be used.
+    #[error(transparent)]
+    Gate(#[from] GateError),
     /// The command cannot be found.
     #[error(transparent)]
     Closure(#[from] ClosureError),

@@ -6,12 +6,14 @@
 //! interval [`session`] has the tables read, [`track`] sums them up, [`symbol`] names the stacks that are
 //! shown, and a renderer of [`report`] writes the frozen result.
 
+pub mod account;
 pub mod cli;
 pub mod config;
 pub mod container;
 pub mod demo;
 pub mod doctor;
 pub mod error;
+pub mod gate;
 pub mod kernel;
 pub mod killswitch;
 pub mod launch;
@@ -26,4 +28,5 @@ pub mod symbol;
 pub mod traced;
 pub mod track;
 pub mod unwind;
+pub mod verdict;
 pub mod watch;

@@ -246,17 +246,25 @@ impl Report {
             "bytes\n{summary}"
         );
         let listed = self.tally(|survivor| !survivor.is_gpus());
-        let (blocks, bytes) = (self.number("/omitted/blocks"), self.number("/omitted/bytes"));
-        // Pools lie in arenas: they are listed, and of no sum.
-        let pools = |name| self.number(&format!("/totals/by_space/python-pool/{name}"));
+        let suppressed = |name| -> u64 {
+            let all = list(&self.0, "suppressed").iter();
+            all.map(|one| count(one, name)).sum()
+        };
+        let blocks = self.number("/omitted/blocks") + suppressed("blocks");
+        let bytes = self.number("/omitted/bytes") + suppressed("bytes");
+        // Pools lie in arenas, and mappings are no allocator's: they are listed, and of no sum.
+        let beside = |name| -> u64 {
+            let of = |space| self.number(&format!("/totals/by_space/{space}/{name}"));
+            of("python-pool") + of("mapping")
+        };
         assert_eq!(
             listed.blocks + blocks,
-            total("live_blocks") + pools("live_blocks"),
+            total("live_blocks") + beside("live_blocks"),
             "blocks of all survivors\n{summary}"
         );
         assert_eq!(
             listed.bytes + bytes,
-            total("live_bytes") + pools("live_bytes"),
+            total("live_bytes") + beside("live_bytes"),
             "bytes of all survivors\n{summary}"
         );
         let processes = list(&self.0["target"], "processes");

@@ -10,6 +10,7 @@
 
 mod bench;
 mod ci;
+mod corpus;
 mod debian;
 mod dist;
 mod ebpf;
@@ -47,6 +48,8 @@ enum Command {
     Vm(vm::Args),
     /// Measure, and print a table for docs/overhead.md
     Bench(bench::Args),
+    /// Score leaktrace's verdicts on programs of which it is known what they do
+    Corpus(corpus::Args),
     /// Check on a GPU what the tests show on a fake driver, and write a table for docs/cuda.md
     GpuAccept(gpu_accept::Args),
     /// Put the program, its manual page and its completions into target/dist
@@ -70,6 +73,7 @@ fn delegate(command: &Command) -> Result<()> {
         Command::Ci => ci::run(),
         Command::Vm(args) => vm::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Corpus(args) => corpus::run(args),
         Command::GpuAccept(args) => gpu_accept::run(args),
         Command::Dist => dist::run(),
     }

@@ -53,8 +53,9 @@ const PACKAGES: [&str; 33] = [
 /// Suites that tell nothing new when probes are attached in another way: how stacks and Python's frames are walked on
 /// real programs, what leaks in such, where names come from, what is written, and the suites' own tools. That stacks
 /// come whole under each mechanism is shown by `unwinding` and `hard_stacks`.
-const WITHOUT_MECHANISM: [&str; 10] = [
+const WITHOUT_MECHANISM: [&str; 11] = [
     "complete",
+    "gate",
     "gpu_fakes",
     "harness",
     "oracle",

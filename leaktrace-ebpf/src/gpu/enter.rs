@@ -10,8 +10,13 @@ use leaktrace_common::{
 
 use super::{context, handle, live, thread};
 use crate::{
-    KEEP_RETURN, SKIP_RETURN, counter::bump, enter::is_under_way, hits, members, registers,
-    registers::Arguments, stack, thread as threads,
+    KEEP_RETURN, SKIP_RETURN,
+    counter::bump,
+    enter::is_under_way,
+    hits, members, registers,
+    registers::{Arguments, UserRegisters},
+    stack::{self, Begin},
+    thread as threads,
 };
 
 /// What an entered call is to one that is pending.
@@ -71,7 +76,7 @@ pub fn enter(ctx: &ProbeContext) -> u32 {
     let wants_stack = cookie.allocates() && stack_id == 0;
     // The one place where a stack is walked: the verifier looks at the walk for each.
     if wants_stack && members::meet(state).is_some() {
-        stack_id = stack::capture(ctx, state).id;
+        stack_id = stack::capture(UserRegisters::of_probe(ctx), Begin::Probe, state).id;
     }
     if cookie.is_of_runtime() {
         begin(&mut gpu.runtime, &place, cookie, owner, stack_id, &arguments);

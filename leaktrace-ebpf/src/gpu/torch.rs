@@ -12,8 +12,15 @@ use leaktrace_common::{
 
 use super::live;
 use crate::{
-    KEEP_RETURN, config, counter::bump, hits, live::now_ns, maps::TORCH_TOTALS, members,
-    registers::Arguments, stack, thread as threads,
+    KEEP_RETURN, config,
+    counter::bump,
+    hits,
+    live::now_ns,
+    maps::TORCH_TOTALS,
+    members,
+    registers::{Arguments, UserRegisters},
+    stack::{self, Begin},
+    thread as threads,
 };
 
 /// A tensor comes or goes. Always 0: the function can be left by an exception, and its return is none of ours.
@@ -34,7 +41,7 @@ pub fn tensor(ctx: &ProbeContext) -> u32 {
     if report.bytes < 0 {
         gone(process, &report);
     } else if report.bytes > 0 && members::meet(state).is_some() {
-        let stack_id = stack::capture(ctx, state).id;
+        let stack_id = stack::capture(UserRegisters::of_probe(ctx), Begin::Probe, state).id;
         came(process, &report, cookie, stack_id);
     }
     KEEP_RETURN

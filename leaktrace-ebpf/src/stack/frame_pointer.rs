@@ -5,24 +5,24 @@
 //! the caller's caller. (`bpf_get_stack` drops the caller for that reason unless the probed instruction is
 //! `push %rbp` or `endbr64`; it is also dearer than this walk wherever the chain is short.)
 
-use aya_ebpf::{helpers::bpf_probe_read_user, programs::ProbeContext};
+use aya_ebpf::helpers::bpf_probe_read_user;
 use leaktrace_common::stack::{FRAMES_MAX, Stack};
 
 use super::Hash;
-use crate::registers;
+use crate::registers::UserRegisters;
 
 /// A frame larger than this is taken for garbage in rbp: code without frame pointers uses it as an
 /// ordinary register.
 const FRAME_MAX_BYTES: u64 = 1 << 20;
 
-/// Fills `stack` and returns the hash of its frames. `caller` is 0 if it could not be read.
+/// Fills `stack` and returns the hash of its frames. `caller` is 0 if it could not be read or is not known.
 #[inline(always)]
-pub fn walk(ctx: &ProbeContext, stack: &mut Stack, caller: u64) -> Hash {
+pub fn walk(at: &UserRegisters, stack: &mut Stack, caller: u64) -> Hash {
     let frames = (&raw mut stack.frames).cast::<u64>();
-    let function = registers::instruction(ctx);
+    let function = at.instruction;
     let mut hash = Hash::new().add(function);
-    let mut sp = registers::stack_pointer(ctx);
-    let mut bp = registers::frame_pointer(ctx);
+    let mut sp = at.stack_pointer;
+    let mut bp = at.frame_pointer;
     let mut len = 1;
     // SAFETY: indices are constants or loop counters below FRAMES_MAX; indexing would add panic paths.
     unsafe { *frames = function };

@@ -14,7 +14,7 @@ mod window;
 pub use instances::trampoline;
 pub use python::{forget_thread, interpreter};
 
-use aya_ebpf::{bindings::BPF_NOEXIST, programs::ProbeContext};
+use aya_ebpf::bindings::BPF_NOEXIST;
 use leaktrace_common::{
     counter::Counter,
     python::python_end,
@@ -26,7 +26,8 @@ use crate::{
     config,
     counter::bump,
     maps::{STACKS, UNWIND_LAYOUTS},
-    members, registers,
+    members,
+    registers::{self, UserRegisters},
 };
 
 const E2BIG: i32 = -7;
@@ -41,24 +42,40 @@ pub struct Captured {
     pub return_address: u64,
 }
 
+/// Where a walk begins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// At the probed instruction of a function: its return address is on top of the stack.
+    Probe,
+    /// Behind the instruction of a system call: the tables know that as they know the end of a call.
+    SystemCall,
+}
+
 /// Walks the stack and keeps it.
 #[inline(always)]
-pub fn capture(ctx: &ProbeContext, thread: &mut Thread) -> Captured {
+pub fn capture(at: UserRegisters, begin: Begin, thread: &mut Thread) -> Captured {
+    // By registers, not in memory: before Linux 6.13 all functions of a program that are under way share 512 bytes of stack.
+    let (instruction, sp, bp) = (at.instruction, at.stack_pointer, at.frame_pointer);
     if config::unwinds() {
-        let id = by_tables(ctx, thread);
+        let id = by_tables(instruction, sp, bp, begin, thread);
         return Captured {
             id,
             return_address: thread.walk.caller,
         };
     }
-    let return_address = registers::read_word(registers::stack_pointer(ctx)).unwrap_or(0);
-    let id = by_frame_pointers(ctx, thread, return_address);
+    let return_address = match begin {
+        Begin::Probe => registers::read_word(sp).unwrap_or(0),
+        // The function has a frame of its own.
+        Begin::SystemCall => 0,
+    };
+    let id = by_frame_pointers(instruction, sp, bp, thread, return_address);
     Captured { id, return_address }
 }
 
 #[inline(never)]
-fn by_tables(ctx: &ProbeContext, thread: &mut Thread) -> u64 {
-    table::walk(ctx, thread);
+fn by_tables(instruction: u64, sp: u64, bp: u64, begin: Begin, thread: &mut Thread) -> u64 {
+    let at = UserRegisters::new(instruction, sp, bp);
+    table::walk(&at, begin, thread);
     python::walk(thread);
     let id = Hash(thread.walk.hash).id(thread.walk.end);
     if end_is(id, end::TOO_DEEP) {
@@ -71,15 +88,16 @@ fn by_tables(ctx: &ProbeContext, thread: &mut Thread) -> u64 {
     if let Some(id) = kept(thread, id) {
         return id;
     }
-    if config::verifies() && STACKS.get_ptr(id).is_none() {
-        raw::verify(ctx, thread, id);
+    if config::verifies() && begin == Begin::Probe && STACKS.get_ptr(id).is_none() {
+        raw::verify(&at, thread, id);
     }
     remember(thread, id)
 }
 
 #[inline(never)]
-fn by_frame_pointers(ctx: &ProbeContext, thread: &mut Thread, caller: u64) -> u64 {
-    let hash = frame_pointer::walk(ctx, &mut thread.stack, caller);
+fn by_frame_pointers(instruction: u64, sp: u64, bp: u64, thread: &mut Thread, caller: u64) -> u64 {
+    let at = UserRegisters::new(instruction, sp, bp);
+    let hash = frame_pointer::walk(&at, &mut thread.stack, caller);
     thread.stack.python = 0;
     thread.stack.python_end = python_end::NO_INTERPRETER;
     if thread.stack.truncated != 0 {

@@ -1,12 +1,9 @@
 //! Stacks that the kernel side cannot finish: registers and a stretch of stack go to user space, once for each that
 //! differs, within a share that each process is granted.
 
-use aya_ebpf::{
-    helpers::{
-        bpf_loop,
-        generated::{bpf_probe_read_kernel, bpf_probe_read_user},
-    },
-    programs::ProbeContext,
+use aya_ebpf::helpers::{
+    bpf_loop,
+    generated::{bpf_probe_read_kernel, bpf_probe_read_user},
 };
 use core::ffi::c_void;
 use leaktrace_common::{
@@ -24,7 +21,7 @@ use crate::{
     live,
     maps::{RAW_STACKS, STACKS, THREAD_ZERO, UNWIND_LAYOUTS},
     opaque::opaque,
-    registers,
+    registers::UserRegisters,
 };
 
 const WINDOWS: u64 = RAW_BYTES_MAX as u64 / WINDOW_BYTES;
@@ -77,8 +74,8 @@ pub fn hand_over(thread: &mut Thread, partial: u64) -> u64 {
 
 /// A finished stack, to be walked once more.
 #[inline(always)]
-pub fn verify(ctx: &ProbeContext, thread: &mut Thread, id: u64) {
-    let sp = registers::stack_pointer(ctx);
+pub fn verify(at: &UserRegisters, thread: &mut Thread, id: u64) {
+    let sp = at.stack_pointer;
     let header = RawHeader {
         stack_id: id,
         tgid: thread.process.tgid,
@@ -87,7 +84,7 @@ pub fn verify(ctx: &ProbeContext, thread: &mut Thread, id: u64) {
         // SAFETY: a constant index.
         address: unsafe { *(&raw const thread.stack.frames).cast::<u64>().add(1) },
         sp: sp + 8,
-        bp: registers::frame_pointer(ctx),
+        bp: at.frame_pointer,
         len: RAW_BYTES_MAX as u64,
         time_ns: live::now_ns(),
     };

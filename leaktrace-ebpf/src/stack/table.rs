@@ -4,7 +4,7 @@
 //! without a table: CFA = rsp + 8. From there on every address is a return address and each frame's rule leads to
 //! the next. The body runs in `bpf_loop` (kernel 5.17): a loop of its own length is too much for the verifier.
 
-use aya_ebpf::{helpers::bpf_loop, programs::ProbeContext};
+use aya_ebpf::helpers::bpf_loop;
 use core::ffi::c_void;
 use leaktrace_common::{
     record::Thread,
@@ -13,14 +13,14 @@ use leaktrace_common::{
 };
 
 use super::{
-    Hash, instances,
+    Begin, Hash, instances,
     rule::{self, Cache},
     window,
 };
 use crate::{
     lifecycle,
     maps::{UNWIND_FOUND, UNWIND_LAYOUTS, UNWIND_RULES},
-    registers,
+    registers::UserRegisters,
 };
 
 /// Steps of a walk: a frame each, and one more for each return address that a return probe has replaced.
@@ -47,8 +47,11 @@ struct Context {
 
 /// Walks the stack into the thread's state.
 #[inline(always)]
-pub fn walk(ctx: &ProbeContext, thread: &mut Thread) {
-    begin(ctx, thread);
+pub fn walk(at: &UserRegisters, from: Begin, thread: &mut Thread) {
+    match from {
+        Begin::Probe => begin(at, thread),
+        Begin::SystemCall => begin_within(at, thread),
+    }
     if thread.walk.ip != 0
         && let Some(found) = UNWIND_FOUND.get_ptr_mut(0)
     {
@@ -65,9 +68,9 @@ pub fn walk(ctx: &ProbeContext, thread: &mut Thread) {
 
 /// At the probed instruction.
 #[inline(always)]
-fn begin(ctx: &ProbeContext, thread: &mut Thread) {
-    let function = registers::instruction(ctx);
-    let sp = registers::stack_pointer(ctx);
+fn begin(at: &UserRegisters, thread: &mut Thread) {
+    let function = at.instruction;
+    let sp = at.stack_pointer;
     window::read(thread, sp);
     let caller = window::word(thread, sp).unwrap_or(0);
     thread.walk.layout = layout(thread).0;
@@ -75,7 +78,7 @@ fn begin(ctx: &ProbeContext, thread: &mut Thread) {
     walk.caller = caller;
     walk.ip = caller;
     walk.sp = sp + 8;
-    walk.bp = registers::frame_pointer(ctx);
+    walk.bp = at.frame_pointer;
     walk.hash = Hash::new().add(function).0;
     // What holds if the steps do not suffice.
     walk.end = if caller == 0 { end::FAULT } else { end::TOO_DEEP };
@@ -85,6 +88,25 @@ fn begin(ctx: &ProbeContext, thread: &mut Thread) {
     thread.stack.len = 1;
     // SAFETY: the first frame.
     unsafe { *(&raw mut thread.stack.frames).cast::<u64>() = function };
+}
+
+/// Behind an instruction whose rule the tables have, as if what it called were returning.
+#[inline(always)]
+fn begin_within(at: &UserRegisters, thread: &mut Thread) {
+    window::read(thread, at.stack_pointer);
+    thread.walk.layout = layout(thread).0;
+    let walk = &mut thread.walk;
+    walk.caller = 0;
+    walk.ip = at.instruction;
+    walk.sp = at.stack_pointer;
+    walk.bp = at.frame_pointer;
+    walk.hash = Hash::new().0;
+    // What holds if the steps do not suffice.
+    walk.end = end::TOO_DEEP;
+    walk.guessed = 0;
+    walk.interrupted = 0;
+    walk.instance = 0;
+    thread.stack.len = 0;
 }
 
 /// The layout of the thread's process, if it still holds.

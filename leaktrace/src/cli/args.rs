@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     config::{AttachKind, Bound, By, ProbeAt, Scope, Sort, Unwind, defaults},
+    gate::condition::Condition,
     killswitch,
     report::Format,
 };
@@ -29,9 +30,12 @@ Examples:
   sudo leaktrace --container web         trace a container, what starts in it later too
   sudo leaktrace --comm postgres --older-than 1m
                                          all backends, sampled; sites summed over processes
+  sudo leaktrace -i 0 --fail-on 'survivors>0' --suppressions known.supp -- ./tests
+                                         fails if anything is left but what is known
   leaktrace doctor                       what this kernel and user can do, and what is missing
 
-Exit status: 0, or 2 when leaktrace could not run. With -- CMD it is the command's own (128+N when signal N ended it).";
+Exit status: 0, 1 when --fail-on holds, or 2 when leaktrace could not run. With -- CMD it is the command's own (128+N when
+signal N ended it), and 1 only if that is 0.";
 
 /// Names the stacks whose allocations survive, in any running process.
 ///
@@ -56,6 +60,8 @@ pub(super) struct Cli {
     pub(super) sampling: SamplingArgs,
     #[command(flatten)]
     pub(super) report: ReportArgs,
+    #[command(flatten)]
+    pub(super) gate: GateArgs,
     #[command(flatten)]
     pub(super) output: OutputArgs,
     #[command(flatten)]
@@ -125,6 +131,19 @@ pub(super) struct TargetArgs {
     /// by themselves. Example: --gpu-reservations
     #[arg(long, conflicts_with = "no_gpu")]
     pub(super) gpu_reservations: bool,
+
+    /// Do not follow what processes map by themselves, by mmap, munmap, mremap and brk.
+    ///
+    /// It is followed with -p and -- CMD: for each call of the system, of whatever process, the kernel then takes some
+    /// nanoseconds more. Example: --no-mappings
+    #[arg(long)]
+    pub(super) no_mappings: bool,
+
+    /// Follow that of selections, too: of processes that come and go by themselves.
+    ///
+    /// Each of them then maps its libraries under leaktrace's eyes, which is work for leaktrace. Example: --mappings
+    #[arg(long, conflicts_with = "no_mappings")]
+    pub(super) mappings: bool,
 
     /// Also trace this function as one that allocates; needs --object.
     ///
@@ -330,6 +349,28 @@ pub(super) struct ReportArgs {
     /// has them, marked as plumbing.
     #[arg(long)]
     pub(super) native: bool,
+}
+
+/// When the run has failed, and what may be there all the same.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Gate")]
+pub(super) struct GateArgs {
+    /// Exit with status 1 if this holds at the end: growing, 'survivors>N' or 'bytes>SIZE'.
+    ///
+    /// growing: a site, or a type of Python, is taken for a leak; what is undecided is not. survivors and bytes: so many
+    /// blocks or bytes are outstanding that pass the filters, of the host's memory or of one kind of GPU memory, those not listed
+    /// included; of samples the lower bound counts. >= works too. Separated by commas, or given several times: one is
+    /// enough. The sites are named. Example: --fail-on growing --fail-on 'bytes>10MiB'
+    #[arg(long, value_name = "COND", value_delimiter = ',')]
+    pub(super) fail_on: Vec<Condition>,
+
+    /// Leave out the sites that this file names, in LeakSanitizer's syntax.
+    ///
+    /// A line leak:PATTERN leaves out each site that has PATTERN in the name of a function, source file or library of its
+    /// stack: * is anything, ^ the beginning of the name, $ its end. # begins a comment. Totals still have them. May
+    /// be given several times. Example: --suppressions known.supp
+    #[arg(long, value_name = "FILE")]
+    pub(super) suppressions: Vec<PathBuf>,
 }
 
 /// Where the reports go, and in which form.

@@ -178,6 +178,7 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
         filter,
         sampling,
         report,
+        gate,
         output: output_args,
         bounds,
         ..
@@ -201,6 +202,7 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
     } else {
         defaults::SAMPLE_BYTES
     };
+    let is_selected = matches!(&what, Target::Selected(_));
     let config = Config {
         target: what,
         scope: bounds.scope,
@@ -213,6 +215,7 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
             (false, false) => Gpu::WhereFound,
         },
         gpu_reservations: target.gpu_reservations,
+        mappings: target.mappings || (!target.no_mappings && !is_selected),
         custom,
         filters: Filters {
             older_than: filter.older_than.0,
@@ -235,6 +238,8 @@ fn trace(cli: Cli, general: General) -> Result<Config, Stop> {
             defaults::BY
         }),
         show_blocks: report.show_blocks,
+        fail_on: parse::unique(&gate.fail_on),
+        suppressions: gate.suppressions,
         interval: Some(report.interval.0).filter(|interval| !interval.is_zero()),
         duration: report.duration.map(|duration| duration.0),
         output: Output {

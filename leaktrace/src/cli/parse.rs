@@ -231,12 +231,12 @@ pub fn overhead(text: &str) -> Result<Bound, ValueError> {
     }
 }
 
-/// The ids, each once, in the order given.
-pub fn unique(pids: &[u32]) -> Vec<u32> {
-    let mut unique = Vec::with_capacity(pids.len());
-    for pid in pids {
-        if !unique.contains(pid) {
-            unique.push(*pid);
+/// The values, each once, in the order given.
+pub fn unique<T: Copy + PartialEq>(values: &[T]) -> Vec<T> {
+    let mut unique = Vec::with_capacity(values.len());
+    for value in values {
+        if !unique.contains(value) {
+            unique.push(*value);
         }
     }
     unique

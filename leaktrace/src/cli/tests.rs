@@ -55,7 +55,8 @@ fn every_option_reaches_the_config() {
     let config = config(
         "leaktrace -p 1 --follow-forks --alloc get(size=arg0)->ret --free put(ptr=arg0) --object /lib/pool.so \
          --older-than 30s --min-size 1KiB --max-size 2MiB --sample-bytes 512KiB --max-overhead 2.5% -i 500ms -d 10m --top 3 --sort growth --by comm \
-         --format json -o out.json --show-blocks --native --no-color --max-live 5 --attach perf -vv",
+         --format json -o out.json --show-blocks --native --fail-on growing,bytes>=10MiB --fail-on survivors>0 --fail-on growing \
+         --suppressions a.supp --suppressions b.supp --no-color --max-live 5 --attach perf -vv",
     );
     assert!(config.follow_forks && config.show_blocks);
     let custom = config.custom.unwrap();
@@ -73,6 +74,9 @@ fn every_option_reaches_the_config() {
     assert_eq!(config.duration, Some(Duration::from_mins(10)));
     assert_eq!((config.top, config.sort, config.max_live), (3, Sort::Growth, 5));
     assert_eq!(config.by, By::Comm);
+    let conditions: Vec<String> = config.fail_on.iter().map(ToString::to_string).collect();
+    assert_eq!(conditions, ["growing", "bytes>=10MiB", "survivors>0"]);
+    assert_eq!(config.suppressions, ["a.supp", "b.supp"].map(PathBuf::from));
     let output = Output {
         format: Format::Json,
         path: Some("out.json".into()),
@@ -200,6 +204,15 @@ const REFUSALS: &[(&str, &str)] = &[
     (
         "leaktrace -p 1 --no-gpu --gpu-reservations",
         "--no-gpu and --gpu-reservations do not go together: leave one out",
+    ),
+    (
+        "leaktrace -p 1 --fail-on survivors",
+        "--fail-on 'survivors': without a limit: write 'survivors>100', in quotes, since a bare > is the shell's",
+    ),
+    (
+        "leaktrace -p 1 --fail-on growing,leaking",
+        "--fail-on 'leaking': not a condition: write growing, 'survivors>N' or 'bytes>SIZE', such as --fail-on \
+         'bytes>10MiB'",
     ),
     (
         "leaktrace -p 0",

@@ -1,6 +1,6 @@
 //! What can be typed after `leaktrace watch`, and the settings made of it.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::Args;
 
@@ -101,6 +101,14 @@ pub(super) struct WatchArgs {
 
     #[command(flatten)]
     output: OutputArgs,
+
+    /// No option of this command: what is typed here by mistake is answered with what to type.
+    #[arg(long, hide = true, value_name = "COND")]
+    fail_on: Option<OsString>,
+
+    /// The same.
+    #[arg(long, hide = true, value_name = "FILE")]
+    suppressions: Option<OsString>,
 }
 
 /// Turns what was typed into settings.
@@ -117,6 +125,17 @@ pub(super) fn settings(args: WatchArgs, general: General) -> Result<Settings, St
         return Err(stop(
             "--format folded does not fit 'leaktrace watch', which has several processes: use --format text or json",
         ));
+    }
+    for (option, typed) in [
+        ("--fail-on", &args.fail_on),
+        ("--suppressions", &args.suppressions),
+    ] {
+        if typed.is_some() {
+            return Err(stop(&format!(
+                "{option} is about sites, and 'leaktrace watch' lists processes: trace them instead, as in 'leaktrace --comm \
+                 NAME -d 10m {option} ...'"
+            )));
+        }
     }
     if args.duration.is_some_and(|duration| duration.0.is_zero()) {
         return Err(ConfigError::NoDuration.into());
@@ -184,6 +203,18 @@ mod tests {
             ("leaktrace watch -a --arm 10MiB", "write rss>SIZE/TIME"),
             ("leaktrace watch -a --max-armed 3", "--arm"),
             ("leaktrace watch -a -d 0", "--duration 0"),
+            (
+                "leaktrace watch -a --fail-on growing",
+                "--fail-on is about sites, and 'leaktrace watch' lists processes: trace them instead",
+            ),
+            (
+                "leaktrace watch -a --suppressions a",
+                "--suppressions is about sites",
+            ),
+            (
+                "leaktrace --fail-on growing watch -a",
+                "'--fail-on' is an option of tracing, not of 'leaktrace watch'",
+            ),
             (
                 "leaktrace watch -a --user no-such-user-here",
                 "no such user: write",

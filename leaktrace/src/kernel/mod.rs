@@ -7,6 +7,7 @@ pub mod counters;
 pub mod events;
 pub mod faults;
 pub mod gpu;
+pub mod mapping;
 pub mod maps;
 pub mod object;
 pub mod pages;

@@ -21,7 +21,7 @@ use std::{
 use aya_obj::generated::{
     bpf_attach_type, bpf_attr, bpf_cmd, bpf_func_info, bpf_insn, bpf_line_info, bpf_prog_info, bpf_prog_type,
 };
-use leaktrace_common::{config, event, gpu, key, python, record, select, stack, unwind};
+use leaktrace_common::{config, event, gpu, key, mapping, python, record, select, stack, unwind};
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// Types that the kernel may fill with any bytes and that have no padding of the compiler's.
@@ -53,6 +53,7 @@ plain!(
     key::LiveKey,
     key::Process,
     key::SiteKey,
+    mapping::MapEvent,
     python::Interpreter,
     python::NewPart,
     python::PythonPart,

@@ -15,6 +15,7 @@ use leaktrace_common::call::{Arg, CallId, Op, ResultIn, Shape, Space};
 
 use super::cuda;
 use super::custom::CustomFunction;
+use super::mapped;
 
 /// When a function that carries a row's name is probed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +76,7 @@ const JEMALLOC_PREFIXES: &[&str] = &[
 /// gperftools exports each function under its own name too.
 const TCMALLOC_PREFIX: &str = "tc_";
 
-/// Number of the first custom function; table rows are below it, and those of [`super::cuda`].
+/// Number of the first custom function; table rows are below it, and those of [`super::mapped`] and [`super::cuda`].
 pub const FIRST_CUSTOM_CALL: CallId = 0x8000;
 
 const NONE: Arg = Arg::NONE;
@@ -467,13 +468,16 @@ pub fn call_id(row: &Row) -> CallId {
         .unwrap_or(0)
 }
 
-/// The name of a call in reports, those of CUDA included; `custom` for a number of [`custom_call_id`], `unknown` for one
+/// The name of a call in reports, those of CUDA and the system calls included; `custom` for a number of [`custom_call_id`], `unknown` for one
 /// that no row has.
 pub fn call_name(call: CallId) -> &'static str {
     if call >= FIRST_CUSTOM_CALL {
         return "custom";
     }
     if let Some(name) = cuda::call_name(call) {
+        return name;
+    }
+    if let Some(name) = mapped::call_name(call) {
         return name;
     }
     usize::from(call)

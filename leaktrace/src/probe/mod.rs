@@ -18,6 +18,7 @@ mod handover;
 pub(crate) mod image;
 pub mod linker;
 pub mod listing;
+pub mod mapped;
 mod pools;
 pub mod process;
 pub mod refuse;

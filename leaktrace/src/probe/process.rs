@@ -426,6 +426,17 @@ pub fn rss_bytes(pid: u32) -> Result<u64, ProcessError> {
         .saturating_mul(1024))
 }
 
+/// Resident memory and what of it was put into swap, in bytes.
+///
+/// # Errors
+/// [`ProcessError`].
+pub fn resident_and_swapped_bytes(pid: u32) -> Result<u64, ProcessError> {
+    let status = Status::read(pid, file_of(pid, "status"))?;
+    // Kernels without swap say nothing of it.
+    let swapped = status.number("VmSwap").unwrap_or(0);
+    Ok((status.number("VmRSS")? + swapped).saturating_mul(1024))
+}
+
 /// A `status` file.
 struct Status {
     path: PathBuf,

@@ -2,9 +2,11 @@
 //!
 //! A renderer must not know a clock, a terminal or a file: width and colour are passed in.
 
+pub mod account;
 pub mod doctor;
 mod folded;
 mod frames;
+pub mod gate;
 pub mod gpu;
 mod json;
 pub mod ledger;
@@ -13,19 +15,22 @@ pub mod output;
 pub mod overhead;
 pub mod python;
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;
 pub mod stacks;
 mod style;
 mod text;
 pub mod types;
 pub mod units;
+pub mod verdict;
 pub mod watch;
 mod watch_text;
 
 use std::io::{self, Write};
 
-pub(crate) use self::frames::innermost_user;
-pub use self::{folded::Folded, json::Json, text::Text, watch_text::WatchText};
+pub(crate) use self::frames::{innermost_user, short_names};
+pub use self::{
+    folded::Folded, json::Json, text::Text, text::findings as gate_findings, watch_text::WatchText,
+};
 use model::Report;
 
 /// The forms of a report.

@@ -8,7 +8,16 @@ use std::collections::BTreeMap;
 use leaktrace_common::call::Space;
 use serde::{Serialize, Serializer};
 
-use super::{gpu, overhead::Overhead, python::Python, stacks::Stacks, types::Types};
+use super::{
+    account::Account,
+    gate::{Gate, Suppressed},
+    gpu,
+    overhead::Overhead,
+    python::Python,
+    stacks::Stacks,
+    types::Types,
+    verdict::Verdict,
+};
 
 /// Version of the format. A new field does not change it; a changed or removed one does.
 pub const SCHEMA: &str = "leaktrace.report/1";
@@ -36,11 +45,17 @@ pub struct Report {
     pub overhead: Overhead,
     /// Sums over all processes and all sites, those not shown included.
     pub totals: Totals,
+    /// Where the memory of each running process is, by pid; empty where nobody has looked.
+    pub accounts: Vec<Account>,
     /// The sites with outstanding blocks: of GPU memory, of tensors, of the host's memory; of each first the one that
     /// matters most.
     pub survivors: Vec<Survivor>,
     /// What the filters and `--top` left out.
     pub omitted: Omitted,
+    /// The suppressions, each with what it left out besides; those that left out nothing too.
+    pub suppressed: Vec<Suppressed>,
+    /// Whether the conditions of `--fail-on` hold; none without, and but in the last report.
+    pub gate: Option<Gate>,
     /// GPU memory; none where no process uses a GPU and none was to be followed.
     pub gpu: Option<gpu::Gpu>,
     /// Living Python objects by type; none where there was no census.
@@ -386,6 +401,8 @@ pub struct Survivor {
     pub mean_bytes: f64,
     /// Growth of the site's outstanding bytes per second, over the interval.
     pub bytes_per_s: f64,
+    /// What the site is taken for; none where its history is not kept.
+    pub verdict: Option<Verdict>,
     /// Blocks the site has handed out since the attach.
     pub allocs: u64,
     /// Of those, blocks taken back.

@@ -4,6 +4,10 @@ use leaktrace_common::{call::Space, counter::Counter};
 
 use super::{gpu::*, model::*, overhead::*, python::*, stacks::*, types::*};
 
+mod gated;
+
+pub(crate) use gated::gated;
+
 fn text(text: &str) -> String {
     text.to_owned()
 }
@@ -83,6 +87,7 @@ fn survivors() -> Vec<Survivor> {
         seen_share: None,
         mean_bytes: 1_258_291.0 / 1_234.0,
         bytes_per_s: 8_192.0,
+        verdict: None,
         allocs: 5_000,
         frees: 3_766,
         age_ms: Age {
@@ -104,6 +109,7 @@ fn survivors() -> Vec<Survivor> {
         blocks: 1,
         mean_bytes: 4_096.0,
         bytes_per_s: 0.0,
+        verdict: None,
         allocs: 1,
         frees: 0,
         age_ms: Age {
@@ -228,7 +234,7 @@ fn stacks() -> Stacks {
 }
 
 /// The same under a budget that took all measures.
-pub(super) fn budgeted() -> Report {
+pub(crate) fn budgeted() -> Report {
     let mut report = report();
     let overhead = &mut report.overhead;
     overhead.functions[0].seen_share = 0.12;
@@ -248,7 +254,7 @@ pub(super) fn budgeted() -> Report {
 }
 
 /// Two processes, one of them exited; a leak in C++ and a block without symbols; a loss.
-pub(super) fn report() -> Report {
+pub(crate) fn report() -> Report {
     let mut ledger: std::collections::BTreeMap<_, _> =
         Counter::ALL.iter().map(|counter| (counter.name(), 0)).collect();
     ledger.insert("nested", 1_499);
@@ -296,6 +302,7 @@ pub(super) fn report() -> Report {
             by_space: by_space(&[(Space::Heap, 1_304_096, 1_301)]),
             rss_bytes: Some(88_290_099),
         },
+        accounts: Vec::new(),
         survivors: survivors(),
         omitted: Omitted {
             sites: 12,
@@ -303,6 +310,8 @@ pub(super) fn report() -> Report {
             bytes: 41_709,
             gpu: Vec::new(),
         },
+        suppressed: Vec::new(),
+        gate: None,
         gpu: None,
         types: None,
         stacks: stacks(),
@@ -325,7 +334,7 @@ fn by_space(held: &[(Space, u64, u64)]) -> BySpace {
 }
 
 /// The same, sampled.
-pub(super) fn sampled() -> Report {
+pub(crate) fn sampled() -> Report {
     let mut report = report();
     report.tracing.sampling = Some(Sampling {
         mean_bytes: 512 << 10,
@@ -349,7 +358,7 @@ pub(super) fn sampled() -> Report {
 }
 
 /// Nothing outstanding, nothing lost.
-pub(super) fn empty() -> Report {
+pub(crate) fn empty() -> Report {
     let mut report = report();
     report.sequence = 1;
     report.last = true;
@@ -409,7 +418,7 @@ fn place(space: &'static str, device: Option<u8>, live_bytes: u64, live_blocks: 
 const MIB: u64 = 1 << 20;
 
 /// The same with GPU memory on two devices, tensors of `PyTorch`, a failure, and something that is not followed.
-pub(super) fn gpu() -> Report {
+pub(crate) fn gpu() -> Report {
     let mut report = report();
     let mut segment = gpu_survivor("cudaMalloc", "device", Some(0), 40 * MIB, 2);
     segment.reserved_by = Some(PYTORCH);
@@ -539,7 +548,7 @@ fn stack_of_python() -> Vec<Frame> {
 }
 
 /// A leak in a Python program, and what its objects are.
-pub(super) fn python() -> Report {
+pub(crate) fn python() -> Report {
     let mut report = report();
     report.survivors.truncate(1);
     report.survivors[0].frames = stack_of_python();
@@ -579,6 +588,8 @@ fn types() -> Types {
         grown_bytes: grown_objects * 64,
         objects_per_s: grown_objects as f64 / 60.0,
         bytes_per_s: grown_objects as f64 * 64.0 / 60.0,
+        verdict: None,
+        suppressed: false,
     };
     Types {
         interval_s: 5.0,

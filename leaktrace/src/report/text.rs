@@ -13,7 +13,9 @@ use super::{
     model::{Frame, Process, Report, State, Survivor, Target},
     style::{Ink, Style},
     units::{count, counted, duration_ms, duration_s, growth, rate, size},
+    verdict::{Class, Verdict},
 };
+pub use gate::findings;
 use words::{
     by_space, ending, filters, in_all, members, name_of, nothing, numbers, owner, resident, rests_on,
     stands_for,
@@ -41,6 +43,9 @@ impl Renderer for Text {
         page.header(report)?;
         page.sites(report)?;
         page.omitted(report)?;
+        page.mappings(report)?;
+        page.suppressed(report)?;
+        page.gate(report)?;
         if let Some(gpu) = &report.gpu {
             page.gpu_failures(gpu)?;
         }
@@ -102,6 +107,7 @@ impl Page<'_> {
             writeln!(self.out, "  processes    {line}")?;
         }
         self.totals(report)?;
+        self.accounts(report)?;
         if let Some(gpu) = &report.gpu {
             self.gpu_header(gpu)?;
         }
@@ -260,6 +266,11 @@ impl Page<'_> {
         if let Some(heads) = lines.next() {
             writeln!(self.out, "{}", self.style.paint(Ink::Faint, heads))?;
         }
+        // What is true of all of them is said once.
+        let common = common_reason(survivors);
+        if let Some(reason) = common {
+            writeln!(self.out, "{INDENT}all {}: {reason}", Class::Undecided.name())?;
+        }
         for (line, survivor) in lines.zip(survivors) {
             writeln!(self.out, "{}", self.style.paint(Ink::Strong, line))?;
             if let Some(sampled) = &survivor.sampled {
@@ -271,6 +282,7 @@ impl Page<'_> {
             {
                 writeln!(self.out, "{INDENT}{line}")?;
             }
+            self.verdict(survivor.verdict.as_ref().filter(|_| common.is_none()))?;
             let frames = frames::shown(survivor, self.native);
             self.python_site(&frames)?;
             self.origin(survivor)?;
@@ -279,6 +291,18 @@ impl Page<'_> {
             writeln!(self.out)?;
         }
         Ok(())
+    }
+
+    /// What a site is taken for, and why.
+    fn verdict(&mut self, verdict: Option<&Verdict>) -> io::Result<()> {
+        let Some(verdict) = verdict else { return Ok(()) };
+        let ink = match verdict.class {
+            Class::Growing => Ink::Bad,
+            Class::Plateau | Class::OneOff | Class::Churn => Ink::Good,
+            Class::Undecided => Ink::Faint,
+        };
+        let name = self.style.paint(ink, verdict.class.name());
+        writeln!(self.out, "{INDENT}{name}: {}", verdict.reason)
     }
 
     /// The line of Python that the site is, if it is one: before all that lies below and around it.
@@ -524,6 +548,16 @@ fn ordered(ledger: &BTreeMap<&'static str, u64>) -> Vec<Entry> {
         .collect()
 }
 
+/// Why nothing can be said of any of several sites, where that is the same.
+fn common_reason<'a>(survivors: &[&'a Survivor]) -> Option<&'a str> {
+    let mut reasons = survivors.iter().map(|survivor| {
+        let verdict = survivor.verdict.as_ref()?;
+        (verdict.class == Class::Undecided).then_some(verdict.reason.as_str())
+    });
+    let first = reasons.next()??;
+    reasons.all(|reason| reason == Some(first)).then_some(first)
+}
+
 /// Cells to the right of their columns; the rank's column reaches to the indentation.
 fn aligned<const N: usize>(cells: &[String; N], widths: [usize; N]) -> String {
     cells
@@ -547,6 +581,8 @@ fn clean(text: &str) -> Cow<'_, str> {
     }
 }
 
+mod account;
+mod gate;
 mod gpu;
 mod stack;
 #[cfg(test)]

@@ -2,9 +2,11 @@
 //!
 //! Must not know how a census is taken, nor the blocks and sites: these are objects, most of which share blocks.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
-use super::model::State;
+use super::{model::State, verdict::Verdict};
 
 /// Living Python objects by type, over all traced processes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -58,4 +60,19 @@ pub struct TypeSurvivors {
     pub objects_per_s: f64,
     /// Bytes more per second, over the interval.
     pub bytes_per_s: f64,
+    /// What the type is taken for; none before there were several censuses.
+    pub verdict: Option<Verdict>,
+    /// Whether a suppression keeps it from failing the gate; absent if not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub suppressed: bool,
+}
+
+impl TypeSurvivors {
+    /// The name with the module before it.
+    pub fn full_name(&self) -> Cow<'_, str> {
+        match &self.module {
+            Some(module) => Cow::Owned(format!("{module}.{}", self.name)),
+            None => Cow::Borrowed(&self.name),
+        }
+    }
 }

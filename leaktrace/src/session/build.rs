@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
+    accounts,
     collect::Collector,
     gpu::{GpuMemory, files},
     python::{Interpreters as _, NativeStack, PythonStack, merged, of_targets},
@@ -16,6 +17,7 @@ use crate::{
         gear::Gear,
     },
     report::{
+        account::Account,
         gpu::{Gpu, NotTracked, NotTrackedFunction, Unsure},
         ledger::{self, Line},
         model::{
@@ -46,6 +48,8 @@ pub(super) struct Builder {
 
 /// All that a report is made of.
 pub(super) struct Sources<'a> {
+    /// Where the memory of the processes is, without names.
+    pub accounts: Vec<Account>,
     /// What was asked for.
     pub config: &'a Config,
     /// Who is traced.
@@ -67,6 +71,13 @@ pub(super) struct Sources<'a> {
 pub(super) struct Unnamed {
     survivors: Vec<SiteRef>,
     failures: Vec<SiteRef>,
+    mappings: Vec<SiteRef>,
+}
+
+impl Unnamed {
+    fn all(&self) -> impl Iterator<Item = &SiteRef> {
+        self.survivors.iter().chain(&self.failures).chain(&self.mappings)
+    }
 }
 
 /// What `--python-malloc` makes of the numbers.
@@ -103,6 +114,7 @@ impl Builder {
         let unnamed = Unnamed {
             survivors: snapshot.sites.iter().map(|site| site.site).collect(),
             failures: failed.iter().map(|failed| failed.site).collect(),
+            mappings: accounts::mappers(&from.accounts, from.traced),
         };
         self.ask(from.traced, from.collector, &unnamed);
         let survivors = snapshot.sites.iter().map(|site| survivor(from, site)).collect();
@@ -120,8 +132,11 @@ impl Builder {
                 rss_bytes,
                 ..snapshot.totals
             },
+            accounts: from.accounts.clone(),
             survivors,
             omitted: snapshot.omitted.clone(),
+            suppressed: Vec::new(),
+            gate: None,
             gpu: gpu(from, snapshot, ledger.get(Counter::GpuUntracked.name()).copied()),
             types: None,
             stacks,
@@ -134,7 +149,7 @@ impl Builder {
     /// Has the names of these sites looked up, as far as they are not known.
     pub(super) fn ask(&mut self, traced: &TracedSet, collector: &Collector, unnamed: &Unnamed) {
         let nothing = Mappings::new();
-        for site in unnamed.survivors.iter().chain(&unnamed.failures) {
+        for site in unnamed.all() {
             let (addresses, mappings) = collector.stack(site, traced);
             self.symbolizer
                 .ask(mappings.unwrap_or(&nothing), &traced.catalog.objects, addresses);
@@ -175,6 +190,13 @@ impl Builder {
         let failures = report.gpu.iter_mut().flat_map(|gpu| &mut gpu.errors);
         for (failures, site) in failures.zip(&unnamed.failures) {
             (failures.frames, _) = self.frames(traced, collector, site);
+        }
+        let mappings = report
+            .accounts
+            .iter_mut()
+            .flat_map(|account| &mut account.mappings);
+        for (mapping, site) in mappings.zip(&unnamed.mappings) {
+            (mapping.frames, _) = self.frames(traced, collector, site);
         }
         let fetching = self.fetching();
         if fetching > 0 {
@@ -265,6 +287,7 @@ fn survivor(from: &Sources<'_>, site: &SiteSnapshot) -> Survivor {
             site.bytes as f64 / site.blocks as f64
         },
         bytes_per_s: site.bytes_per_s,
+        verdict: site.verdict.clone(),
         allocs: site.allocs,
         frees: site.frees,
         age_ms: site.age_ms,

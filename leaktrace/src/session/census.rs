@@ -405,6 +405,8 @@ impl Book {
             grown_bytes: of_type.grown_bytes,
             objects_per_s: of_type.objects_per_s,
             bytes_per_s: of_type.bytes_per_s,
+            verdict: of_type.verdict.clone(),
+            suppressed: false,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::{
     collections::{HashMap, HashSet},
     rc::Rc,
     sync::PoisonError,
+    time::Duration,
 };
 
 use leaktrace_common::{
@@ -26,6 +27,7 @@ use super::{
     whereabouts::{Containers, Whereabouts},
 };
 use crate::{
+    account::{Sweep, evidence::Block},
     config::By,
     kernel::{
         clock::now_ns,
@@ -40,8 +42,15 @@ use crate::{
     },
     symbol::{self, mappings::Mappings},
     traced::set::TracedSet,
-    track::{Image, LiveBlock, Settings, SiteRef, Snapshot, Tracker, ends::Ends},
+    track::{Image, LiveBlock, RunReading, Settings, SiteRef, Snapshot, Tracker, ends::Ends},
 };
+
+/// Between two readings of histories.
+const READ_SOON: Duration = Duration::from_millis(500);
+const READ_LATE: Duration = Duration::from_mins(1);
+
+/// So many times as long as a reading took passes until the next.
+const READING_SHARE: u64 = 50;
 
 /// Reads and keeps what was read.
 #[derive(Debug)]
@@ -83,6 +92,8 @@ pub(super) struct Collector {
     handed_out_ended: HashMap<u32, HandedOut>,
     /// Stacks of images that have ended, where processes come and go.
     doomed: HashSet<u64>,
+    /// Sites of mappings.
+    mappings: HashSet<SiteKey>,
     /// What the tables held at the last snapshot, where processes come and go.
     pub sizes: Option<Sizes>,
     /// Members that ran then, as the kernel side knows them.
@@ -161,6 +172,7 @@ impl Collector {
             handed_out: HashMap::new(),
             handed_out_ended: HashMap::new(),
             doomed: HashSet::new(),
+            mappings: HashSet::new(),
             sizes: None,
             members_running: 0,
         }
@@ -189,6 +201,11 @@ impl Collector {
     /// Another mean gap between samples is in force.
     pub(super) fn sample_mean(&mut self, mean_bytes: u64) {
         self.tracker.sample_mean(mean_bytes);
+    }
+
+    /// Snapshots list so many sites of each table from now on.
+    pub(super) const fn list_at_most(&mut self, top: usize) {
+        self.tracker.list_at_most(top);
     }
 
     /// The tables of processes, sites and stacks.
@@ -237,12 +254,54 @@ impl Collector {
         Ok(())
     }
 
-    /// Reads everything and sums it up.
+    /// The targets ran before the trace.
+    pub(super) fn attached(&mut self, run: RunReading) {
+        self.tracker.attached(run);
+    }
+
+    /// What processes have mapped by themselves: those that are not named any more are gone.
+    pub(super) fn set_mappings(&mut self, mappings: impl Iterator<Item = (SiteKey, u64, u64)>) {
+        let mut gone = std::mem::take(&mut self.mappings);
+        for (key, held_bytes, stretches) in mappings {
+            gone.remove(&key);
+            self.mappings.insert(key);
+            self.tracker.set_level(key, held_bytes, stretches);
+        }
+        for key in gone {
+            self.tracker.set_level(key, 0, 0);
+        }
+    }
+
+    /// Reads the totals of all sites into their histories. When the next such reading is of use: it takes no more than a
+    /// fiftieth of the time.
     ///
     /// # Errors
     /// [`TableError`].
-    pub(super) fn snapshot(&mut self, traced: &TracedSet) -> Result<Snapshot, TableError> {
-        self.tracker.begin(now_ns());
+    pub(super) fn note(&mut self, run: RunReading) -> Result<Duration, TableError> {
+        let begin_ns = now_ns();
+        let pools = self.pools.as_ref();
+        let tracker = &mut self.tracker;
+        self.tables
+            .for_each_site(|key, totals| tracker.add_totals(*key, &with_freed(pools, key, totals)))?;
+        tracker.note(begin_ns, run);
+        let (seen_ns, readings) = tracker.seen();
+        let took_ns = now_ns() - begin_ns;
+        let wait_ns = (seen_ns / readings as u64).max(READING_SHARE * took_ns);
+        Ok(Duration::from_nanos(wait_ns).clamp(READ_SOON, READ_LATE))
+    }
+
+    /// Reads everything and sums it up; adds every block of the host's memory to `sweep`.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub(super) fn snapshot(
+        &mut self,
+        traced: &TracedSet,
+        run: RunReading,
+        sweep: &mut Sweep,
+    ) -> Result<Snapshot, TableError> {
+        let begin_ns = now_ns();
+        self.tracker.begin(begin_ns);
         self.catch_up();
         self.look_at_pools(traced, true)?;
         let pools = self.pools.as_ref();
@@ -271,6 +330,7 @@ impl Collector {
                 .err()
                 .or(failed.take());
         })?;
+        self.tracker.note(begin_ns, run);
         let gone: Vec<u64> = self.doomed.drain().collect();
         self.tables.remove_stacks(&gone)?;
         self.unsure = self.unsure_ended;
@@ -279,7 +339,9 @@ impl Collector {
             live.for_each(|key, block| {
                 sizes.live += 1;
                 self.unsure.add_older(self.unsure_before_ns, block);
-                self.tracker.add_block(&LiveBlock::new(key, block));
+                let block = LiveBlock::new(key, block);
+                sweep.add(&of_account(&block));
+                self.tracker.add_block(&block);
             })?;
         }
         if traced.follows_members() {
@@ -317,6 +379,26 @@ impl Collector {
         same.end();
         self.sweep_stacks();
         failed.map_or(Ok(snapshot), Err)
+    }
+
+    /// Adds every block of the host's memory to `sweep`.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub(super) fn sweep(&self, sweep: &mut Sweep) -> Result<(), TableError> {
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        live.for_each(|key, block| sweep.add(&of_account(&LiveBlock::new(key, block))))
+    }
+
+    /// Reads the stacks of these, which are no sites of the snapshot.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub(super) fn read_stacks(&mut self, of: &[SiteRef]) -> Result<(), TableError> {
+        for site in of {
+            self.stacks.read(&self.tables, site.key.stack_id)?;
+        }
+        Ok(())
     }
 
     /// Throws away stacks that no site has any more, now and then.
@@ -448,6 +530,15 @@ impl Collector {
     /// Name of the process that a site belongs or belonged to.
     pub(super) fn comm<'a>(&'a self, site: &SiteRef, traced: &'a TracedSet) -> &'a str {
         self.about(&site.image, traced).comm
+    }
+}
+
+const fn of_account(block: &LiveBlock) -> Block {
+    Block {
+        site: block.site_key(),
+        address: block.address,
+        size_bytes: block.size_bytes,
+        weight: block.weight,
     }
 }
 

@@ -1,14 +1,18 @@
 //! A run from attach to last report: the event loop. Wiring without logic; the only module that knows all
 //! others.
 
+mod accounts;
 mod build;
 mod census;
 mod child;
 mod collect;
 mod costs;
 mod ended;
+mod gate;
 mod gpu;
+mod history;
 mod keep;
+mod mapped;
 mod members;
 mod pace;
 mod pools;
@@ -38,25 +42,28 @@ use self::{
     build::{Builder, Unnamed},
     census::{Censuses, Occasion, Taken},
     child::{Signals, reap},
+    gate::Judgement,
     gpu::DriverCount,
     pace::Pace,
     start::Running,
 };
 use crate::{
+    account::Accounts,
     cli::EXIT_UNUSABLE,
     config::{Config, Target},
     error::{Error, system},
+    gate::Gate,
     kernel::{clock::now_ns, object::LoadError, sideband::Change, sys},
     killswitch::{self, Killswitch, Thrown},
     report::{
-        model::{Report, State},
+        model::{OmittedSpace, Report, State},
         output::Output,
         units::counted,
     },
     traced::{follow::Followed, host::Reach},
 };
 
-/// Runs to the end. The exit code is the child's, or 0.
+/// Runs to the end. The exit code is the child's, or 0; if that is 0 and the gate fails, 1.
 ///
 /// # Errors
 /// [`Error`] when tracing cannot begin or go on.
@@ -65,6 +72,7 @@ pub fn run(config: &Config, fate: ChildFate) -> Result<ExitCode, Error> {
         child::end_with_parent(parent)?;
     }
     killswitch::check(&config.killswitch)?;
+    let gate = Gate::open(config)?;
     let output = Output::open(&config.output)?;
     start::runtime()?.block_on(async {
         // First of all: a signal that comes while the probes are put in place ends the run in good order.
@@ -72,15 +80,19 @@ pub fn run(config: &Config, fate: ChildFate) -> Result<ExitCode, Error> {
         let mut killswitch = Killswitch::watch(&config.killswitch).map_err(system("cannot watch signals"))?;
         let mut config = config.clone();
         let running = start::start(&mut config)?;
-        let mut session = Session::new(&config, running, output)?;
+        let mut session = Session::new(&config, running, output, gate)?;
+        session.begin_history()?;
+        session.begin_accounts();
         session.first_census().await;
         session.announce();
         let outcome = session.trace(&mut signals, &mut killswitch).await;
         // The probes go first, whatever happened: no target pays for an error of ours.
-        session.running.traced.release_all();
+        session.running.release_all();
         let outcome = outcome.and_then(|()| session.output.finish().map_err(Error::from));
+        let judgement = session.judgement;
+        let outcome = judgement.settle(outcome);
         if session.running.child.is_none() {
-            return outcome.map(|()| ExitCode::SUCCESS);
+            return outcome.map(|()| judgement.code());
         }
         // Said at once: the command may run for days.
         let failed = outcome.err().filter(|error| !error.is_broken_pipe());
@@ -88,7 +100,7 @@ pub fn run(config: &Config, fate: ChildFate) -> Result<ExitCode, Error> {
             say(&error.to_string());
         }
         let code = session.settle_child(fate, &mut signals).await?;
-        Ok(failed.map_or(code, |_| ExitCode::from(EXIT_UNUSABLE)))
+        Ok(failed.map_or_else(|| judgement.beside(code), |_| ExitCode::from(EXIT_UNUSABLE)))
     })
 }
 
@@ -101,6 +113,8 @@ struct Session<'a> {
     watched: HashSet<u32>,
     /// When the cost is looked at next.
     next_reading: Instant,
+    /// When histories are read next.
+    next_note: Instant,
     /// Counts the objects of Python; none where that is not followed.
     censuses: Option<Censuses>,
     /// A report whose names are being looked up.
@@ -109,12 +123,20 @@ struct Session<'a> {
     pace: Arc<Pace>,
     /// What the driver itself says of GPU memory.
     driver_count: DriverCount,
+    /// Where the memory of the processes is.
+    accounts: Accounts,
+    /// What may be outstanding.
+    gate: Gate,
+    /// Whether more was.
+    judgement: Judgement,
 }
 
 /// A report without names, and whose they are.
 struct Waiting {
     report: Report,
     unnamed: Unnamed,
+    /// What passes the filters and is not in it.
+    unlisted: Vec<OmittedSpace>,
     /// How long it waits for a census at most.
     counted_until: Instant,
 }
@@ -124,6 +146,7 @@ enum Wake {
     Interval,
     Named,
     Measure,
+    Note,
     Deadline,
     Thrown(Thrown),
     Stop(Signal),
@@ -138,7 +161,7 @@ enum Wake {
 }
 
 impl<'a> Session<'a> {
-    fn new(config: &'a Config, mut running: Running, output: Output) -> Result<Self, Error> {
+    fn new(config: &'a Config, mut running: Running, output: Output, gate: Gate) -> Result<Self, Error> {
         let builder = Builder::new(now_ns(), running.kernel_release.clone());
         let named = match &config.target {
             Target::Pids(pids) => pids.as_slice(),
@@ -156,12 +179,16 @@ impl<'a> Session<'a> {
             output,
             watched: HashSet::new(),
             next_reading: Instant::now() + READ_SOON,
+            next_note: Instant::now(),
             censuses: censuses
                 .transpose()
                 .map_err(system("cannot start the thread that counts Python objects"))?,
             unnamed: None,
             pace: Arc::default(),
             driver_count: DriverCount::default(),
+            accounts: Accounts::new(),
+            gate,
+            judgement: Judgement::new(config),
         })
     }
 
@@ -274,6 +301,7 @@ impl<'a> Session<'a> {
                 () = self.running.loaded.notified() => Wake::Loaded,
                 () = until(look_again) => Wake::LookAgain,
                 () = sleep_until(self.next_reading) => Wake::Measure,
+                () = sleep_until(self.next_note) => Wake::Note,
                 taken = next_census(&mut self.censuses) => Wake::Counted(taken),
                 () = until(late) => Wake::Late,
                 () = until(departed) => Wake::Departed,
@@ -298,13 +326,15 @@ impl<'a> Session<'a> {
                     self.follow(&ended)?;
                     self.measure()?;
                     self.look_at_pools()?;
+                    self.look_at_memory()?;
                     // Reports may be far between.
                     self.settle_departed()?;
                     self.running.traced.forget_newcomers();
                 }
+                Wake::Note => self.note_history()?,
                 Wake::Thrown(thrown) => {
                     // The probes first: the report can be made without.
-                    self.running.traced.release_all();
+                    self.running.release_all();
                     say(&format!("{thrown}: all tracing has ended"));
                     return self.last_report(&ended, watched).await;
                 }
@@ -356,6 +386,10 @@ impl<'a> Session<'a> {
             .descriptors()
             .map_err(system("cannot watch a perf ring"))?
         {
+            watch_ring(descriptor, changed.clone(), Arc::clone(&self.pace))?;
+        }
+        let mapped = self.running.mapped.wake();
+        if let Some(descriptor) = mapped.map_err(system("cannot watch the ring of mappings"))? {
             watch_ring(descriptor, changed.clone(), Arc::clone(&self.pace))?;
         }
         let pids: Vec<u32> = self.running.traced.iter().map(|process| process.pid).collect();
@@ -423,6 +457,8 @@ impl<'a> Session<'a> {
         let Running {
             traced,
             collector,
+            counters,
+            mapped,
             sideband,
             log,
             ..
@@ -432,6 +468,9 @@ impl<'a> Session<'a> {
         }
         // Before the mappings: what a stack leads through is then known when it is walked.
         collector.receive_stacks();
+        mapped
+            .drain(counters, &mut self.accounts)
+            .map_err(LoadError::Maps)?;
         traced.grant_stacks();
         traced.settle_interpreters();
         let entries = sideband.drain();
@@ -526,6 +565,7 @@ impl<'a> Session<'a> {
         collector.tables().remove_process(pid)?;
         collector.ended.end(pid);
         self.end_census(pid, known, State::Exited);
+        self.accounts.end(pid);
         self.forget();
         Ok(())
     }

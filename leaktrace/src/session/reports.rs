@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    Session, Waiting,
+    Session, Waiting, accounts,
     build::Sources,
     census::Occasion,
     child::Signals,
@@ -18,7 +18,7 @@ use super::{
     start::{self, Running},
     until,
 };
-use crate::{error::Error, report::model::State};
+use crate::{account, error::Error, report::model::State};
 
 /// How long the last report waits for debug files from servers.
 const FETCH_WAIT: Duration = Duration::from_secs(10);
@@ -38,17 +38,28 @@ impl Session<'_> {
         self.running.traced.forget_newcomers();
         self.measure()?;
         // While the names are looked up.
-        let (occasion, wait) = if last {
-            (Occasion::LastReport, LAST_CENSUS_WAIT)
+        let (occasion, look, wait) = if last {
+            (
+                Occasion::LastReport,
+                account::Occasion::LastReport,
+                LAST_CENSUS_WAIT,
+            )
         } else {
-            (Occasion::Report, CENSUS_WAIT)
+            (Occasion::Report, account::Occasion::Report, CENSUS_WAIT)
         };
         self.count(occasion);
+        let run = self.read_run()?;
         let Running {
             traced, collector, ..
         } = &mut self.running;
         traced.refresh_memory();
-        let snapshot = collector.snapshot(traced)?;
+        collector.list_at_most(self.gate.sites(last));
+        let mut sweep = accounts::look(&mut self.accounts, traced, look);
+        collector.set_mappings(accounts::mapping_sites(&self.accounts));
+        let snapshot = collector.snapshot(traced, run, &mut sweep)?;
+        accounts::settle(&mut self.accounts, &sweep);
+        let accounts = accounts::of_report(&self.accounts, &snapshot);
+        collector.read_stacks(&accounts::mappers(&accounts, traced))?;
         self.share_tables()?;
         let Running {
             traced,
@@ -63,6 +74,7 @@ impl Session<'_> {
             .as_mut()
             .map(|keeper| keeper.budget(&traced.catalog.slots, collector));
         let sources = Sources {
+            accounts,
             config: self.config,
             traced,
             collector,
@@ -91,6 +103,7 @@ impl Session<'_> {
         self.unnamed = Some(Waiting {
             report,
             unnamed,
+            unlisted: snapshot.unlisted,
             counted_until: Instant::now() + wait,
         });
         Ok(())
@@ -113,7 +126,10 @@ impl Session<'_> {
     /// Writes the report that is waiting, with the names that it has.
     fn write(&mut self) -> Result<(), Error> {
         let Some(Waiting {
-            mut report, unnamed, ..
+            mut report,
+            unnamed,
+            unlisted,
+            ..
         }) = self.unnamed.take()
         else {
             return Ok(());
@@ -123,8 +139,12 @@ impl Session<'_> {
         } = &self.running;
         self.builder.name(&mut report, traced, collector, &unnamed);
         if let Some(censuses) = &mut self.censuses {
-            report.types = censuses.report(start::sort(self.config.sort), self.config.top);
+            report.types = censuses.report(start::sort(self.config.sort), self.gate.types(report.last));
         }
+        self.gate.apply(&mut report, &unlisted);
+        // They name sites, and which ones are there is known now only.
+        accounts::write_lines(&mut report);
+        self.judgement.take(&report);
         self.output.report(&report)?;
         self.forget();
         Ok(())
@@ -149,7 +169,7 @@ impl Session<'_> {
         self.write()?;
         self.report(ended, true)?;
         // What is left to do needs no probes.
-        self.running.traced.release_all();
+        self.running.release_all();
         let limit = Instant::now() + FETCH_WAIT;
         loop {
             if self.builder.take_better()

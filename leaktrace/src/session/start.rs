@@ -18,6 +18,7 @@ use super::{
     collect::Collector,
     gpu::GpuMemory,
     keep::Keeper,
+    mapped::Mapped,
     members::{self, Departed},
     stacks::Stacks,
     whereabouts::HostContainers,
@@ -62,6 +63,8 @@ pub(super) struct Running {
     pub collector: Collector,
     /// The ledger's kernel part.
     pub counters: Counters,
+    /// What the targets map by themselves.
+    pub mapped: Mapped,
     /// What tracing costs.
     pub meter: Meter,
     /// Holds it to `--max-overhead`.
@@ -82,6 +85,14 @@ pub(super) struct Running {
     pub log: Option<EbpfLogger<&'static dyn log::Log>>,
     /// Maps and tracepoints, which live as long as this does; dropped last.
     pub _kernel: aya::Ebpf,
+}
+
+impl Running {
+    /// Takes everything from the targets that costs them anything.
+    pub(super) fn release_all(&mut self) {
+        self.traced.release_all();
+        self.mapped.release();
+    }
 }
 
 /// Stacks that one process may put into their table, of the 262 144 it has room for, where there are many.
@@ -142,9 +153,7 @@ pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
     let events = EventReader::start(&mut kernel.ebpf, &live).map_err(LoadError::Maps)?;
     let raw = RawStacks::start(&mut kernel.ebpf).map_err(LoadError::Maps)?;
     judge(&tables, config, selected.as_ref())?;
-    kernel.attach_tracepoints(selected.is_some())?;
-    // Before the first look at /proc/PID/maps, so that no mapping falls between the two.
-    let sideband = open_sideband(selected.is_some())?;
+    let (mapped, sideband) = listen(&mut kernel, config, selected.is_some())?;
 
     let KernelSide { mut ebpf, programs } = kernel;
     let log = kernel_log(&mut ebpf);
@@ -187,6 +196,7 @@ pub(super) fn start(config: &mut Config) -> Result<Running, Error> {
         traced,
         collector,
         counters,
+        mapped,
         meter,
         keeper,
         sideband,
@@ -225,6 +235,14 @@ fn keeper(config: &Config, traced: &mut TracedSet) -> Option<Keeper> {
         config.sample_bytes,
         config.bounds_python,
     ))
+}
+
+/// What tells of processes and of what they map. Before the first look at /proc/PID/maps, so that no mapping falls between
+/// the two.
+fn listen(kernel: &mut KernelSide, config: &Config, selects: bool) -> Result<(Mapped, Sideband), Error> {
+    kernel.attach_tracepoints(selects)?;
+    let mapped = Mapped::follow(kernel, config.mappings)?;
+    Ok((mapped, open_sideband(selects)?))
 }
 
 /// Perf's side-band, read ahead where processes come and go.
@@ -425,6 +443,7 @@ fn settings(config: &Config) -> Settings {
 
 pub(super) const fn sort(sort: Sort) -> track::Sort {
     match sort {
+        Sort::Loss => track::Sort::Loss,
         Sort::Bytes => track::Sort::Bytes,
         Sort::Blocks => track::Sort::Blocks,
         Sort::Growth => track::Sort::Growth,

@@ -10,6 +10,7 @@ use leaktrace_common::record::Site;
 
 use super::gathered::{Alike, GATHERED_MAX, GatheredSites};
 use super::gpu::{ImagePlace, Places};
+use super::history::Level;
 use super::site::{SiteState, Sites};
 use super::snapshot::{Entry, Rest, add_lifetimes, is_of_sum};
 use super::{Image, ImageTotals, LiveBlock, SiteRef, Tracker};
@@ -335,7 +336,7 @@ pub struct Freezing<'a> {
 
 impl<'a> Freezing<'a> {
     pub(super) fn begin(tracker: &'a mut Tracker, of: (u32, u16), state: State, now_ns: u64) -> Self {
-        let mut sites = Sites::default();
+        let mut sites = Sites::new(&tracker.settings);
         let ended = tracker.sites.map.extract_if(|key, _| belongs(key.process, of));
         sites.map.extend(ended);
         sites.begin(&tracker.settings);
@@ -359,13 +360,20 @@ impl<'a> Freezing<'a> {
     pub fn add_block(&mut self, block: &LiveBlock) {
         if belongs(block.process, self.of) {
             let older_than_ns = self.tracker.settings.older_than_ns;
-            self.sites.add_block(self.now_ns, older_than_ns, block);
+            // What is younger than the last reading belongs to the end.
+            let reading_ns = self.tracker.timeline.reading_of(block.time_ns).min(self.now_ns);
+            self.sites
+                .add_block(self.now_ns, older_than_ns, reading_ns, block);
         }
     }
 
     /// Keeps it all. Ages stay what they were at this moment. Of an image that holds nothing only the sums stay.
     pub fn finish(mut self) -> End {
         self.sites.settle(&self.tracker.settings);
+        let readings = self.tracker.timeline.readings();
+        for site in self.sites.map.values_mut() {
+            site.history.push(self.now_ns, Level::of(&site.sums), readings);
+        }
         self.tracker.sites.torn += self.sites.torn;
         let frozen = &mut self.tracker.frozen;
         let id = frozen.next_id();

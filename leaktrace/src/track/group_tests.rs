@@ -156,6 +156,8 @@ fn of_images_beyond_the_bound_those_that_hold_least_become_sums() {
         (50, 500)
     );
     assert_eq!((snapshot.omitted.sites, snapshot.omitted.bytes), (50, 500));
+    let unlisted: Vec<_> = snapshot.unlisted.iter().map(|rest| rest.bytes).collect();
+    assert_eq!(unlisted, [500, 50], "of the heap and of the device");
     assert_eq!(snapshot.places[0].live_blocks, ends);
 }
 

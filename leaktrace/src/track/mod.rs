@@ -13,13 +13,16 @@ mod frozen;
 mod gathered;
 mod gpu;
 mod hash;
+mod history;
 mod interval;
+mod past;
 mod site;
 mod snapshot;
 mod sums;
+mod timeline;
 pub mod types;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
 use leaktrace_common::call::{CallId, Space};
@@ -34,13 +37,22 @@ pub use frozen::{End, Freezing, FrozenId, IMAGES_MAX};
 pub use gathered::Alike;
 use gpu::Places;
 pub use gpu::{ImagePlace, PlaceTotals};
+use past::Past;
 use site::Sites;
 use snapshot::{Before, Entry};
+pub use timeline::RunReading;
+use timeline::{READINGS_MAX, Timeline};
+
 pub use snapshot::{BlockAge, ImageTotals, Lifetimes, PIDS_MAX, SiteSnapshot, Snapshot};
+
+/// Points in the histories of all running sites: 48 MiB. Beyond it the time seen is kept more coarsely.
+const POINTS_MAX: usize = 1 << 20;
 
 /// What the list of survivors is sorted by; more comes first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sort {
+    /// Bytes that are expected to be lost in an hour; of equal ones the outstanding bytes.
+    Loss,
     /// Outstanding bytes.
     #[default]
     Bytes,
@@ -144,7 +156,8 @@ impl LiveBlock {
         })
     }
 
-    const fn site_key(&self) -> SiteKey {
+    /// Its site, as all shards of it are known.
+    pub const fn site_key(&self) -> SiteKey {
         SiteKey {
             stack_id: self.stack_id,
             process: self.process,
@@ -199,6 +212,10 @@ pub struct Tracker {
     sites: Sites,
     frozen: Frozen,
     before: Before,
+    timeline: Timeline,
+    /// The last reading before anything was seen of an image that runs.
+    since: HashMap<(u32, u16), u64>,
+    ran_before: bool,
 }
 
 impl Tracker {
@@ -207,10 +224,46 @@ impl Tracker {
         Self {
             settings,
             now_ns: start_ns,
-            sites: Sites::default(),
+            sites: Sites::new(&settings),
             frozen: Frozen::default(),
             before: Before::new(start_ns),
+            timeline: Timeline::new(start_ns),
+            since: HashMap::new(),
+            ran_before: false,
         }
+    }
+
+    /// The targets ran before the trace began, and hold what nobody knows of; `run` is what they were then.
+    pub fn attached(&mut self, run: RunReading) {
+        self.ran_before = true;
+        self.timeline.set_start(run);
+    }
+
+    /// Sets how much a site holds of which calls and frees are not counted: pages of a mapping come and go by themselves.
+    pub fn set_level(&mut self, key: SiteKey, live_bytes: u64, live_blocks: u64) {
+        self.sites.set_level(key, live_bytes, live_blocks);
+    }
+
+    /// Ends a reading of all totals, and notes it in the histories. In an interval it comes before the blocks.
+    pub fn note(&mut self, now_ns: u64, run: RunReading) {
+        let before_ns = self.timeline.last_ns();
+        for key in self.sites.map.keys() {
+            let image = (key.process.tgid, key.process.image);
+            self.since.entry(image).or_insert(before_ns);
+        }
+        self.timeline.push(now_ns, run);
+        self.sites.note(self.timeline.readings());
+        if self.sites.points() > POINTS_MAX {
+            self.timeline.halve();
+            self.sites.compact(self.timeline.readings());
+        }
+    }
+
+    /// How long the time seen is, nanoseconds, and how many readings of it can be kept: reading more often than that says
+    /// nothing.
+    pub fn seen(&self) -> (u64, usize) {
+        let timeline = &self.timeline;
+        (timeline.last_ns() - timeline.start_ns(), READINGS_MAX)
     }
 
     /// Another mean gap between samples is in force. What a larger one has left out before stays unknown,
@@ -219,6 +272,11 @@ impl Tracker {
         if let Some(largest) = &mut self.settings.largest_mean_bytes {
             *largest = mean_bytes.max(*largest);
         }
+    }
+
+    /// Lists so many sites of each table from now on.
+    pub const fn list_at_most(&mut self, top: usize) {
+        self.settings.top = top;
     }
 
     /// Begins an interval's reading. `now_ns` is taken before the first map is read.
@@ -235,8 +293,9 @@ impl Tracker {
     /// Adds a block of the live table. Without blocks, sites have no ages, and with a filter by age no
     /// survivors.
     pub fn add_block(&mut self, block: &LiveBlock) {
+        let reading_ns = self.timeline.reading_of(block.time_ns);
         self.sites
-            .add_block(self.now_ns, self.settings.older_than_ns, block);
+            .add_block(self.now_ns, self.settings.older_than_ns, reading_ns, block);
     }
 
     /// Ends the interval.
@@ -251,7 +310,13 @@ impl Tracker {
         let interval_ns = self.now_ns.saturating_sub(self.before.now_ns);
         let all = self.running().chain(self.frozen.iter());
         let rest = self.frozen.rest();
-        let mut listed = snapshot::list(&self.settings, interval_ns, all, rest, group);
+        let past = Past {
+            timeline: &self.timeline,
+            since: &self.since,
+            ran_before: self.ran_before,
+            sample_bytes: self.settings.estimates_from(),
+        };
+        let mut listed = snapshot::list(&self.settings, interval_ns, &past, all, rest, group);
         snapshot::set_rates(&mut listed.totals, &self.before.totals, interval_ns);
         let (places, image_places) = self.places();
         let snapshot = Snapshot {
@@ -265,6 +330,7 @@ impl Tracker {
             forgotten: self.frozen.rest().forgotten,
             sites: listed.sites,
             omitted: listed.omitted,
+            unlisted: listed.unlisted,
             torn: self.sites.torn,
         };
         self.before = Before {
@@ -286,6 +352,7 @@ impl Tracker {
     /// the kernel's records of the image before anything is added under the same key again: that will
     /// be taken for a new process with the same pid. `state` is `Exited` or `Replaced`.
     pub fn freeze(&mut self, tgid: u32, image: u16, state: State, now_ns: u64) -> Freezing<'_> {
+        self.since.remove(&(tgid, image));
         Freezing::begin(self, (tgid, image), state, now_ns)
     }
 

@@ -9,7 +9,10 @@
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
-use leaktrace_common::{math::Sampler, record::Estimate};
+use leaktrace_common::{
+    math::{BLOCKS_FRACTION_BITS, Sampler},
+    record::Estimate,
+};
 
 use super::tests::{SECOND, key};
 use super::*;
@@ -513,4 +516,33 @@ fn a_mean_that_was_larger_once_still_counts_and_none_is_exact() {
         .totals
         .sampled;
     assert_eq!(unknown.map(|sampled| sampled.bytes_interval), Some([0, 299_574]));
+}
+
+#[test]
+fn histories_are_of_estimates_before_the_first_snapshot_too() {
+    let settings = Settings {
+        largest_mean_bytes: Some(1000),
+        ..Settings::default()
+    };
+    let mut tracker = Tracker::new(settings, 0);
+    let totals = Site {
+        allocs: 1,
+        alloc_bytes: 10,
+        allocated: Estimate {
+            blocks: 100 << BLOCKS_FRACTION_BITS,
+            bytes: 1000,
+            ..Estimate::ZERO
+        },
+        ..Site::EMPTY
+    };
+    for second in 1..=20 {
+        tracker.add_totals(key(1, 1), &totals);
+        tracker.note(second * SECOND, RunReading::default());
+    }
+    tracker.begin(21 * SECOND);
+    tracker.add_totals(key(1, 1), &totals);
+    tracker.note(21 * SECOND, RunReading::default());
+    let snapshot = tracker.finish(|site| (Scope::Image(site.image), site.key.stack_id));
+    let verdict = snapshot.sites[0].verdict.as_ref().unwrap();
+    assert!(verdict.slope_bytes_per_s.abs() < 1e-9, "{verdict:?}");
 }

@@ -5,14 +5,18 @@
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
 
+use leaktrace_common::call::Space;
 use leaktrace_common::key::SiteKey;
+use leaktrace_common::math::BLOCKS_FRACTION_BITS;
 use leaktrace_common::record::{Estimate, LIFETIME_BUCKETS, Site};
 
 use super::ages::Ages;
 use super::estimate::{Outstanding, Rounding, Swept};
 use super::hash::BuildKeyHasher;
+use super::history::{Cohorts, Held as Cohort, History, Level};
 use super::snapshot::add_lifetimes;
-use super::sums::{Sums, consistent};
+use super::sums::{Sums, consistent, space_of};
+use super::timeline::Reading;
 use super::{LiveBlock, Settings};
 use crate::report::model::Held;
 
@@ -42,6 +46,8 @@ pub(super) struct Survivors {
     /// Of that, what may be gone.
     pub(super) unsure: Held,
     pub(super) ages: Ages,
+    /// All that lives, by when it was handed out: whatever the filters.
+    pub(super) cohorts: Cohorts,
     /// The youngest of them on top.
     pub(super) oldest: BinaryHeap<Kept>,
 }
@@ -55,6 +61,8 @@ pub(super) struct SiteState {
     pub(super) sums: Sums,
     /// Outstanding bytes at the snapshot before.
     pub(super) previous_live_bytes: u64,
+    /// How it has gone.
+    pub(super) history: History,
     pub(super) survivors: Survivors,
 }
 
@@ -64,6 +72,7 @@ impl Default for SiteState {
             totals: Site::EMPTY,
             sums: Sums::default(),
             previous_live_bytes: 0,
+            history: History::default(),
             survivors: Survivors::default(),
         }
     }
@@ -110,8 +119,8 @@ impl SiteState {
     /// Without a filter by age everything outstanding is a survivor, and the totals, which add up to
     /// the block, say how much that is; the sweep, which takes time while the target runs, says only
     /// how old it is. With one, the sweep decides.
-    pub(super) fn settle(&mut self, settings: &Settings, round: Rounding) -> bool {
-        let (held, cut) = if settings.older_than_ns == 0 {
+    pub(super) fn settle(&mut self, settings: &Settings, is_mapping: bool, round: Rounding) -> bool {
+        let (held, cut) = if settings.older_than_ns == 0 || is_mapping {
             (self.sums.live, false)
         } else {
             self.survivors.swept.within(&self.sums.live, round)
@@ -134,6 +143,18 @@ fn larger(new: &Estimate, old: &Estimate) -> Estimate {
     }
 }
 
+/// Whether it is memory that a process has mapped by itself: of that no blocks are kept.
+pub(super) fn is_mapping(key: &SiteKey) -> bool {
+    space_of(key.process.space) == Space::Mapping
+}
+
+/// Has the difference of two counts that only grow become `now`.
+const fn raise(come: &mut u64, gone: &mut u64, now: u64) {
+    let before = *come - *gone;
+    *come += now.saturating_sub(before);
+    *gone += before.saturating_sub(now);
+}
+
 /// All sites that are not frozen.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sites {
@@ -149,6 +170,14 @@ pub(super) struct Sites {
 }
 
 impl Sites {
+    /// None yet.
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            sampling: settings.largest_mean_bytes.is_some(),
+            ..Self::default()
+        }
+    }
+
     /// Forgets the survivors, not the totals.
     pub(super) fn begin(&mut self, settings: &Settings) {
         for site in self.map.values_mut() {
@@ -157,11 +186,27 @@ impl Sites {
             survivors.held = Outstanding::default();
             survivors.unsure = Held::default();
             survivors.ages.clear();
+            survivors.cohorts.clear();
             survivors.oldest = BinaryHeap::new();
         }
         self.kept = 0;
         self.limit = settings.blocks_per_site.unwrap_or(0);
-        self.sampling = settings.largest_mean_bytes.is_some();
+    }
+
+    /// What has come is handed out, what has gone is taken back.
+    pub(super) fn set_level(&mut self, key: SiteKey, live_bytes: u64, live_blocks: u64) {
+        let mut totals = self.map.get(&key).map_or(Site::EMPTY, |site| site.totals);
+        raise(&mut totals.alloc_bytes, &mut totals.freed_bytes, live_bytes);
+        raise(&mut totals.allocs, &mut totals.frees, live_blocks);
+        // Of these every one is recorded.
+        let all = |blocks: u64, bytes: u64| Estimate {
+            blocks: blocks << BLOCKS_FRACTION_BITS,
+            bytes,
+            ..Estimate::ZERO
+        };
+        totals.allocated = all(totals.allocs, totals.alloc_bytes);
+        totals.freed = all(totals.frees, totals.freed_bytes);
+        self.add_totals(key, &totals);
     }
 
     pub(super) fn add_totals(&mut self, key: SiteKey, totals: &Site) {
@@ -174,13 +219,37 @@ impl Sites {
         self.torn += u64::from(torn);
     }
 
-    pub(super) fn add_block(&mut self, now_ns: u64, older_than_ns: u64, block: &LiveBlock) {
+    /// Notes what all sites are at a reading, the last of these.
+    pub(super) fn note(&mut self, readings: &[Reading]) {
+        let Some(now) = readings.last() else { return };
+        for site in self.map.values_mut() {
+            site.history.push(now.at_ns, Level::of(&site.sums), readings);
+        }
+    }
+
+    /// Points in the histories of all sites.
+    pub(super) fn points(&self) -> usize {
+        self.map.values().map(|site| site.history.len()).sum()
+    }
+
+    /// Throws away all points that no reading refers to.
+    pub(super) fn compact(&mut self, readings: &[Reading]) {
+        for site in self.map.values_mut() {
+            site.history.compact(readings);
+        }
+    }
+
+    /// Adds a block of the live table, which was handed out before the reading at this time and after that before it.
+    pub(super) fn add_block(&mut self, now_ns: u64, older_than_ns: u64, reading_ns: u64, block: &LiveBlock) {
         // A block younger than the interval's beginning is of age 0: the target runs during the sweep.
         let age_ns = now_ns.saturating_sub(block.time_ns);
+        let survivors = &mut self.map.entry(block.site_key()).or_default().survivors;
+        survivors
+            .cohorts
+            .add(reading_ns, &Cohort::of(block.size_bytes, block.weight));
         if age_ns < older_than_ns {
             return;
         }
-        let survivors = &mut self.map.entry(block.site_key()).or_default().survivors;
         // Without a filter by age the totals say how much it is.
         if older_than_ns > 0 {
             survivors.swept.add(block.size_bytes, block.weight);
@@ -231,7 +300,7 @@ impl Sites {
     /// Ends the adding: see [`SiteState::settle`].
     pub(super) fn settle(&mut self, settings: &Settings) {
         for (key, site) in &mut self.map {
-            self.torn += u64::from(site.settle(settings, Rounding::of(key.stack_id)));
+            self.torn += u64::from(site.settle(settings, is_mapping(key), Rounding::of(key.stack_id)));
         }
     }
 
@@ -244,7 +313,10 @@ impl Sites {
 
 impl SiteState {
     pub(super) fn heap_bytes(&self) -> usize {
-        self.survivors.ages.heap_bytes() + self.survivors.oldest.capacity() * size_of::<Kept>()
+        self.history.heap_bytes()
+            + self.survivors.cohorts.heap_bytes()
+            + self.survivors.ages.heap_bytes()
+            + self.survivors.oldest.capacity() * size_of::<Kept>()
     }
 }
 
@@ -359,7 +431,7 @@ mod tests {
         let mut sites = Sites::default();
         sites.begin(&settings);
         for index in 0..2_000_000u64 {
-            sites.add_block(10_000_000, 1, &block(index % 2000, 2_000_000 - index, index));
+            sites.add_block(10_000_000, 1, 0, &block(index % 2000, 2_000_000 - index, index));
         }
         assert_eq!(sites.limit, 500);
         assert!(sites.kept <= KEPT_MAX);
@@ -377,7 +449,7 @@ mod tests {
             let mut sites = Sites::default();
             sites.begin(&settings);
             for (address, time_ns) in times.iter().enumerate() {
-                sites.add_block(100, 0, &block(1, *time_ns, address as u64));
+                sites.add_block(100, 0, 0, &block(1, *time_ns, address as u64));
             }
             let mut expected: Vec<_> = times.iter().enumerate().map(|(address, time)| (*time, address as u64)).collect();
             expected.sort_unstable();

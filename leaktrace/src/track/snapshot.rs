@@ -15,11 +15,14 @@ use super::ages::Ages;
 use super::estimate::{Outstanding, Unseen};
 use super::frozen::FrozenId;
 use super::gpu::{ImagePlace, PlaceTotals, Places, PlacesBefore};
+use super::past::Past;
 use super::site::{Kept, SiteState};
 use super::sums::{Spaces, Sums, space_of};
 use super::{Image, Scope, Settings, SiteRef, Sort};
 use crate::report::gpu::Table;
 use crate::report::model::{Age, Held, Omitted, OmittedSpace, Sampled, State, Totals};
+use crate::report::verdict::Verdict;
+use crate::verdict;
 
 /// Lifetimes of freed blocks: bucket `k` counts those of at least 2^k ns, less than twice that.
 pub type Lifetimes = [u64; LIFETIME_BUCKETS];
@@ -48,6 +51,9 @@ pub struct Snapshot {
     pub sites: Vec<SiteSnapshot>,
     /// What the filters and the length of the list left out.
     pub omitted: Omitted,
+    /// What of that passes the filters, by kind of memory, as far as it is known: of images that are not kept one by one, only
+    /// where no age was asked for.
+    pub unlisted: Vec<OmittedSpace>,
     /// Readings so far that contradicted themselves and were clamped.
     pub torn: u64,
 }
@@ -98,9 +104,14 @@ pub struct SiteSnapshot {
     pub age_ms: Age,
     /// Lifetimes of its freed blocks.
     pub lifetimes: Lifetimes,
+    /// What it is taken for; none where its history is not kept.
+    pub verdict: Option<Verdict>,
     /// Its oldest survivors, oldest first, if blocks were asked for.
     pub oldest: Option<Vec<BlockAge>>,
 }
+
+/// Sites that are judged before the list is cut: those that rise most. The others lose less.
+const JUDGED_MAX: usize = 200;
 
 /// Processes named with a site.
 pub const PIDS_MAX: usize = 10;
@@ -236,6 +247,7 @@ struct Group<'a> {
     held: Outstanding,
     growth: i128,
     oldest_ms: u64,
+    verdict: Option<Verdict>,
 }
 
 impl<'a> Group<'a> {
@@ -246,7 +258,14 @@ impl<'a> Group<'a> {
             held: Outstanding::default(),
             growth: 0,
             oldest_ms: 0,
+            verdict: None,
         }
+    }
+
+    fn loss(&self) -> u64 {
+        self.verdict
+            .as_ref()
+            .map_or(0, |verdict| verdict.loss_bytes_per_h)
     }
 
     fn add(&mut self, entry: Entry<'a>) {
@@ -266,6 +285,7 @@ impl<'a> Group<'a> {
     fn compare(&self, other: &Self, sort: Sort) -> Ordering {
         let by = match sort {
             Sort::Bytes => Ordering::Equal,
+            Sort::Loss => other.loss().cmp(&self.loss()),
             Sort::Blocks => other.held.blocks.cmp(&self.held.blocks),
             Sort::Growth => other.growth.cmp(&self.growth),
             Sort::Age => other.oldest_ms.cmp(&self.oldest_ms),
@@ -284,7 +304,7 @@ impl<'a> Group<'a> {
     /// By bytes, what takes a device's memory comes before all else that is a GPU's.
     fn is_beside_device(&self, sort: Sort) -> bool {
         let space = self.space();
-        sort == Sort::Bytes && Table::of(space) == Table::Gpu && !is_on_device(space)
+        matches!(sort, Sort::Bytes | Sort::Loss) && Table::of(space) == Table::Gpu && !is_on_device(space)
     }
 
     /// The processes that it is of, those that hold most first.
@@ -350,6 +370,7 @@ impl<'a> Group<'a> {
             frees: sums.frees,
             age_ms: ages.summary(),
             lifetimes,
+            verdict: self.verdict,
             oldest: settings
                 .blocks_per_site
                 .map(|max| oldest_blocks(&self.members, max)),
@@ -397,12 +418,14 @@ pub(super) struct Listed {
     pub(super) totals: Totals,
     pub(super) lifetimes: Lifetimes,
     pub(super) omitted: Omitted,
+    pub(super) unlisted: Vec<OmittedSpace>,
 }
 
 /// Merges, sorts and cuts. Work on what is not shown is little: one question and a few sums a site.
 pub(super) fn list<'a, K: Hash + Eq>(
     settings: &Settings,
     interval_ns: u64,
+    past: &Past<'_>,
     entries: impl Iterator<Item = Entry<'a>>,
     rest: &Rest,
     mut group: impl FnMut(&SiteRef) -> (Scope, K),
@@ -433,20 +456,87 @@ pub(super) fn list<'a, K: Hash + Eq>(
         });
         groups[index].add(entry);
     }
-    let sites: Vec<_> = cut(groups, settings)
+    judge(&mut groups, past, JUDGED_MAX);
+    let mut unlisted = Unlisted::of_rest(rest, settings);
+    let mut listed = cut(groups, settings, &mut unlisted);
+    judge(&mut listed, past, usize::MAX);
+    let sites: Vec<_> = listed
         .into_iter()
         .map(|group| group.into_snapshot(settings, interval_ns))
         .collect();
     Listed {
         omitted: omitted(&sites, &sums, &live_sites),
+        unlisted: unlisted.spaces(),
         sites,
         totals: totals_of(&sums, settings),
         lifetimes,
     }
 }
 
+/// Judges those that rise most, and of few all.
+fn judge(groups: &mut [Group<'_>], past: &Past<'_>, max: usize) {
+    let mut rising: Vec<(f64, usize)> = Vec::new();
+    if groups.len() > max {
+        let guesses = groups.iter().enumerate().map(|(index, group)| {
+            let evidence = past.evidence(&group.members);
+            (
+                evidence.map_or(0.0, |evidence| verdict::guess_per_s(&evidence)),
+                index,
+            )
+        });
+        rising.extend(guesses.filter(|(guess, _)| *guess > 0.0));
+        rising.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        rising.truncate(max);
+    } else {
+        rising.extend((0..groups.len()).map(|index| (0.0, index)));
+    }
+    for (_, index) in rising {
+        let group = &mut groups[index];
+        if group.verdict.is_none() {
+            group.verdict = past
+                .evidence(&group.members)
+                .map(|evidence| verdict::judge(&evidence));
+        }
+    }
+}
+
+/// What passes the filters and is not in the list.
+struct Unlisted([OmittedSpace; Space::ALL.len()]);
+
+impl Unlisted {
+    /// Of what only sums are kept of; the ages of its blocks are not known.
+    fn of_rest(rest: &Rest, settings: &Settings) -> Self {
+        Self(Space::ALL.map(|space| {
+            let sums = rest.sums.of(space);
+            let counts = settings.older_than_ns == 0;
+            OmittedSpace {
+                space: space.name(),
+                sites: if counts {
+                    rest.live_sites.sum(|of| of == space)
+                } else {
+                    0
+                },
+                blocks: if counts { sums.live_blocks() } else { 0 },
+                bytes: if counts { sums.live_bytes() } else { 0 },
+            }
+        }))
+    }
+
+    fn add(&mut self, group: &Group<'_>) {
+        let rest = &mut self.0[group.space() as usize];
+        rest.sites += 1;
+        rest.blocks = rest.blocks.saturating_add(group.held.blocks);
+        rest.bytes = rest.bytes.saturating_add(group.held.bytes);
+    }
+
+    fn spaces(&self) -> Vec<OmittedSpace> {
+        let some = self.0.iter().filter(|rest| rest.sites > 0 || rest.blocks > 0);
+        some.copied().collect()
+    }
+}
+
 /// Each table sorted, and as long as it may be.
-fn cut<'a>(mut groups: Vec<Group<'a>>, settings: &Settings) -> Vec<Group<'a>> {
+fn cut<'a>(mut groups: Vec<Group<'a>>, settings: &Settings, unlisted: &mut Unlisted) -> Vec<Group<'a>> {
     let table = |group: &Group<'_>| Table::of(group.space());
     groups.sort_unstable_by(|a, b| table(a).cmp(&table(b)).then_with(|| a.compare(b, settings.sort)));
     let mut listed: Vec<Group<'a>> = Vec::new();
@@ -455,7 +545,9 @@ fn cut<'a>(mut groups: Vec<Group<'a>>, settings: &Settings) -> Vec<Group<'a>> {
         .map(<[_]>::len)
         .collect::<Vec<_>>()
     {
-        listed.extend(groups.drain(..of_table).take(settings.top));
+        let mut of_table = groups.drain(..of_table);
+        listed.extend(of_table.by_ref().take(settings.top));
+        of_table.for_each(|group| unlisted.add(&group));
     }
     listed
 }

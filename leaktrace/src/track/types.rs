@@ -2,10 +2,22 @@
 //!
 //! Pure, as all of `track`. Must not know how objects are counted, nor what names their types: `K` does that.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::hash::Hash;
 
-use super::{Image, Sort};
+use super::{
+    Image, Sort,
+    history::{History, Level},
+    timeline::{RunReading, Timeline},
+};
+use crate::{
+    report::verdict::Verdict,
+    verdict::{
+        self,
+        evidence::{self, Evidence},
+    },
+};
 
 /// Types of an image beyond which those without objects are forgotten: a program can make classes without end.
 const TYPES_MAX: usize = 1 << 16;
@@ -20,8 +32,8 @@ pub struct Held {
 }
 
 /// What is known of a type.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct History {
+#[derive(Clone, Debug, Default)]
+struct OfType {
     /// In the image's first census.
     first: Held,
     /// In the last of the interval before.
@@ -30,12 +42,16 @@ struct History {
     now: Held,
     /// The most of each.
     most: Held,
+    /// How it has gone, at the censuses that are kept.
+    history: History,
 }
 
 /// The censuses of one image.
 #[derive(Clone, Debug)]
 struct ImageTypes<K> {
-    types: HashMap<K, History>,
+    types: HashMap<K, OfType>,
+    /// When the censuses were.
+    timeline: Timeline,
     censuses: u64,
     before_ns: u64,
     now_ns: u64,
@@ -95,6 +111,8 @@ pub struct TypeSnapshot<K> {
     pub objects_per_s: f64,
     /// Bytes more per second, over the image's interval.
     pub bytes_per_s: f64,
+    /// What it is taken for; none before there are several censuses.
+    pub verdict: Option<Verdict>,
 }
 
 impl<K> Default for TypeTracker<K> {
@@ -110,6 +128,7 @@ impl<K: Clone + Eq + Hash + Ord> TypeTracker<K> {
     pub fn add(&mut self, image: Image, now_ns: u64, counts: impl IntoIterator<Item = (K, Held)>) {
         let of_image = self.images.entry(image).or_insert_with(|| ImageTypes {
             types: HashMap::new(),
+            timeline: Timeline::new(now_ns),
             censuses: 0,
             before_ns: now_ns,
             now_ns,
@@ -140,6 +159,16 @@ impl<K: Clone + Eq + Hash + Ord> TypeTracker<K> {
             of_image
                 .types
                 .retain(|_, history| history.now != Held::default() || history.first != Held::default());
+        }
+        of_image.timeline.push(now_ns, RunReading::default());
+        let readings = of_image.timeline.readings();
+        for of_type in of_image.types.values_mut() {
+            let level = Level {
+                live_bytes: of_type.now.bytes,
+                live_blocks: of_type.now.objects,
+                ..Level::default()
+            };
+            of_type.history.push(now_ns, level, readings);
         }
         of_image.now_ns = now_ns;
         of_image.censuses += 1;
@@ -207,7 +236,7 @@ impl<K: Clone + Eq + Hash + Ord> TypeTracker<K> {
                     b.grown_objects.cmp(&a.grown_objects),
                     b.now.objects.cmp(&a.now.objects),
                 ),
-                Sort::Bytes | Sort::Growth | Sort::Age => {
+                Sort::Loss | Sort::Bytes | Sort::Growth | Sort::Age => {
                     (b.grown_bytes.cmp(&a.grown_bytes), b.now.bytes.cmp(&a.now.bytes))
                 }
             };
@@ -217,11 +246,50 @@ impl<K: Clone + Eq + Hash + Ord> TypeTracker<K> {
         });
         snapshot.omitted = snapshot.list.len().saturating_sub(top) as u64;
         snapshot.list.truncate(top);
+        for listed in &mut snapshot.list {
+            listed.verdict = self.verdict(listed);
+        }
+        if sort == Sort::Loss {
+            // Of those that have grown most, first those that go on.
+            let loss =
+                |of: &TypeSnapshot<K>| of.verdict.as_ref().map_or(0, |verdict| verdict.loss_bytes_per_h);
+            snapshot.list.sort_by_key(|of| Reverse(loss(of)));
+        }
         Some(snapshot)
+    }
+
+    /// What a type is taken for; none before there are several censuses.
+    fn verdict(&self, of: &TypeSnapshot<K>) -> Option<Verdict> {
+        let of_image = self.images.get(&of.image)?;
+        let of_type = of_image.types.get(&of.key)?;
+        let times_ns: Vec<u64> = of_image
+            .timeline
+            .readings()
+            .iter()
+            .map(|reading| reading.at_ns)
+            .collect();
+        if times_ns.len() < 2 {
+            return None;
+        }
+        let levels = of_type.history.at(&times_ns).map(|level| evidence::Level {
+            live_bytes: level.live_bytes as f64,
+            live_blocks: level.live_blocks as f64,
+            ..evidence::Level::default()
+        });
+        let start_ns = times_ns[0];
+        Some(verdict::judge(&Evidence {
+            levels: levels.collect(),
+            times_s: times_ns
+                .iter()
+                .map(|at_ns| (at_ns - start_ns) as f64 / 1e9)
+                .collect(),
+            ran_before: true,
+            ..Evidence::default()
+        }))
     }
 }
 
-impl History {
+impl OfType {
     fn snapshot<K>(&self, image: Image, key: K, interval_ns: u64) -> TypeSnapshot<K> {
         TypeSnapshot {
             image,
@@ -233,6 +301,7 @@ impl History {
             grown_bytes: more(self.now.bytes, self.first.bytes),
             objects_per_s: per_s(more(self.now.objects, self.before.objects), interval_ns),
             bytes_per_s: per_s(more(self.now.bytes, self.before.bytes), interval_ns),
+            verdict: None,
         }
     }
 }

@@ -1,4 +1,7 @@
-use std::io::{BufRead as _, BufReader};
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    process::{Child, ChildStdout, Command, Stdio},
+};
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -48,45 +51,88 @@ fn stat_is_read_whatever_the_name_is() {
     assert_eq!(own.start_ticks, process::start_ticks(std::process::id()).unwrap());
 }
 
+/// A shell that takes memory when it is told to. Not this process: other tests take and give back memory in it. Nor a
+/// child of it, but one of another shell's.
+struct Grower {
+    parent: Child,
+    said: BufReader<ChildStdout>,
+    pid: u32,
+}
+
+impl Grower {
+    fn start() -> Self {
+        let script = "echo $$; read _; kept=$(head -c 33554432 /dev/zero | tr '\\0' x); echo; read _";
+        let mut parent = Command::new("sh")
+            .args(["-c", "sh -c \"$1\"; :", "sh", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = BufReader::new(parent.stdout.take().unwrap());
+        let mut grower = Self { parent, said, pid: 0 };
+        grower.pid = grower.line().parse().unwrap();
+        grower
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        assert!(self.said.read_line(&mut line).unwrap() > 0);
+        line.trim().to_owned()
+    }
+
+    /// 32 MiB, and what the shell needs to make them.
+    fn grow(&mut self) {
+        self.parent.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        self.line();
+    }
+}
+
+impl Drop for Grower {
+    fn drop(&mut self) {
+        drop(self.parent.stdin.take());
+        self.parent.wait().unwrap();
+    }
+}
+
 #[test]
 fn memory_that_is_taken_is_seen() {
-    let own = std::process::id();
+    let mut grower = Grower::start();
+    let pid = grower.pid;
     let mut processes = Processes::new(WINDOW);
-    let mut members = Pids(vec![own]);
+    let mut members = Pids(vec![pid]);
     let look = processes.look(1, 1, &mut members, &mut ReadAll).unwrap();
     assert_eq!(look, Look::default());
-    let before = processes.get(own).unwrap().history.bytes();
+    let before = processes.get(pid).unwrap().history.bytes();
     assert!(before > 0);
-    let memory = vec![1_u8; 32 << 20];
+    grower.grow();
     processes.look(2, 2, &mut members, &mut ReadAll).unwrap();
-    let watched = processes.get(own).unwrap();
+    let watched = processes.get(pid).unwrap();
     assert!(watched.history.bytes() >= before + (24 << 20), "{watched:?}");
     assert!(watched.rss_bytes >= watched.history.bytes() / 2);
-    drop(memory);
     assert_eq!(processes.len(), 1);
 }
 
 #[test]
 fn what_is_told_to_be_unchanged_is_not_read() {
-    let own = std::process::id();
+    let mut grower = Grower::start();
+    let pid = grower.pid;
     let mut processes = Processes::new(WINDOW);
-    let mut members = Pids(vec![own]);
+    let mut members = Pids(vec![pid]);
     processes.look(1, 1, &mut members, &mut ReadAll).unwrap();
-    let before = processes.get(own).unwrap().history.bytes();
-    let memory = vec![1_u8; 32 << 20];
+    let before = processes.get(pid).unwrap().history.bytes();
+    grower.grow();
     processes.look(2, 2, &mut members, &mut Told(vec![])).unwrap();
-    assert_eq!(processes.get(own).unwrap().history.bytes(), before);
-    processes.look(3, 3, &mut members, &mut Told(vec![own])).unwrap();
-    assert!(processes.get(own).unwrap().history.bytes() > before);
-    drop(memory);
+    assert_eq!(processes.get(pid).unwrap().history.bytes(), before);
+    processes.look(3, 3, &mut members, &mut Told(vec![pid])).unwrap();
+    assert!(processes.get(pid).unwrap().history.bytes() > before);
 }
 
 #[test]
 fn a_process_that_has_ended_is_told_of_once() {
     // Not a child of this process, but one of a shell that waits for it.
-    let mut shell = std::process::Command::new("sh")
+    let mut shell = Command::new("sh")
         .args(["-c", "sleep 1000 & echo $!; wait"])
-        .stdout(std::process::Stdio::piped())
+        .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let mut line = String::new();

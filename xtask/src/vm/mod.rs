@@ -65,6 +65,17 @@ const END_GPU: &str = "=== end of GPU report";
 const GPU_KEPT: [(&str, u64, u64); 2] = [("device", 3, 3), ("vmm", 1, 2)];
 /// What it makes in a context that it ends.
 const GPU_CONTEXT_FREED: u64 = 4;
+/// Around what the run with mappings said of them.
+const BEGIN_MAPPINGS: &str = "=== mappings";
+const END_MAPPINGS: &str = "=== end of mappings";
+/// What its program maps and gives back: call, bytes, bits of `mapping::flag`, whether with a stack.
+const MAPPINGS: [(&str, &str, &str, bool); 4] = [
+    ("mmap", "0x305000", "0x2", true),
+    ("munmap", "0x7000", "0x0", false),
+    ("mremap", "0x609000", "0x0", true),
+    // By malloc, which is why no stack is taken.
+    ("mmap", "0x901000", "0x3", false),
+];
 /// The same of a sampled run.
 const BEGIN_SAMPLED: &str = "=== sampled report";
 const END_SAMPLED: &str = "=== end of sampled report";
@@ -94,6 +105,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let leaktrace = release_binary()?;
     let fixture = initramfs::compile(&workspace().join("xtask/src/vm/leak.c"), &directory.join("leak"))?;
+    let map = initramfs::compile(&workspace().join("xtask/src/vm/map.c"), &directory.join("map"))?;
     let gpu = initramfs::compile(&workspace().join("xtask/src/vm/gpu.c"), &directory.join("gpu"))?;
 
     let commands = if args.run.is_empty() {
@@ -110,6 +122,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 ("leaktrace", &leaktrace),
                 ("leak", &fixture),
                 ("gpu", &gpu),
+                ("map", &map),
                 ("python3", &python),
             ],
             files: &files,
@@ -130,6 +143,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 .and_then(|()| verify_python(&serial))
                 .and_then(|()| verify_gpu(&serial))
                 .and_then(|()| verify_selected(&serial))
+                .and_then(|()| verify_mappings(&serial))
             {
                 Ok(()) => println!("Linux {version}: the leak was found, exactly"),
                 Err(error) => {
@@ -179,6 +193,10 @@ fn check_commands() -> Vec<String> {
         format!("echo '{BEGIN_PYTHON}'; cat /python; echo; echo '{END_PYTHON}'"),
         "leaktrace --interval 0 --format json --output /gpu -- /bin/gpu".to_owned(),
         format!("echo '{BEGIN_GPU}'; cat /gpu; echo; echo '{END_GPU}'"),
+        "leaktrace -vv --interval 0 --format json --output /mapped -- /bin/map 2> /mapped.log".to_owned(),
+        format!(
+            "echo '{BEGIN_MAPPINGS}'; grep 'mmap of\\|munmap of\\|mremap of\\|WARN' /mapped.log; echo '{END_MAPPINGS}'"
+        ),
         "mkdir -p /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; mkdir /sys/fs/cgroup/leaky"
             .to_owned(),
         selected_commands(),
@@ -198,12 +216,17 @@ fn selected_commands() -> String {
     )
 }
 
-fn report(serial: &str, begin: &str, end: &str) -> Result<Value> {
-    let text = serial
+/// What stands on the serial line between two lines.
+fn between<'a>(serial: &'a str, begin: &str, end: &str) -> Result<&'a str> {
+    serial
         .split_once(&format!("{begin}\n"))
         .and_then(|(_, rest)| rest.split_once(end))
         .map(|(text, _)| text)
-        .with_context(|| format!("there is no report on the serial line after `{begin}`"))?;
+        .with_context(|| format!("there is no report on the serial line after `{begin}`"))
+}
+
+fn report(serial: &str, begin: &str, end: &str) -> Result<Value> {
+    let text = between(serial, begin, end)?;
     serde_json::from_str(text).context("the report is not JSON")
 }
 
@@ -312,6 +335,24 @@ fn verify_gpu(serial: &str) -> Result<()> {
         );
     }
     ensure_nothing_lost(&report)
+}
+
+/// Whether the kernel side told of all that a program has mapped, from where it should.
+fn verify_mappings(serial: &str) -> Result<()> {
+    let told = between(serial, BEGIN_MAPPINGS, END_MAPPINGS)?;
+    for (call, bytes, flags, has_stack) in MAPPINGS {
+        let is_it = |line: &&str| {
+            line.contains(&format!(" {call} of "))
+                && line.contains(&format!("+{bytes} from "))
+                && line.contains(&format!(", flags {flags}, "))
+                && line.contains(", stack 0x0, ") != has_stack
+        };
+        ensure!(
+            told.lines().any(|line| is_it(&line)),
+            "mappings: no {call} of {bytes} bytes with the flags {flags} among:\n{told}"
+        );
+    }
+    Ok(())
 }
 
 /// Whether a selection had exactly the processes that it names.
@@ -441,6 +482,25 @@ mod tests {
                 .unwrap_err()
                 .to_string()
                 .contains("go with their context")
+        );
+    }
+
+    #[test]
+    fn mapping_without_its_stack_fails() {
+        let told = |stack: &str| {
+            format!(
+                "{BEGIN_MAPPINGS}\nDEBUG mmap of 9.1: 0x7000+0x305000 from 0x0+0x0, flags 0x2, stack {stack}, 0 ns\n\
+                 DEBUG munmap of 9.1: 0x7000+0x7000 from 0x0+0x0, flags 0x0, stack 0x0, 7 ns\n\
+                 DEBUG mremap of 9.1: 0x7000+0x609000 from 0x1000+0x1000, flags 0x0, stack 0x8, 7 ns\n\
+                 DEBUG mmap of 9.1: 0x7000+0x901000 from 0x0+0x0, flags 0x3, stack 0x0, 0 ns\n{END_MAPPINGS}\n"
+            )
+        };
+        verify_mappings(&told("0x10")).unwrap();
+        assert!(
+            verify_mappings(&told("0x0"))
+                .unwrap_err()
+                .to_string()
+                .contains("no mmap of 0x305000 bytes")
         );
     }
 

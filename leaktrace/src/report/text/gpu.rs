@@ -4,7 +4,10 @@ use std::io;
 
 use leaktrace_common::call::Space;
 
-use super::{Page, clean, column_widths, stack, words::process_name};
+use super::{
+    Page, clean, column_widths, stack,
+    words::{is_suppressed, process_name},
+};
 use crate::report::{
     gpu::{Failures, Gpu, GpuState, NotTracked, NvmlProcess, PlaceSums, Table, Torch},
     ledger::Line,
@@ -88,6 +91,7 @@ impl Page<'_> {
                 "nothing outstanding: every block handed out since the attach was freed".to_owned(),
             ),
             () if filters.top == 0 => (Ink::Strong, "no site is listed (--top 0)".to_owned()),
+            () if is_suppressed(report) => (Ink::Strong, "no site but what is suppressed".to_owned()),
             () => (
                 Ink::Strong,
                 format!(

@@ -6,7 +6,7 @@ use crate::report::{
     sample,
 };
 
-fn rendered(report: &Report, color: bool, width: Option<usize>) -> String {
+pub(super) fn rendered(report: &Report, color: bool, width: Option<usize>) -> String {
     let native = false;
     shown(report, Text { color, width, native })
 }
@@ -384,4 +384,53 @@ fn of_many_processes_those_that_hold_most_are_listed() {
         assert!(text.contains(line), "{line}in\n{text}");
     }
     assert_eq!(text.matches("RSS 84.2 MiB\n").count(), 8 + 1, "{text}");
+}
+
+#[test]
+fn a_failed_gate_names_its_conditions_and_its_sites() {
+    let mut report = sample::gated();
+    let text = rendered(&report, false, None);
+    for line in [
+        "\nsuppressed: 2 sites with 3.0 KiB in 14 blocks (12 x leak:^cache_*, 2 x leak:libfoo)\n",
+        "\nsuppressed: 1 site of device memory with 1.0 MiB in 2 blocks (2 x leak:libfoo)\n",
+        "\nsuppressed: 3 Python types (3 x leak:libfoo)\n",
+        "\nfailed: survivors>100: 1,235 blocks outstanding\n  1.2 MiB in 1,234 blocks by malloc at \
+         http::Parser<char>::header (src/http.cc:88), server (4242)\n",
+        "\nfailed: bytes>1MiB: at least 40.0 MiB of device memory outstanding, the lower bound at 95 % (estimate 48.0 MiB)\n  and 7 more sites\n",
+        "\nfailed: growing: growth of 1 site and 2 Python types\n  1.2 MiB in 1,234 blocks by malloc at \
+         http::Parser<char>::header (src/http.cc:88), server (4242): every block still lives\n",
+        "\nundecided: whether 3 sites and 1 Python type grow; trace 40.0 s longer (-d)\n",
+        "\nnot looked at one by one: 5 sites,",
+    ] {
+        assert!(text.contains(line), "{line}in\n{text}");
+    }
+    assert!(
+        !text.contains("passed:") && !text.contains("leak:unused"),
+        "{text}"
+    );
+    let findings = crate::report::gate_findings(&report);
+    assert!(findings[0].starts_with("failed: survivors>100") && findings[1].starts_with("  1.2 MiB"));
+    assert!(findings.iter().all(|line| !line.contains('\n')));
+
+    let gate = report.gate.as_mut().unwrap();
+    gate.failed.clear();
+    gate.undecided = None;
+    gate.unnamed_sites = 0;
+    let text = rendered(&report, false, None);
+    assert!(
+        text.contains("\npassed: growing, survivors>100, bytes>1MiB\n"),
+        "{text}"
+    );
+    assert_eq!(crate::report::gate_findings(&report), Vec::<String>::new());
+    report.survivors.clear();
+    let text = rendered(&report, false, None);
+    assert!(text.contains("\nno site but what is suppressed\n"), "{text}");
+}
+
+#[test]
+fn names_in_the_findings_of_a_gate_steer_no_terminal() {
+    let mut report = sample::gated();
+    report.survivors[0].frames[2].symbol = Some("a\x1b[2Jb".to_owned());
+    let findings = crate::report::gate_findings(&report);
+    assert!(findings[1].contains("a\u{fffd}[2Jb"), "{findings:?}");
 }

@@ -112,10 +112,7 @@ fn cells(row: &TypeSurvivors) -> [String; 6] {
 
 /// The type with its module; whose it is where there are several processes; and whether that has ended.
 fn name(row: &TypeSurvivors, many: bool) -> String {
-    let name = match &row.module {
-        Some(module) => format!("{}.{}", clean(module), clean(&row.name)),
-        None => clean(&row.name).into_owned(),
-    };
+    let name = clean(&row.full_name()).into_owned();
     match (many, row.state) {
         (true, State::Exited) => format!("{name} ({}, exited)", row.pid),
         (true, _) => format!("{name} ({})", row.pid),

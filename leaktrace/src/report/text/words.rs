@@ -91,6 +91,7 @@ pub(super) fn nothing(report: &Report) -> String {
             "nothing outstanding: every block handed out since the attach was freed".to_owned()
         }
         () if filters.top == 0 => "no site is listed (--top 0)".to_owned(),
+        () if is_suppressed(report) => "no site but what is suppressed".to_owned(),
         () if filters.older_than_ms > 0 => format!(
             "nothing outstanding is older than {}: the {} in {} are younger",
             duration_ms(filters.older_than_ms),
@@ -103,6 +104,11 @@ pub(super) fn nothing(report: &Report) -> String {
             counted(live_blocks, "block")
         ),
     }
+}
+
+/// Whether suppressions have left out anything.
+pub(super) fn is_suppressed(report: &Report) -> bool {
+    report.suppressed.iter().any(|one| !one.is_unused())
 }
 
 /// Resident memory, to hold the outstanding bytes against.

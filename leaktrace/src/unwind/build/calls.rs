@@ -1,8 +1,8 @@
-//! Where in code a call can end: what a return address can be.
+//! Where in code a call can end: what a return address can be. System calls are such calls: walks begin at them, too.
 //!
 //! A test of bytes, not a disassembly: it finds every near call and some things that are none. A call is `E8` with a
 //! distance of 4 bytes, or `FF` with 2 in the middle of its `ModRM` byte and what that asks for (Intel SDM volume 2,
-//! CALL and table 2-2); prefixes stand in front and change neither. Must not know DWARF or rules.
+//! CALL and table 2-2), or `0F 05` (SYSCALL); prefixes stand in front and change neither. Must not know DWARF or rules.
 
 use std::io;
 
@@ -14,6 +14,9 @@ use crate::unwind::table::Segment;
 
 /// Bytes of code that are read at a time, a multiple of what a word of the bitmap stands for.
 const CHUNK_BYTES: usize = 1 << 20;
+
+/// SYSCALL.
+const SYSCALL: [u8; 2] = [0x0f, 0x05];
 
 /// The longest call without its prefixes.
 const CALL_BYTES_MAX: usize = 7;
@@ -178,6 +181,9 @@ fn mark(code: &[u8], from: usize, bits: &mut [u64]) {
             set(at + size_bytes);
         }
     }
+    for at in memchr::memmem::find_iter(code, &SYSCALL) {
+        set(at + SYSCALL.len());
+    }
 }
 
 /// Bytes of an indirect near call, from its opcode `FF` on; `None` if the `ModRM` byte makes it another instruction.
@@ -224,6 +230,12 @@ mod tests {
             size_bytes: code.len() as u64,
         };
         Calls::scan(code, &[segment]).unwrap().ends().collect()
+    }
+
+    #[test]
+    fn a_system_call_is_found_by_its_bytes() {
+        // mov $9,%eax; syscall; ret
+        assert_eq!(ends(&[0xb8, 9, 0, 0, 0, 0x0f, 0x05, 0xc3]), [0x1007]);
     }
 
     #[test]

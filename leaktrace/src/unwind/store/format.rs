@@ -9,7 +9,7 @@ use twox_hash::XxHash3_64;
 use crate::unwind::table::{Segment, Table};
 
 /// To be raised whenever the layout changes, or what a table is for a file.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 
 const MAGIC: [u8; 4] = *b"LTUW";
 
