@@ -3,8 +3,8 @@
 //! Pure. It must not read a clock (time comes in, nanoseconds of `CLOCK_BOOTTIME`), do I/O, or know the
 //! kernel's maps, addresses of code or symbols.
 //!
-//! Each interval: [`Tracker::begin`], any number of [`Tracker::add_totals`] and [`Tracker::add_block`],
-//! [`Tracker::finish`]. When a process image ends: [`Tracker::freeze`], in place of further intervals.
+//! Each interval: [`Tracker::begin`], any number of [`Tracker::add_totals`], [`Tracker::note`], any number of
+//! [`Tracker::add_block`], [`Tracker::finish`]. In between, totals alone may be added and noted, for histories. When a process image ends: [`Tracker::freeze`], in place of further intervals.
 
 mod ages;
 pub mod ends;

@@ -35,8 +35,10 @@ pub(super) fn find(evidence: &Evidence) -> Option<Finding> {
     found.max_by(|a, b| a.confidence.total_cmp(&b.confidence))
 }
 
-/// Nothing has been handed out for long: what there is stays as it is, or goes.
+/// Nothing has been handed out for long: what there is stays as it is, or goes. Of levels alone it is not known: what is
+/// replaced by as much shows no change.
 fn quiet(evidence: &Evidence) -> Option<Finding> {
+    evidence.cohorts.as_ref()?;
     let span_s = evidence.span_s();
     let active = evidence.active();
     let (first_s, last_s) = (active.first()?, active.last()?);

@@ -64,7 +64,7 @@ fn in_window(evidence: &Evidence, from_s: f64, strictness: f64) -> Option<Findin
     let recent = slope_since(evidence, from_s + window_s / 2.0, GRID / 2)?;
     let (mut confidence, slope, why) = rising(evidence, from_s, &recent);
     confidence = 1.0 - (1.0 - confidence) / strictness;
-    let doubt = doubt(evidence, from_s, &slope);
+    let doubt = doubt(evidence, from_s, &slope, why);
     let is_sure = confidence >= SURE && doubt.is_none();
     Some(Finding {
         class: if is_sure { Class::Growing } else { Class::Undecided },
@@ -92,18 +92,9 @@ fn rising(evidence: &Evidence, from_s: f64, recent: &Slope) -> (f64, Slope, Why)
         let consistent = consistent(&mature, recent);
         let confidence = mature.old.min(mature.young) * mature.kept * consistent;
         let slope = mature.stays.slope;
-        let why = if mature.share >= 0.95 {
-            Why::Stays {
-                share: mature.share,
-                over_s: window_s,
-                blocks: mature.blocks,
-            }
-        } else {
-            Why::PartStays {
-                share: mature.share,
-                over_s: window_s,
-                blocks: mature.blocks,
-            }
+        let why = Why::Stays {
+            share: mature.share,
+            over_s: window_s,
         };
         (confidence, slope, why)
     };
@@ -130,8 +121,7 @@ fn piling_up(evidence: &Evidence, from_s: f64, recent: &Slope) -> Option<(f64, S
     if late < EVEN * early || early <= 0.0 || now.live_bytes < RESIZES * half.live_bytes || low < high {
         return None;
     }
-    let (confidence, slope, why) = by_level(evidence, from_s, recent);
-    Some((confidence, slope, why))
+    Some(by_level(evidence, from_s, recent))
 }
 
 /// How well what stays agrees with the level, against that staying flat: a full cache that throws out at random keeps a
@@ -236,7 +226,7 @@ fn by_level(evidence: &Evidence, from_s: f64, recent: &Slope) -> (f64, Slope, Wh
 }
 
 /// What speaks against growth that shows, and how long it takes to know.
-fn doubt(evidence: &Evidence, from_s: f64, slope: &Slope) -> Option<(Why, f64)> {
+fn doubt(evidence: &Evidence, from_s: f64, slope: &Slope, why: Why) -> Option<(Why, f64)> {
     let span_s = evidence.span_s();
     let window_s = span_s - from_s;
     if let Some(ago_s) = stopped(evidence, from_s) {
@@ -254,7 +244,9 @@ fn doubt(evidence: &Evidence, from_s: f64, slope: &Slope) -> Option<(Why, f64)> 
     let (then, now) = (evidence.run_at(from_s)?, evidence.run_at(span_s)?);
     let gained = evidence.now().live_blocks - evidence.at(from_s).live_blocks;
     let frees = now.frees_unknown - then.frees_unknown;
-    if evidence.sample_bytes.is_none() && frees > REPLACES * gained {
+    // A block that is larger than the one before it took the place of none that is unknown.
+    let by_size = matches!(why, Why::Resizes { .. });
+    if evidence.sample_bytes.is_none() && !by_size && frees > REPLACES * gained {
         return Some((Why::Replaces { frees, gained }, span_s));
     }
     let grown_bytes = slope.per_s * window_s;

@@ -51,10 +51,8 @@ struct Finding {
 enum Why {
     /// Too short a look: seconds that it takes in all.
     TooEarly { takes_s: f64 },
-    /// What was handed out stays: of the old and of the young, the share that lives, over this time.
-    Stays { share: f64, over_s: f64, blocks: f64 },
-    /// A part of what comes and goes stays.
-    PartStays { share: f64, over_s: f64, blocks: f64 },
+    /// What was handed out stays: the share of it that lives, of the old as of the young, over this time.
+    Stays { share: f64, over_s: f64 },
     /// Blocks are replaced by larger ones.
     Resizes { factor: f64, over_s: f64 },
     /// It rises, and nothing is known of what it is made of.

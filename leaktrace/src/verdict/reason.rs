@@ -24,22 +24,7 @@ fn why(finding: &Finding, evidence: &Evidence) -> String {
     let rate = rate(&finding.slope);
     match finding.why {
         Why::TooEarly { takes_s } => format!("seen for less than {}", duration_s(takes_s.ceil())),
-        Why::Stays { share, over_s, .. } if share >= 0.9995 => {
-            format!(
-                "every block allocated here in the last {} still lives; {rate}",
-                duration_s(over_s)
-            )
-        }
-        Why::Stays { share, over_s, .. } => format!(
-            "{} of what was allocated here in the last {} still lives; {rate}",
-            percent(share),
-            duration_s(over_s)
-        ),
-        Why::PartStays { share, over_s, .. } => format!(
-            "of what is allocated here {} stays, whether it is old or young, for the last {}; {rate}",
-            percent(share),
-            duration_s(over_s)
-        ),
+        Why::Stays { share, over_s } => stays(share, over_s, &rate),
         Why::Resizes { factor, over_s } => format!(
             "its blocks are replaced by larger ones: {factor:.1} times as large as {} ago; {rate}",
             duration_s(over_s)
@@ -79,6 +64,23 @@ fn why(finding: &Finding, evidence: &Evidence) -> String {
         Why::Young { older_s, share } => young(finding, older_s, share),
         Why::Unclear { rising } if rising > 0.5 => format!("it may grow: {rate}"),
         Why::Unclear { .. } => format!("no trend is clear: {rate}"),
+    }
+}
+
+fn stays(share: f64, over_s: f64, rate: &str) -> String {
+    let over = duration_s(over_s);
+    if share >= 0.9995 {
+        format!("every block allocated here in the last {over} still lives; {rate}")
+    } else if share >= 0.95 {
+        format!(
+            "{} of what was allocated here in the last {over} still lives; {rate}",
+            percent(share)
+        )
+    } else {
+        let share = percent(share);
+        format!(
+            "of what is allocated here {share} stays, whether it is old or young, for the last {over}; {rate}"
+        )
     }
 }
 

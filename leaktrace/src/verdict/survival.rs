@@ -68,8 +68,6 @@ pub(super) struct Mature {
     pub(super) kept: f64,
     /// Share of the bytes handed out that lives.
     pub(super) share: f64,
-    /// Living blocks among them.
-    pub(super) blocks: f64,
     /// How old the youngest of them is, seconds.
     pub(super) older_s: f64,
     /// Bytes of the older half of the births that stay per second, with their error.
@@ -101,7 +99,6 @@ pub(super) fn mature(evidence: &Evidence, from_s: f64) -> Option<Mature> {
         young: is_some(&young, &stays.slope),
         kept: kept(&old, &young, &stays.slope, whole.density()),
         share: share(&whole),
-        blocks: whole.live.live_blocks,
         older_s: span_s - end_s,
         old_stays,
         old_older_s: span_s - begin_s - step_s * (STRETCHES / 2) as f64,

@@ -312,3 +312,31 @@ fn a_look_right_after_another_is_no_pause() {
     }
     assert_eq!(judge(&evidence).class, Class::Growing);
 }
+
+#[test]
+fn of_levels_alone_it_is_not_said_that_nothing_was_handed_out() {
+    let mut rng = Rng::with_seed(9);
+    let blocks = arrivals(&mut rng, (0.3, 1.5), 500.0, 100.0, Life::Ever);
+    let mut evidence = read(&mut rng, &blocks, SPAN_S, READINGS, None);
+    assert_eq!(judge(&evidence).class, Class::OneOff);
+    evidence.cohorts = None;
+    let verdict = judge(&evidence);
+    assert_eq!(verdict.class, Class::Plateau, "{verdict:?}");
+}
+
+#[test]
+fn a_vector_grows_whatever_else_is_freed() {
+    let ends = |index: i32| 0.4 * 2_f64.powi(index + 1);
+    let blocks: Vec<Block> = (0..7)
+        .map(|index| Block {
+            born_s: ends(index - 1),
+            dies_s: if index == 6 { f64::INFINITY } else { ends(index) },
+            bytes: 1000.0 * 2_f64.powi(index),
+        })
+        .collect();
+    let mut evidence = read(&mut Rng::with_seed(1), &blocks, SPAN_S, READINGS, None);
+    for (index, run) in evidence.runs.iter_mut().enumerate() {
+        run.frees_unknown = index as f64;
+    }
+    assert_eq!(judge(&evidence).class, Class::Growing);
+}

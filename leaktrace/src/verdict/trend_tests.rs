@@ -71,7 +71,7 @@ fn what_lies_on_a_line_is_known() {
 }
 
 #[test]
-fn without_a_trend_one_is_seen_as_often_as_stated() {
+fn without_a_trend_one_is_seldom_seen() {
     for memory in [0.0, 0.5, 0.9, 1.0] {
         let mut rng = Rng::with_seed(11);
         let seen = (0..2000)
