@@ -1,14 +1,8 @@
 //! What the formats have in common about frames: their names, and which one is the user's own.
 
-use std::{
-    borrow::{Borrow, Cow},
-    collections::HashMap,
-};
+use std::borrow::{Borrow, Cow};
 
 use super::model::{Frame, Lang, Survivor};
-
-/// Columns of a name in a sentence.
-const SHORT_COLUMNS: usize = 48;
 
 /// The frames of a site that are shown: without the probed function where that only repeats the call, and without an
 /// interpreter's plumbing unless it is asked for.
@@ -34,57 +28,6 @@ pub(super) fn name(frame: &Frame) -> Cow<'_, str> {
     }
 }
 
-/// What a site is called in a sentence: the function where a person starts to read, without its arguments; of Python also
-/// the line.
-fn short_name(survivor: &Survivor) -> String {
-    let frames = survivor.frames.as_slice();
-    let Some(frame) = innermost_user(frames)
-        .and_then(|index| frames.get(index))
-        .or_else(|| frames.last())
-    else {
-        return survivor.call.clone();
-    };
-    if let (true, Some(file), Some(line)) = (is_python(frame), &frame.file, frame.line) {
-        let place = format!("{}:{line}", base_name(file));
-        return match &frame.symbol {
-            Some(symbol) if !symbol.starts_with('<') => elide(&format!("{symbol} ({place})"), SHORT_COLUMNS),
-            _ => place,
-        };
-    }
-    elide(&without_arguments(&name(frame)), SHORT_COLUMNS)
-}
-
-/// The same of all sites of a report; those that would be called the same by their lines, too.
-pub(crate) fn short_names(survivors: &[Survivor]) -> Vec<String> {
-    let mut names: Vec<String> = survivors.iter().map(short_name).collect();
-    let mut counts: HashMap<String, usize> = HashMap::new();
-    for name in &names {
-        *counts.entry(name.clone()).or_default() += 1;
-    }
-    for (name, survivor) in names.iter_mut().zip(survivors) {
-        let frames = survivor.frames.as_slice();
-        let frame = innermost_user(frames).and_then(|index| frames.get(index));
-        if counts[name.as_str()] > 1
-            && let Some((file, line)) = frame.and_then(|frame| Some((frame.file.as_ref()?, frame.line?)))
-            && !name.contains(&format!(":{line}"))
-        {
-            *name = format!("{name} ({}:{line})", base_name(file));
-        }
-    }
-    names
-}
-
-/// A function of C++ without its arguments; other languages do not name them.
-fn without_arguments(name: &str) -> String {
-    let name = name.replace("(anonymous namespace)", "{anonymous}");
-    let from = name.find("operator()").map_or(0, |at| at + "operator()".len());
-    let has_arguments = name.ends_with(')') || name.ends_with(" const");
-    match name[from..].find('(') {
-        Some(at) if has_arguments && from + at > 0 => name[..from + at].to_owned(),
-        _ => name,
-    }
-}
-
 /// The last part of a path.
 pub(super) fn base_name(path: &str) -> &str {
     path.rsplit('/').find(|part| !part.is_empty()).unwrap_or(path)
@@ -103,7 +46,7 @@ pub(crate) fn innermost_user<F: Borrow<Frame>>(frames: &[F]) -> Option<usize> {
     })
 }
 
-fn is_python(frame: &Frame) -> bool {
+pub(super) fn is_python(frame: &Frame) -> bool {
     frame.lang == Lang::Python
 }
 
@@ -319,68 +262,6 @@ mod tests {
         assert_eq!(name(&frame(Some("main"), Some("/bin/x"))), "main");
         assert_eq!(name(&frame(None, Some("/usr/lib/libx.so.1"))), "libx.so.1+0x1234");
         assert_eq!(name(&frame(None, None)), "0x7f00");
-    }
-
-    #[test]
-    fn in_a_sentence_a_function_has_no_arguments() {
-        for (name, short) in [
-            ("main", "main"),
-            ("load(std::vector<int>, (anonymous namespace)::T)", "load"),
-            ("(anonymous namespace)::load(int)", "{anonymous}::load"),
-            ("A::operator()(int) const", "A::operator()"),
-            ("A::operator()() const", "A::operator()"),
-            (
-                "<(A, B) as core::ops::Fn>::call",
-                "<(A, B) as core::ops::Fn>::call",
-            ),
-            ("libx.so.1+0x12", "libx.so.1+0x12"),
-        ] {
-            assert_eq!(without_arguments(name), short);
-        }
-    }
-
-    #[test]
-    fn in_a_sentence_a_line_of_python_is_enough() {
-        let mut survivor = crate::report::sample::report().survivors.remove(0);
-        let python = |symbol: &str| Frame {
-            lang: Lang::Python,
-            symbol: Some(symbol.to_owned()),
-            file: Some("/srv/app/views.py".to_owned()),
-            line: Some(12),
-            ..Frame::default()
-        };
-        for (symbol, short) in [
-            ("<listcomp>", "views.py:12"),
-            ("View.get", "View.get (views.py:12)"),
-        ] {
-            survivor.frames = vec![frame(Some("malloc"), None), python(symbol)];
-            assert_eq!(short_name(&survivor), short);
-        }
-        survivor.frames.clear();
-        assert_eq!(short_name(&survivor), survivor.call);
-    }
-
-    #[test]
-    fn sites_of_one_function_are_told_apart_by_their_lines() {
-        let at = |symbol: &str, line: Option<u32>| {
-            let mut survivor = crate::report::sample::report().survivors.remove(0);
-            survivor.frames = vec![Frame {
-                file: line.map(|_| "/src/pool.c".to_owned()),
-                line,
-                ..frame(Some(symbol), Some("/bin/x"))
-            }];
-            survivor
-        };
-        let survivors = [
-            at("fill", Some(7)),
-            at("load", Some(9)),
-            at("fill", Some(8)),
-            at("fill", None),
-        ];
-        assert_eq!(
-            short_names(&survivors),
-            ["fill (pool.c:7)", "load", "fill (pool.c:8)", "fill"]
-        );
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod overhead;
 pub mod python;
 #[cfg(test)]
 pub(crate) mod sample;
+mod short;
 pub mod stacks;
 mod style;
 mod text;
@@ -27,10 +28,10 @@ mod watch_text;
 
 use std::io::{self, Write};
 
-pub(crate) use self::frames::{innermost_user, short_names};
 pub use self::{
     folded::Folded, json::Json, text::Text, text::findings as gate_findings, watch_text::WatchText,
 };
+pub(crate) use self::{frames::innermost_user, short::short_names};
 use model::Report;
 
 /// The forms of a report.
