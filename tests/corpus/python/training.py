@@ -1,7 +1,9 @@
 """Losses of a training, each of which holds on to its step's activations. usage: training.py keep|item
 
-keep: the losses are appended to a list as they are. item: only their numbers are.
+keep: the losses are appended to a list as they are. item: the numbers of the last hundred are kept.
 """
+
+from collections import deque
 
 from corpus import Run, Site
 
@@ -30,7 +32,7 @@ keep = run.variant == "keep"
 if keep:
     site.rate = 10 * (SIZE + 1) * run.speed
 run.begin(site)
-losses, step = [], 0
+losses, step = [] if keep else deque(maxlen=100), 0
 for _ in run.ticks():
     for _ in range(run.due(10)):
         step += 1
