@@ -227,6 +227,7 @@ fn survivor(site: &SiteSnapshot) -> Survivor {
         allocs: site.allocs,
         frees: site.frees,
         age_ms: site.age_ms,
+        lifetime_ms: None,
         frames: (0..16).map(frame).collect(),
         mismatch: false,
         block_list: None,

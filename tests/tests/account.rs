@@ -90,6 +90,18 @@ impl Run {
         part.map_or(0, |part| part["bytes"].as_i64().expect("a number"))
     }
 
+    /// What was mapped by a function, as a site.
+    fn mapping_site(&self, function: &str) -> &Value {
+        let survivors = self.report.value()["survivors"].as_array().expect("a list");
+        let mut found = survivors
+            .iter()
+            .filter(|survivor| survivor["space"] == "mapping" && is_from(survivor, function));
+        let (Some(site), None) = (found.next(), found.next()) else {
+            panic!("not once {function}: {}", self.report.summary())
+        };
+        site
+    }
+
     /// The parts and what is left add up exactly; what is left is little; and all of it is what the kernel says.
     fn assert_adds_up(&self) {
         let account = self.account();
@@ -171,6 +183,13 @@ fn what_is_cut_and_what_grows_stays_whose_it_was() {
         };
         assert_eq!(mapping["held_bytes"], bytes * MIB, "{mapping}");
         assert_eq!(mapping["mapped_bytes"], mapped * MIB, "{mapping}");
+        let site = run.mapping_site(function);
+        assert_eq!(site["bytes"], bytes * MIB, "{site}");
+        let age = &site["age_ms"];
+        assert!(
+            age["min"].as_u64() > Some(0) && age["max"].as_u64() >= age["min"].as_u64(),
+            "{age}"
+        );
     }
     assert_about(run.changed(&["mappings"]), 36 * MIB, &run);
 }
@@ -180,6 +199,9 @@ fn the_stacks_of_threads_are_not_the_heap() {
     let run = run("stacks");
     assert_about(run.changed(&["stacks"]), 8 * MIB, &run);
     assert_about(run.changed(&["site", "other-sites", "heap-free"]), 0, &run);
+    // Who has started them is a site like any other, with what is there of the stacks.
+    let site = run.mapping_site("start_threads");
+    assert_about(site["bytes"].as_i64().expect("a number"), 8 * MIB, &run);
 }
 
 #[test]

@@ -230,6 +230,7 @@ mod tests {
             held_bytes,
             length_bytes,
             stretches: 1,
+            made: 1,
         };
         let mut split = Split::default();
         split.mappings.insert(None, bytes(5, 10));

@@ -3,7 +3,7 @@
 //!
 //! Pure. Must not know how much of it is there, nor what else is mapped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use leaktrace_common::mapping::{MapEvent, flag, kind};
 
@@ -93,6 +93,8 @@ pub struct Mapped {
     dropped: u64,
     /// So many more are not kept before neighbours are made one again.
     patience: usize,
+    /// How many mappings were made by each call from each stack, those that are gone included.
+    made: HashMap<(Call, u64), u64>,
 }
 
 impl Mapped {
@@ -116,11 +118,23 @@ impl Mapped {
         self.dropped
     }
 
+    /// How many mappings this call has made from this stack, those that are gone included.
+    pub fn made(&self, call: Call, stack_id: u64) -> u64 {
+        self.made.get(&(call, stack_id)).copied().unwrap_or(0)
+    }
+
+    fn count(&mut self, call: Call, stack_id: u64) {
+        if self.made.len() < INTERVALS_MAX || self.made.contains_key(&(call, stack_id)) {
+            *self.made.entry((call, stack_id)).or_default() += 1;
+        }
+    }
+
     /// Follows a system call.
     pub fn apply(&mut self, event: &MapEvent) {
         let end = event.start.saturating_add(event.length_bytes);
         match event.kind {
             kind::MAP => {
+                self.count(Call::Map, event.stack_id);
                 self.cut(event.start, end);
                 self.insert(event.start, end, Origin::new(event, Call::Map));
             }
@@ -130,6 +144,7 @@ impl Mapped {
             kind::BREAK if event.old_start != 0 => {
                 self.cut(event.start.min(event.old_start), event.start.max(event.old_start));
                 if event.start > event.old_start {
+                    self.count(Call::Break, event.stack_id);
                     let origin = Origin {
                         length_bytes: event.start - event.old_start,
                         ..Origin::new(event, Call::Break)

@@ -30,7 +30,7 @@ use self::{
     evidence::{Block, Blocks, Rounding},
     mapped::Call,
     process::Process,
-    split::MappedBytes,
+    split::{MappedBytes, Stretch},
 };
 use crate::{kernel::clock::now_ns, report::account::Account};
 
@@ -269,6 +269,14 @@ impl Accounts {
         self.processes.values().flat_map(|process| {
             let of = process.mappings();
             of.map(|(call, stack_id, bytes)| (process.key(), call, stack_id, bytes))
+        })
+    }
+
+    /// The same, one by one: whose, and what it is.
+    pub fn stretches(&self) -> impl Iterator<Item = (Key, &Stretch)> {
+        self.processes.values().flat_map(|process| {
+            let key = process.key();
+            process.stretches().map(move |stretch| (key, stretch))
         })
     }
 

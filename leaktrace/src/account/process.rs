@@ -17,7 +17,7 @@ use super::{
     pages::Pagemap,
     pieces::{Piece, cut},
     smaps::{self, Area},
-    split::{Known, MappedBytes, Sources, Split, split},
+    split::{Known, MappedBytes, Sources, Split, Stretch, split},
 };
 
 /// Ranges that are remembered until the next look.
@@ -175,7 +175,10 @@ impl Process {
             known: &mut self.known,
             pages: &mut look.pages,
         };
-        let split = split(&look.pieces, sources, leads_through_allocator);
+        let mut split = split(&look.pieces, sources, leads_through_allocator);
+        for (mapper, bytes) in split.mappings.iter_mut().chain(&mut split.stacks) {
+            bytes.made = mapper.map_or(0, |(call, stack_id)| self.mapped.made(call, stack_id));
+        }
         if look.pages.has_failed() {
             return;
         }
@@ -205,10 +208,16 @@ impl Process {
         Some((first, now))
     }
 
-    /// What it has mapped by itself and from where, as of the last look.
+    /// What it has mapped by itself and from where, as of the last look; stacks of threads included.
     pub(super) fn mappings(&self) -> impl Iterator<Item = (Call, u64, MappedBytes)> {
-        let mappings = self.last.iter().flat_map(|last| &last.split.mappings);
+        let splits = self.last.iter().map(|last| &last.split);
+        let mappings = splits.flat_map(|split| split.mappings.iter().chain(&split.stacks));
         mappings.filter_map(|(mapper, bytes)| mapper.map(|(call, stack_id)| (call, stack_id, *bytes)))
+    }
+
+    /// The same one by one.
+    pub(super) fn stretches(&self) -> impl Iterator<Item = &Stretch> {
+        self.last.iter().flat_map(|last| &last.split.stretches)
     }
 
     /// It has ended: what is needed for a look only is let go.

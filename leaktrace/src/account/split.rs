@@ -24,6 +24,31 @@ pub struct MappedBytes {
     pub length_bytes: u64,
     /// In how many stretches.
     pub stretches: u64,
+    /// How many mappings were made in all, those that are gone included.
+    pub made: u64,
+}
+
+impl MappedBytes {
+    const fn add(&mut self, piece: &Piece) {
+        self.held_bytes += piece.held_bytes;
+        self.length_bytes += piece.length_bytes();
+        self.stretches += 1;
+    }
+}
+
+/// What there is of a mapping that a process has made by itself, or a part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// By which call.
+    pub call: Call,
+    /// From which stack.
+    pub stack_id: u64,
+    /// Its first address.
+    pub start: u64,
+    /// Bytes of it that are there, resident or in swap.
+    pub held_bytes: u64,
+    /// When it was mapped, nanoseconds of `CLOCK_BOOTTIME`.
+    pub time_ns: u64,
 }
 
 /// Who has mapped something: the call and its stack; none where it is not known.
@@ -38,6 +63,10 @@ pub struct Split {
     pub sites: HashMap<SiteKey, u64>,
     /// What the process has mapped by itself since the attach.
     pub mappings: HashMap<Mapper, MappedBytes>,
+    /// Stacks of threads that were started since the attach, by who has mapped them.
+    pub stacks: HashMap<Mapper, MappedBytes>,
+    /// Of both, that of which it is known who has mapped it, one by one.
+    pub stretches: Vec<Stretch>,
 }
 
 impl Split {
@@ -133,6 +162,19 @@ pub fn split<P: Pages>(
         };
         heap.push(kind == Kind::Heap);
         split.add(kind, piece);
+        if let (Kind::Mappings(_) | Kind::Stacks, What::Mapped(origin)) = (kind, piece.what) {
+            let mapper = Some((origin.call, origin.stack_id));
+            if kind == Kind::Stacks {
+                split.stacks.entry(mapper).or_default().add(piece);
+            }
+            split.stretches.push(Stretch {
+                call: origin.call,
+                stack_id: origin.stack_id,
+                start: piece.start,
+                held_bytes: piece.held_bytes,
+                time_ns: origin.time_ns,
+            });
+        }
     }
     let of_heap = pieces.iter().zip(&heap).filter(|(_, is_heap)| **is_heap);
     known.0 = of_heap.map(|(piece, _)| (piece.start, piece.end)).collect();
@@ -146,10 +188,7 @@ impl Split {
         let level = match kind {
             Kind::Heap => &mut levels.heap_bytes,
             Kind::Mappings(mapper) => {
-                let of_mapper = self.mappings.entry(mapper).or_default();
-                of_mapper.held_bytes += piece.held_bytes;
-                of_mapper.length_bytes += piece.length_bytes();
-                of_mapper.stretches += 1;
+                self.mappings.entry(mapper).or_default().add(piece);
                 &mut levels.mappings_bytes
             }
             Kind::Stacks => &mut levels.stacks_bytes,

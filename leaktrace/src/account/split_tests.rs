@@ -127,8 +127,18 @@ fn who_has_mapped_it_is_known_by_the_call() {
         held_bytes: 10 * MIB,
         length_bytes: 10 * MIB,
         stretches: 1,
+        made: 0,
     };
     assert_eq!(mapped, expected);
+    let [mapping, stack] = split.stretches[..] else {
+        panic!("{:?}", split.stretches)
+    };
+    assert_eq!(
+        (mapping.call, mapping.stack_id, mapping.start, mapping.held_bytes),
+        (Call::Map, 5, 110 * MIB, 10 * MIB)
+    );
+    assert_eq!((stack.stack_id, stack.held_bytes), (6, 5 * MIB));
+    assert_eq!(split.stacks[&Some((Call::Map, 6))].held_bytes, 5 * MIB);
 }
 
 #[test]

@@ -409,6 +409,8 @@ pub struct Survivor {
     pub frees: u64,
     /// Ages of the outstanding blocks.
     pub age_ms: Age,
+    /// How long those lived that were taken back; none where nothing was.
+    pub lifetime_ms: Option<Lifetime>,
     /// The stack, from the allocator call outwards. Inlined functions are frames of their own.
     pub frames: Vec<Frame>,
     /// Whether Python's frames do not fit to the native ones although both are whole; absent if they do. The order of
@@ -429,6 +431,18 @@ pub struct Age {
     pub p50: u64,
     /// The oldest.
     pub max: u64,
+}
+
+/// How long freed blocks lived, in milliseconds: bounds that are powers of two of nanoseconds, since no more is known.
+/// Where blocks are samples, large ones count for more than they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Lifetime {
+    /// Half of them lived less.
+    pub p50: f64,
+    /// Nine of ten lived less.
+    pub p90: f64,
+    /// 99 of 100 lived less.
+    pub p99: f64,
 }
 
 /// What a frame's function is written in, as far as it matters to where it is found.

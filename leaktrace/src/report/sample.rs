@@ -95,6 +95,11 @@ fn survivors() -> Vec<Survivor> {
             p50: 30_100,
             max: 72_000,
         },
+        lifetime_ms: Some(Lifetime {
+            p50: 0.524_288,
+            p90: 2.097_152,
+            p99: 33.554_432,
+        }),
         frames: stack_of_server(),
         mismatch: false,
         block_list: None,
@@ -117,6 +122,7 @@ fn survivors() -> Vec<Survivor> {
             p50: 61_000,
             max: 61_000,
         },
+        lifetime_ms: None,
         frames: vec![Frame {
             address: text("0x7ffe00001000"),
             ..Frame::default()
@@ -387,6 +393,7 @@ fn gpu_survivor(call: &str, space: &str, device: Option<u8>, bytes: u64, blocks:
         mean_bytes: bytes as f64 / blocks as f64,
         allocs: blocks,
         frees: 0,
+        lifetime_ms: None,
         frames: vec![
             frame("0x7f0000099500", libcuda, "0x99500", call, None),
             frame(

@@ -17,7 +17,7 @@ use super::{
 };
 pub use gate::findings;
 use words::{
-    by_space, ending, filters, in_all, members, name_of, nothing, numbers, owner, resident, rests_on,
+    by_space, ending, filters, in_all, lived, members, name_of, nothing, numbers, owner, resident, rests_on,
     stands_for,
 };
 
@@ -325,7 +325,7 @@ impl Page<'_> {
         let call = clean(&survivor.call);
         let owner = owner(survivor);
         write!(self.out, "{INDENT}{call}{space} in {owner}")?;
-        for remark in gpu::remarks(survivor) {
+        for remark in gpu::remarks(survivor).into_iter().chain(lived(survivor)) {
             write!(self.out, ", {remark}")?;
         }
         match survivor.state {

@@ -8,6 +8,7 @@ use leaktrace_common::{
     call::Space,
     key::{Process as Key, SiteKey},
     mapping::MapEvent,
+    math::Weight,
 };
 
 use super::{Session, mapped::Sink};
@@ -27,7 +28,7 @@ use crate::{
         short_names,
     },
     traced::{process::Traced, set::TracedSet},
-    track::{Image, SiteRef, Snapshot},
+    track::{Image, LiveBlock, MappingLevel as Level, SiteRef, Snapshot},
 };
 
 impl Sink for Accounts {
@@ -80,25 +81,52 @@ pub(super) fn settle(accounts: &mut Accounts, sweep: &Sweep) {
     accounts.settle(sweep, |_pid, _stack_id| false);
 }
 
-/// What processes have mapped by themselves, as sites: their keys, the bytes that are there, and in how many stretches.
-pub(super) fn mapping_sites(accounts: &Accounts) -> impl Iterator<Item = (SiteKey, u64, u64)> {
+/// What processes have mapped by themselves, as sites, and how much of it there is.
+pub(super) fn mapping_sites(accounts: &Accounts) -> impl Iterator<Item = (SiteKey, Level)> {
     accounts.mappings().map(|(process, call, stack_id, bytes)| {
-        let call = match call {
-            Call::Map => mapped::MMAP,
-            Call::Remap => mapped::MREMAP,
-            Call::Break => mapped::BRK,
-        };
         let key = SiteKey {
             stack_id,
-            process: Key {
-                space: Space::Mapping as u8,
-                ..process
-            },
-            call: call.into(),
+            process: of_mapping(process),
+            call: number(call).into(),
             shard: 0,
         };
-        (key, bytes.held_bytes, bytes.stretches)
+        let level = Level {
+            live_bytes: bytes.held_bytes,
+            live_blocks: bytes.stretches,
+            allocs: bytes.made,
+        };
+        (key, level)
     })
+}
+
+/// The same one by one: the blocks of those sites. Their bytes are what is there of them.
+pub(super) fn mapping_blocks(accounts: &Accounts) -> impl Iterator<Item = LiveBlock> {
+    accounts.stretches().map(|(process, stretch)| LiveBlock {
+        process: of_mapping(process),
+        stack_id: stretch.stack_id,
+        call: number(stretch.call).into(),
+        address: stretch.start,
+        size_bytes: stretch.held_bytes,
+        time_ns: stretch.time_ns,
+        weight: Weight::ONE,
+        unsure: false,
+    })
+}
+
+const fn of_mapping(process: Key) -> Key {
+    Key {
+        space: Space::Mapping as u8,
+        ..process
+    }
+}
+
+/// By what number a site has the call.
+const fn number(call: Call) -> u16 {
+    match call {
+        Call::Map => mapped::MMAP,
+        Call::Remap => mapped::MREMAP,
+        Call::Break => mapped::BRK,
+    }
 }
 
 /// The accounts of a report of this snapshot, without names.

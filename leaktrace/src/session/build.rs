@@ -29,7 +29,7 @@ use crate::{
     },
     symbol::{Symbolizer as _, blaze::Blaze, mappings::Mappings, objects::ObjectId},
     traced::{process::Traced, set::TracedSet},
-    track::{FrozenId, Image, SiteRef, SiteSnapshot, Snapshot},
+    track::{FrozenId, Image, SiteRef, SiteSnapshot, Snapshot, lifetimes},
 };
 use leaktrace_common::{
     call::Space,
@@ -291,6 +291,7 @@ fn survivor(from: &Sources<'_>, site: &SiteSnapshot) -> Survivor {
         allocs: site.allocs,
         frees: site.frees,
         age_ms: site.age_ms,
+        lifetime_ms: lifetimes::summary(&site.lifetimes),
         frames: Vec::new(),
         mismatch: false,
         block_list: blocks,

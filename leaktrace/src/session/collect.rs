@@ -2,6 +2,8 @@
 //! image.
 
 mod freeze;
+mod mappings;
+mod walks;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,13 +19,14 @@ use leaktrace_common::{
     unwind::{end, end_of},
 };
 
+use self::walks::Walks;
 use super::{
     ended::EndedImages,
     gpu::GpuMemory,
     pools::PoolEnds,
-    python::{Interpreters, PythonStack, of_targets},
+    python::{PythonStack, of_targets},
     same::{About, Same},
-    stacks::{Stacks, last_object},
+    stacks::Stacks,
     whereabouts::{Containers, Whereabouts},
 };
 use crate::{
@@ -259,19 +262,6 @@ impl Collector {
         self.tracker.attached(run);
     }
 
-    /// What processes have mapped by themselves: those that are not named any more are gone.
-    pub(super) fn set_mappings(&mut self, mappings: impl Iterator<Item = (SiteKey, u64, u64)>) {
-        let mut gone = std::mem::take(&mut self.mappings);
-        for (key, held_bytes, stretches) in mappings {
-            gone.remove(&key);
-            self.mappings.insert(key);
-            self.tracker.set_level(key, held_bytes, stretches);
-        }
-        for key in gone {
-            self.tracker.set_level(key, 0, 0);
-        }
-    }
-
     /// Reads the totals of all sites into their histories. When the next such reading is of use: it takes no more than a
     /// fiftieth of the time.
     ///
@@ -290,7 +280,8 @@ impl Collector {
         Ok(Duration::from_nanos(wait_ns).clamp(READ_SOON, READ_LATE))
     }
 
-    /// Reads everything and sums it up; adds every block of the host's memory to `sweep`.
+    /// Reads everything and sums it up; adds every block of the host's memory to `sweep`. When it has them all, `settle` says
+    /// what processes have mapped by themselves.
     ///
     /// # Errors
     /// [`TableError`].
@@ -299,6 +290,7 @@ impl Collector {
         traced: &TracedSet,
         run: RunReading,
         sweep: &mut Sweep,
+        settle: impl FnOnce(&Sweep, &mut Self),
     ) -> Result<Snapshot, TableError> {
         let begin_ns = now_ns();
         self.tracker.begin(begin_ns);
@@ -344,6 +336,7 @@ impl Collector {
                 self.tracker.add_block(&block);
             })?;
         }
+        settle(sweep, self);
         if traced.follows_members() {
             let processes = self.tables.processes()?;
             let runs = |(_, process): &&(u32, Tracked)| process.state & tracked::LEFT == 0;
@@ -544,60 +537,6 @@ const fn of_account(block: &LiveBlock) -> Block {
 
 fn with_freed(pools: Option<&PoolEnds>, key: &SiteKey, totals: &Site) -> Site {
     pools.map_or(*totals, |pools| pools.with_freed(key, totals))
-}
-
-/// How the walks of stacks ended, and what is known of the stacks.
-struct Walks<'a> {
-    ends: &'a mut Ends,
-    stacks: &'a mut Stacks,
-    python: &'a mut PythonStacks,
-    outcomes: &'a mut HashMap<u64, Outcome>,
-    interpreters: &'a dyn Interpreters,
-}
-
-impl Walks<'_> {
-    /// Adds a site of an image that `traced` knows.
-    fn add(
-        &mut self,
-        tables: &Tables,
-        traced: &TracedSet,
-        key: &SiteKey,
-        totals: &Site,
-    ) -> Result<(), TableError> {
-        self.add_python(tables, key, totals)?;
-        let finished = self.stacks.is_finished(key.stack_id);
-        self.ends.add(key.stack_id, totals.allocs, finished, || {
-            let stack = self.stacks.read(tables, key.stack_id)?;
-            let process = traced.get(key.process.tgid);
-            let mappings = process.map(|process| process.of_image(key.process.image).1);
-            Ok(last_object(&stack.frames, mappings, &traced.catalog.objects))
-        })
-    }
-
-    /// The same of the Python frames.
-    fn add_python(&mut self, tables: &Tables, key: &SiteKey, totals: &Site) -> Result<(), TableError> {
-        let (id, tgid, image) = (key.stack_id, key.process.tgid, key.process.image);
-        if id == 0 || !self.interpreters.is_followed(tgid, image) {
-            return Ok(());
-        }
-        if let Some(&outcome) = self.outcomes.get(&id) {
-            self.python.add(outcome, totals.allocs);
-            return Ok(());
-        }
-        self.stacks.read(tables, id)?;
-        // A stack is told of before it is in the table: that is the next reading's.
-        let Some(stack) = self.stacks.known(id) else {
-            return Ok(());
-        };
-        let (python, native) = (&stack.python, &stack.frames);
-        let outcome = python.outcome(self.interpreters, tgid, image, native);
-        if let Some(outcome) = outcome {
-            self.outcomes.insert(id, outcome);
-        }
-        // What has not been read by the end of a process never is.
-        self.python.add(outcome.unwrap_or(Outcome::Gone), totals.allocs);
-        Ok(())
-    }
 }
 
 /// How many addresses of a stack to keep, and whether that is not all: only frame pointers lead astray.

@@ -55,9 +55,12 @@ impl Session<'_> {
         traced.refresh_memory();
         collector.list_at_most(self.gate.sites(last));
         let mut sweep = accounts::look(&mut self.accounts, traced, look);
-        collector.set_mappings(accounts::mapping_sites(&self.accounts));
-        let snapshot = collector.snapshot(traced, run, &mut sweep)?;
-        accounts::settle(&mut self.accounts, &sweep);
+        let known = &mut self.accounts;
+        let snapshot = collector.snapshot(traced, run, &mut sweep, |sweep, mapped| {
+            accounts::settle(known, sweep);
+            mapped.set_mappings(accounts::mapping_sites(known));
+            accounts::mapping_blocks(known).for_each(|block| mapped.add_stretch(&block));
+        })?;
         let accounts = accounts::of_report(&self.accounts, &snapshot);
         collector.read_stacks(&accounts::mappers(&accounts, traced))?;
         self.share_tables()?;

@@ -10,9 +10,12 @@ use leaktrace_common::record::Site;
 
 use super::gathered::{Alike, GATHERED_MAX, GatheredSites};
 use super::gpu::{ImagePlace, Places};
+use super::group::Entry;
 use super::history::Level;
+use super::lifetimes::add_lifetimes;
+use super::list::Rest;
 use super::site::{SiteState, Sites};
-use super::snapshot::{Entry, Rest, add_lifetimes, is_of_sum};
+use super::snapshot::is_of_sum;
 use super::{Image, ImageTotals, LiveBlock, SiteRef, Tracker};
 use crate::report::model::{Held, State};
 

@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use leaktrace_common::key::SiteKey;
 
 use super::frozen::FrozenId;
+use super::group::{Entry, Gathering};
 use super::site::SiteState;
-use super::snapshot::{Entry, Gathering};
 use super::{Image, ImageTotals, Scope, SiteRef};
 use crate::report::model::State;
 

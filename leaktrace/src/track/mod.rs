@@ -12,9 +12,12 @@ mod estimate;
 mod frozen;
 mod gathered;
 mod gpu;
+mod group;
 mod hash;
 mod history;
 mod interval;
+pub mod lifetimes;
+mod list;
 mod past;
 mod site;
 mod snapshot;
@@ -37,13 +40,15 @@ pub use frozen::{End, Freezing, FrozenId, IMAGES_MAX};
 pub use gathered::Alike;
 use gpu::Places;
 pub use gpu::{ImagePlace, PlaceTotals};
+use group::Entry;
+pub use lifetimes::Lifetimes;
 use past::Past;
 use site::Sites;
-use snapshot::{Before, Entry};
+use snapshot::Before;
 pub use timeline::RunReading;
 use timeline::{READINGS_MAX, Timeline};
 
-pub use snapshot::{BlockAge, ImageTotals, Lifetimes, PIDS_MAX, SiteSnapshot, Snapshot};
+pub use snapshot::{BlockAge, ImageTotals, PIDS_MAX, SiteSnapshot, Snapshot};
 
 /// Points in the histories of all running sites: 48 MiB. Beyond it the time seen is kept more coarsely.
 const POINTS_MAX: usize = 1 << 20;
@@ -121,6 +126,17 @@ pub struct LiveBlock {
     pub weight: Weight,
     /// Whether it may be gone: a context has ended that may have been its own.
     pub unsure: bool,
+}
+
+/// What a process has mapped by itself by one call from one stack, and has not given back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MappingLevel {
+    /// Bytes that are there, resident or in swap.
+    pub live_bytes: u64,
+    /// In how many stretches.
+    pub live_blocks: u64,
+    /// How many mappings were made in all, those that are gone included.
+    pub allocs: u64,
 }
 
 impl LiveBlock {
@@ -240,8 +256,8 @@ impl Tracker {
     }
 
     /// Sets how much a site holds of which calls and frees are not counted: pages of a mapping come and go by themselves.
-    pub fn set_level(&mut self, key: SiteKey, live_bytes: u64, live_blocks: u64) {
-        self.sites.set_level(key, live_bytes, live_blocks);
+    pub fn set_level(&mut self, key: SiteKey, level: &MappingLevel) {
+        self.sites.set_level(key, level);
     }
 
     /// Ends a reading of all totals, and notes it in the histories. In an interval it comes before the blocks.
@@ -316,7 +332,7 @@ impl Tracker {
             ran_before: self.ran_before,
             sample_bytes: self.settings.estimates_from(),
         };
-        let mut listed = snapshot::list(&self.settings, interval_ns, &past, all, rest, group);
+        let mut listed = list::list(&self.settings, interval_ns, &past, all, rest, group);
         snapshot::set_rates(&mut listed.totals, &self.before.totals, interval_ns);
         let (places, image_places) = self.places();
         let snapshot = Snapshot {

@@ -5,9 +5,9 @@
 use std::collections::HashMap;
 
 use super::{
+    group::Entry,
     history::Level,
     site::is_mapping,
-    snapshot::Entry,
     sums::space_of,
     timeline::{Reading, Timeline},
 };
@@ -86,9 +86,12 @@ impl Past<'_> {
             times_ns.push(to_ns);
             runs.extend(runs.last().copied());
         }
-        // What is known of the run is of all its processes, and of the host's memory.
         let is_gpus = |member: &&Entry<'_>| space_of(member.site.key.process.space).is_gpus();
-        if self.since.len() > 1 || members.iter().any(is_gpus) {
+        let is_of_mappings = members.iter().any(|member| is_mapping(&member.site.key));
+        // All calls are recorded of these.
+        let is_whole = is_of_mappings || members.iter().any(is_gpus);
+        // What is known of the run is of all its processes, and of blocks on the host's heaps.
+        if self.since.len() > 1 || is_whole {
             runs.clear();
         }
         let mut levels = vec![Level::default(); times_ns.len()];
@@ -114,8 +117,8 @@ impl Past<'_> {
             levels: levels.iter().map(level).collect(),
             runs,
             // Of mappings, whose pages come and go by themselves, no births are known.
-            cohorts: (!members.iter().any(|member| is_mapping(&member.site.key))).then_some(cohorts),
-            sample_bytes: self.sample_bytes.map(|bytes| bytes as f64),
+            cohorts: (!is_of_mappings).then_some(cohorts),
+            sample_bytes: self.sample_bytes.filter(|_| !is_whole).map(|bytes| bytes as f64),
             ran_before: self.ran_before,
         }
     }

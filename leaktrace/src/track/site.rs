@@ -8,16 +8,16 @@ use std::collections::{BinaryHeap, HashMap};
 use leaktrace_common::call::Space;
 use leaktrace_common::key::SiteKey;
 use leaktrace_common::math::BLOCKS_FRACTION_BITS;
-use leaktrace_common::record::{Estimate, LIFETIME_BUCKETS, Site};
+use leaktrace_common::record::{Estimate, Site};
 
 use super::ages::Ages;
 use super::estimate::{Outstanding, Rounding, Swept};
 use super::hash::BuildKeyHasher;
 use super::history::{Cohorts, Held as Cohort, History, Level};
-use super::snapshot::add_lifetimes;
+use super::lifetimes::{Lifetimes, add_lifetimes};
 use super::sums::{Sums, consistent, space_of};
 use super::timeline::Reading;
-use super::{LiveBlock, Settings};
+use super::{LiveBlock, MappingLevel, Settings};
 use crate::report::model::Held;
 
 /// Blocks kept for display in all sites together: 32 MiB. Beyond it each site keeps fewer.
@@ -80,7 +80,7 @@ impl Default for SiteState {
 
 impl SiteState {
     /// Lifetimes of the freed blocks by log2 of nanoseconds.
-    pub(super) const fn lifetimes(&self) -> &[u64; LIFETIME_BUCKETS] {
+    pub(super) const fn lifetimes(&self) -> &Lifetimes {
         &self.totals.lifetimes
     }
 
@@ -119,8 +119,8 @@ impl SiteState {
     /// Without a filter by age everything outstanding is a survivor, and the totals, which add up to
     /// the block, say how much that is; the sweep, which takes time while the target runs, says only
     /// how old it is. With one, the sweep decides.
-    pub(super) fn settle(&mut self, settings: &Settings, is_mapping: bool, round: Rounding) -> bool {
-        let (held, cut) = if settings.older_than_ns == 0 || is_mapping {
+    pub(super) fn settle(&mut self, settings: &Settings, round: Rounding) -> bool {
+        let (held, cut) = if settings.older_than_ns == 0 {
             (self.sums.live, false)
         } else {
             self.survivors.swept.within(&self.sums.live, round)
@@ -143,7 +143,8 @@ fn larger(new: &Estimate, old: &Estimate) -> Estimate {
     }
 }
 
-/// Whether it is memory that a process has mapped by itself: of that no blocks are kept.
+/// Whether it is memory that a process has mapped by itself: its blocks are stretches of addresses, and what is there of
+/// them comes and goes.
 pub(super) fn is_mapping(key: &SiteKey) -> bool {
     space_of(key.process.space) == Space::Mapping
 }
@@ -193,11 +194,17 @@ impl Sites {
         self.limit = settings.blocks_per_site.unwrap_or(0);
     }
 
-    /// What has come is handed out, what has gone is taken back.
-    pub(super) fn set_level(&mut self, key: SiteKey, live_bytes: u64, live_blocks: u64) {
+    /// What has come is handed out, what has gone is taken back; so is what was replaced meanwhile.
+    pub(super) fn set_level(&mut self, key: SiteKey, level: &MappingLevel) {
         let mut totals = self.map.get(&key).map_or(Site::EMPTY, |site| site.totals);
-        raise(&mut totals.alloc_bytes, &mut totals.freed_bytes, live_bytes);
-        raise(&mut totals.allocs, &mut totals.frees, live_blocks);
+        raise(&mut totals.alloc_bytes, &mut totals.freed_bytes, level.live_bytes);
+        raise(&mut totals.allocs, &mut totals.frees, level.live_blocks);
+        let replaced = level.allocs.saturating_sub(totals.allocs);
+        let replaced_bytes = replaced * (level.live_bytes / level.live_blocks.max(1));
+        totals.allocs += replaced;
+        totals.frees += replaced;
+        totals.alloc_bytes += replaced_bytes;
+        totals.freed_bytes += replaced_bytes;
         // Of these every one is recorded.
         let all = |blocks: u64, bytes: u64| Estimate {
             blocks: blocks << BLOCKS_FRACTION_BITS,
@@ -300,7 +307,7 @@ impl Sites {
     /// Ends the adding: see [`SiteState::settle`].
     pub(super) fn settle(&mut self, settings: &Settings) {
         for (key, site) in &mut self.map {
-            self.torn += u64::from(site.settle(settings, is_mapping(key), Rounding::of(key.stack_id)));
+            self.torn += u64::from(site.settle(settings, Rounding::of(key.stack_id)));
         }
     }
 

@@ -35,10 +35,12 @@ pub(super) fn find(evidence: &Evidence) -> Option<Finding> {
     found.max_by(|a, b| a.confidence.total_cmp(&b.confidence))
 }
 
-/// Nothing has been handed out for long: what there is stays as it is, or goes. Of levels alone it is not known: what is
-/// replaced by as much shows no change.
+/// Nothing has been handed out for long: what there is stays as it is, or goes. Of levels alone, as of Python's types, it is
+/// not known: what is replaced by as much shows no change.
 fn quiet(evidence: &Evidence) -> Option<Finding> {
-    evidence.cohorts.as_ref()?;
+    if !evidence.is_counted() {
+        return None;
+    }
     let span_s = evidence.span_s();
     let active = evidence.active();
     let (first_s, last_s) = (active.first()?, active.last()?);
@@ -92,18 +94,18 @@ fn flat(evidence: &Evidence, part: f64) -> Option<Finding> {
     let handed_out = evidence.now().alloc_bytes - evidence.at(from_s).alloc_bytes;
     let turned_over = if high > 0.0 { handed_out / high } else { 0.0 };
     // Where nothing was handed out, that is what there is to say.
-    if evidence.cohorts.is_some() && turned_over <= 0.0 {
+    if evidence.is_counted() && turned_over <= 0.0 {
         return None;
     }
     // Half of the time is enough by itself; less has to have seen the level put to the test.
-    if evidence.cohorts.is_some() && part < 0.5 && turned_over < 0.25 {
+    if evidence.is_counted() && part < 0.5 && turned_over < 0.25 {
         return None;
     }
     let rises = slope.above(flat_bytes(evidence, high) / over_s);
     let (_, most_bytes) = evidence.range(0.0, from_s);
     // A second look is one more chance to be wrong; and a level that nothing was added to was not put to the test.
     let added = evidence.now().allocs - evidence.at(from_s).allocs;
-    let tested = if evidence.cohorts.is_some() {
+    let tested = if evidence.is_counted() {
         1.0 - (-added / 3.0).exp()
     } else {
         1.0

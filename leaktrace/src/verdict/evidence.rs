@@ -99,6 +99,11 @@ impl Evidence {
         self.times_s.last().copied().unwrap_or(0.0)
     }
 
+    /// Whether it is known how much was handed out, and not only how much there is.
+    pub(super) fn is_counted(&self) -> bool {
+        self.now().allocs > 0.0
+    }
+
     /// The site now.
     pub(super) fn now(&self) -> Level {
         self.levels.last().copied().unwrap_or_default()
@@ -179,6 +184,14 @@ impl Evidence {
             }
         }
         Some(births)
+    }
+
+    /// Bytes that came and that went since a time, per second.
+    pub(super) fn flow(&self, from_s: f64) -> f64 {
+        let (from, now) = (self.at(from_s), self.now());
+        let came = now.alloc_bytes - from.alloc_bytes;
+        let went = came - (now.live_bytes - from.live_bytes);
+        (came + went).max(0.0) / (self.span_s() - from_s).max(f64::MIN_POSITIVE)
     }
 
     /// Readings at which more had been handed out than at those before: their times.

@@ -108,7 +108,7 @@ fn bounded(finding: &Finding, evidence: &Evidence, for_s: f64, turned_over: f64)
     let for_s = duration_s(for_s);
     if turned_over >= 1.5 {
         format!("never above {most} in the last {for_s}, while {turned_over:.0} times as much was allocated")
-    } else if evidence.cohorts.is_some() && turned_over >= 0.05 {
+    } else if evidence.is_counted() && turned_over >= 0.05 {
         format!(
             "never above {most} in the last {for_s}, while {} as much was allocated",
             percent(turned_over)

@@ -319,7 +319,12 @@ fn of_levels_alone_it_is_not_said_that_nothing_was_handed_out() {
     let blocks = arrivals(&mut rng, (0.3, 1.5), 500.0, 100.0, Life::Ever);
     let mut evidence = read(&mut rng, &blocks, SPAN_S, READINGS, None);
     assert_eq!(judge(&evidence).class, Class::OneOff);
+    // Of mappings it is counted what is made, and not known when what is there was touched.
     evidence.cohorts = None;
+    assert_eq!(judge(&evidence).class, Class::OneOff);
+    for level in &mut evidence.levels {
+        (level.allocs, level.alloc_bytes) = (0.0, 0.0);
+    }
     let verdict = judge(&evidence);
     assert_eq!(verdict.class, Class::Plateau, "{verdict:?}");
 }

@@ -44,6 +44,18 @@ pub(super) fn in_all(bytes: u64, seen_share: f64) -> Option<String> {
     })
 }
 
+/// How many of its blocks were freed, and how soon.
+pub(super) fn lived(survivor: &Survivor) -> Option<String> {
+    let lifetime = survivor.lifetime_ms.as_ref()?;
+    let within = if lifetime.p50 < 1.0 {
+        format!("{:.0} us", lifetime.p50 * 1e3)
+    } else {
+        duration_ms(lifetime.p50.ceil() as u64)
+    };
+    let (frees, allocs) = (count(survivor.frees), counted(survivor.allocs, "block"));
+    Some(format!("{frees} of {allocs} freed, half within {within}"))
+}
+
 /// What a block's weight means.
 pub(super) fn stands_for(weight: f64) -> String {
     format!(", stands for {weight:.1}")

@@ -10,7 +10,7 @@ use leaktrace_common::{
     record::{Live, Site},
 };
 
-use super::{Collector, HandedOut, Walks, with_freed};
+use super::{Collector, HandedOut, walks::Walks, with_freed};
 use crate::{
     kernel::{
         clock::now_ns,
