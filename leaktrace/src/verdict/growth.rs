@@ -2,9 +2,11 @@
 //!
 //! Must not know what a bound looks like: that is `bounded`.
 
+use statrs::distribution::{Binomial, DiscreteCDF as _};
+
 use super::{
     Finding, GRID, OBSERVED_MIN_S, READINGS_MIN, SURE, SUREST, Why,
-    evidence::Evidence,
+    evidence::{Evidence, Level},
     slope_since,
     survival::{Mature, mature},
     trend::{self, Slope},
@@ -20,8 +22,19 @@ const ODDS_OF_MOST: f64 = 4.0;
 /// Less of what is handed out stays: a part.
 const PART: f64 = 0.25;
 
-/// Growth by larger blocks is believed where what is held has grown by so much from quarter to half to whole.
-const RESIZES: f64 = 1.3;
+/// Growth by larger blocks is believed where what is held, and a block of it, has grown by so much since the first quarter,
+/// and by a step's worth in each of the quarter and the half after it.
+const RESIZES: f64 = 1.69;
+const STEP: f64 = 1.1;
+
+/// A change of a level by less is no step.
+const LEAST_STEP: f64 = 1.02;
+
+/// The next step is overdue after so many of the longest pauses.
+const OVERDUE: f64 = 3.0;
+
+/// What piles up has grown by so much in the later half.
+const PILES: f64 = 1.3;
 
 /// The later half of a rise, as part of the earlier, from which on it is even: what fills up or decays rises less and less.
 const EVEN: f64 = 0.75;
@@ -90,7 +103,10 @@ fn rising(evidence: &Evidence, from_s: f64, recent: &Slope) -> (f64, Slope, Why)
     };
     let by_blocks = {
         let consistent = consistent(&mature, recent);
-        let confidence = mature.old.min(mature.young) * mature.kept * consistent;
+        // That the old are let go of shows in a level that rises less and less: both would have to be misread.
+        let (evenly, ..) = by_level(evidence, from_s, recent);
+        let kept = 1.0 - (1.0 - mature.kept) * (1.0 - evenly);
+        let confidence = mature.old.min(mature.young) * kept * consistent;
         let slope = mature.stays.slope;
         let why = Why::Stays {
             share: mature.share,
@@ -118,7 +134,7 @@ fn piling_up(evidence: &Evidence, from_s: f64, recent: &Slope) -> Option<(f64, S
     );
     let (low, _) = evidence.range(span_s - window_s / 4.0, span_s);
     let (_, high) = evidence.range(from_s, half_s);
-    if late < EVEN * early || early <= 0.0 || now.live_bytes < RESIZES * half.live_bytes || low < high {
+    if late < EVEN * early || early <= 0.0 || now.live_bytes < PILES * half.live_bytes || low < high {
         return None;
     }
     Some(by_level(evidence, from_s, recent))
@@ -146,7 +162,7 @@ fn consistent(mature: &Mature, recent: &Slope) -> f64 {
     1.0 / (1.0 + (-logit).exp())
 }
 
-/// Few blocks that are replaced by larger ones, again and again: a table, a vector.
+/// Blocks that are replaced by larger ones, again and again: a table, a vector, some of them.
 fn resizing(evidence: &Evidence, from_s: f64) -> Option<(f64, Slope, Why)> {
     let span_s = evidence.span_s();
     let window_s = span_s - from_s;
@@ -155,12 +171,13 @@ fn resizing(evidence: &Evidence, from_s: f64) -> Option<(f64, Slope, Why)> {
         evidence.at(from_s + window_s / 2.0),
         evidence.now(),
     );
-    let mean = |level: &super::evidence::Level| level.live_bytes / level.live_blocks.max(1.0);
-    let grows = now.live_bytes >= RESIZES * half.live_bytes
-        && half.live_bytes >= RESIZES * quarter.live_bytes
-        && quarter.live_bytes > 0.0;
-    let by_size = mean(&now) >= RESIZES * mean(&half) && mean(&half) >= RESIZES * mean(&quarter);
-    if !grows || !by_size {
+    let mean = |level: &Level| level.live_bytes / level.live_blocks.max(1.0);
+    let is_larger = |now: f64, half: f64, quarter: f64| {
+        quarter > 0.0 && half >= STEP * quarter && now >= STEP * half && now >= RESIZES * quarter
+    };
+    if !is_larger(now.live_bytes, half.live_bytes, quarter.live_bytes)
+        || !is_larger(mean(&now), mean(&half), mean(&quarter))
+    {
         return None;
     }
     // It never was less than before but for a moment: what comes and goes is.
@@ -170,17 +187,14 @@ fn resizing(evidence: &Evidence, from_s: f64) -> Option<(f64, Slope, Why)> {
         return None;
     }
     let steps = steps(evidence, from_s);
-    let since_s = span_s - steps.last()?;
-    let pace_s = pace(&steps)?;
-    if since_s > 1.5 * pace_s {
+    if span_s - steps.ups_s.last()? > OVERDUE * longest_pause(&steps.ups_s)? {
         return None;
     }
-    let confidence = 1.0 - 0.5_f64.powf(steps.len() as f64 + 1.0);
     let values = evidence.grid(from_s, GRID);
     let slope = trend::slope(&values, window_s / (GRID as f64 - 1.0))?;
     let factor = now.live_bytes / quarter.live_bytes;
     Some((
-        confidence,
+        steps.confidence(),
         slope,
         Why::Resizes {
             factor,
@@ -189,22 +203,41 @@ fn resizing(evidence: &Evidence, from_s: f64) -> Option<(f64, Slope, Why)> {
     ))
 }
 
-/// When it became larger by a tenth at once.
-fn steps(evidence: &Evidence, from_s: f64) -> Vec<f64> {
-    let pairs = evidence.levels.windows(2).zip(&evidence.times_s[1..]);
-    pairs
-        .filter(|(pair, time)| **time > from_s && pair[1].live_bytes > 1.1 * pair[0].live_bytes)
-        .map(|(_, time)| *time)
-        .collect()
+/// When a level has become larger at once, and how often it became less.
+struct Steps {
+    ups_s: Vec<f64>,
+    downs: u64,
 }
 
-/// How long the next step may take: as much longer than the last as that than the one before.
-fn pace(steps: &[f64]) -> Option<f64> {
-    let [.., first, second, third] = steps else {
-        return None;
+impl Steps {
+    /// That it does not go up as often as down: so many ups among so few downs are no chance.
+    fn confidence(&self) -> f64 {
+        let all = self.ups_s.len() as u64 + self.downs;
+        Binomial::new(0.5, all).map_or(0.0, |of_chance| 1.0 - of_chance.cdf(self.downs) / 2.0)
+    }
+}
+
+fn steps(evidence: &Evidence, from_s: f64) -> Steps {
+    let pairs = evidence.levels.windows(2).zip(&evidence.times_s[1..]);
+    let mut steps = Steps {
+        ups_s: Vec::new(),
+        downs: 0,
     };
-    let (before, last) = (second - first, third - second);
-    Some(last * (last / before.max(1e-9)).clamp(1.0, 4.0))
+    for (pair, time) in pairs.filter(|(_, time)| **time > from_s) {
+        let (before, after) = (pair[0].live_bytes, pair[1].live_bytes);
+        if after > LEAST_STEP * before {
+            steps.ups_s.push(*time);
+        } else if before > LEAST_STEP * after {
+            steps.downs += 1;
+        }
+    }
+    steps
+}
+
+/// The longest time between two steps. A vector that doubles waits twice as long for each step as for the one before.
+fn longest_pause(ups_s: &[f64]) -> Option<f64> {
+    let pauses = ups_s.windows(2).map(|pair| pair[1] - pair[0]);
+    pauses.max_by(f64::total_cmp).filter(|_| ups_s.len() > 2)
 }
 
 /// By the level alone: nothing is known of what it is made of, and it takes more.
@@ -311,8 +344,13 @@ fn stopped(evidence: &Evidence, from_s: f64) -> Option<f64> {
         }
         let usual = sum / windows as f64;
         let variance = (squares / windows as f64 - usual * usual).max(0.0);
-        // Blocks that come by chance stay away by chance.
-        let of_count = usual.max(0.0) * unit / (now_s - then_s);
+        // Blocks that come by chance stay away by chance; of samples those that go do so as well.
+        let flow = if evidence.sample_bytes.is_some() {
+            evidence.flow(from_s).max(usual)
+        } else {
+            usual.max(0.0)
+        };
+        let of_count = flow * unit / (now_s - then_s);
         let scatter = variance.max(of_count).sqrt();
         if last < 0.3 * usual && usual - last > 3.0 * scatter && pauses * 40 <= windows {
             return Some(now_s - then_s);
