@@ -8,6 +8,7 @@ mod child;
 mod collect;
 mod costs;
 mod ended;
+mod follow;
 mod gate;
 mod gpu;
 mod history;
@@ -30,7 +31,6 @@ use std::{
 
 use leaktrace_common::event::{Event, kind};
 use nix::sys::signal::Signal;
-use rustix::process::{PidfdFlags, pidfd_open};
 use tokio::{
     io::unix::AsyncFd,
     sync::mpsc::{UnboundedSender, unbounded_channel},
@@ -41,7 +41,7 @@ pub use self::child::ChildFate;
 use self::{
     build::{Builder, Unnamed},
     census::{Censuses, Occasion, Taken},
-    child::{Signals, reap},
+    child::Signals,
     gate::Judgement,
     gpu::DriverCount,
     pace::Pace,
@@ -53,14 +53,14 @@ use crate::{
     config::{Config, Target},
     error::{Error, system},
     gate::Gate,
-    kernel::{clock::now_ns, object::LoadError, sideband::Change, sys},
+    kernel::{clock::now_ns, object::LoadError, sys},
     killswitch::{self, Killswitch, Thrown},
     report::{
         model::{OmittedSpace, Report, State},
         output::Output,
         units::counted,
     },
-    traced::{follow::Followed, host::Reach},
+    traced::host::Reach,
 };
 
 /// Runs to the end. The exit code is the child's, or 0; if that is 0 and the gate fails, 1.
@@ -449,124 +449,6 @@ impl<'a> Session<'a> {
             keeper.step(&reading, meter, traced, collector)?;
         }
         self.next_reading = Instant::now() + if soon { READ_SOON } else { READ_LATER };
-        Ok(())
-    }
-
-    /// Follows what the processes have done since the last time.
-    fn follow(&mut self, ended: &UnboundedSender<u32>) -> Result<(), Error> {
-        let Running {
-            traced,
-            collector,
-            counters,
-            mapped,
-            sideband,
-            log,
-            ..
-        } = &mut self.running;
-        if let Some(log) = log {
-            log.flush();
-        }
-        // Before the mappings: what a stack leads through is then known when it is walked.
-        collector.receive_stacks();
-        mapped
-            .drain(counters, &mut self.accounts)
-            .map_err(LoadError::Maps)?;
-        traced.grant_stacks();
-        traced.settle_interpreters();
-        let entries = sideband.drain();
-        for entry in &entries {
-            if traced.get(entry.pid).is_some() {
-                self.pace.hurry(matches!(entry.change, Change::Exec { .. }));
-            }
-        }
-        for followed in traced.apply(entries, collector.tables()) {
-            match followed {
-                Followed::Joined(pid) => self.watch(pid, ended)?,
-                Followed::Replaced(pid, image) => {
-                    self.running
-                        .collector
-                        .freeze(&self.running.traced, pid, image, State::Replaced)?;
-                    self.end_census(pid, image, State::Replaced);
-                }
-            }
-        }
-        self.turn_away()?;
-        self.count(Occasion::Meanwhile);
-        let Running {
-            traced, collector, ..
-        } = &mut self.running;
-        Ok(collector.finish_stacks(traced)?)
-    }
-
-    fn end_census(&mut self, pid: u32, image: u16, state: State) {
-        if let Some(censuses) = &mut self.censuses {
-            censuses.end(pid, image, state);
-        }
-    }
-
-    /// Has the end of a process reported, also if it has come already.
-    fn watch(&mut self, pid: u32, ended: &UnboundedSender<u32>) -> Result<(), Error> {
-        // Where processes come and go the kernel side tells of it.
-        if self.running.traced.follows_members() {
-            self.running.collector.whereabouts.joined_once(pid, None);
-            return Ok(());
-        }
-        if !self.watched.insert(pid) {
-            return Ok(());
-        }
-        self.running.collector.whereabouts.joined(pid, None);
-        let Some(raw) = rustix::process::Pid::from_raw(pid as i32) else {
-            return Ok(());
-        };
-        let ended = ended.clone();
-        match pidfd_open(raw, PidfdFlags::NONBLOCK) {
-            Ok(descriptor) => {
-                let descriptor = async_fd(descriptor)?;
-                tokio::spawn(async move {
-                    let _woken: std::io::Result<_> = descriptor.readable().await;
-                    let _receiver_gone: Result<_, _> = ended.send(pid);
-                });
-            }
-            Err(_gone) => {
-                let _receiver_gone: Result<_, _> = ended.send(pid);
-            }
-        }
-        Ok(())
-    }
-
-    /// A process has ended: what it still held stays as "live at exit".
-    fn end(&mut self, pid: u32) -> Result<(), Error> {
-        self.watched.remove(&pid);
-        // Its CPU clock goes when it is reaped.
-        self.measure()?;
-        let exit = self
-            .running
-            .child
-            .as_mut()
-            .filter(|child| child.id() == pid)
-            .and_then(reap);
-        let Running {
-            traced, collector, ..
-        } = &mut self.running;
-        let Some(process) = traced
-            .get_mut(pid)
-            .filter(|process| process.state == State::Running)
-        else {
-            return Ok(());
-        };
-        process.exit = exit;
-        let known = process.image();
-        traced.exited(pid);
-        // One of the two may have counted an exec that the other has not.
-        let counted = collector.tables().image(pid)?.unwrap_or(known);
-        for image in known.min(counted)..=known.max(counted) {
-            collector.freeze(traced, pid, image, State::Exited)?;
-        }
-        collector.tables().remove_process(pid)?;
-        collector.ended.end(pid);
-        self.end_census(pid, known, State::Exited);
-        self.accounts.end(pid);
-        self.forget();
         Ok(())
     }
 }

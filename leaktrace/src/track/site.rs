@@ -196,7 +196,12 @@ impl Sites {
 
     /// What has come is handed out, what has gone is taken back; so is what was replaced meanwhile.
     pub(super) fn set_level(&mut self, key: SiteKey, level: &MappingLevel) {
-        let mut totals = self.map.get(&key).map_or(Site::EMPTY, |site| site.totals);
+        let before = self.map.get(&key).map(|site| site.totals);
+        // Of a process that has ended it is kept elsewhere, as it was then.
+        if before.is_none() && *level == MappingLevel::default() {
+            return;
+        }
+        let mut totals = before.unwrap_or(Site::EMPTY);
         raise(&mut totals.alloc_bytes, &mut totals.freed_bytes, level.live_bytes);
         raise(&mut totals.allocs, &mut totals.frees, level.live_blocks);
         let replaced = level.allocs.saturating_sub(totals.allocs);
