@@ -78,6 +78,8 @@ pub struct Accounts {
     new: BTreeMap<u32, Key>,
     /// When looks are within their share again.
     due_ns: u64,
+    /// Mappings that were not kept, of processes that are not followed any more.
+    dropped_ended: u64,
 }
 
 /// The outstanding blocks of the processes that were looked at, while they are counted.
@@ -152,13 +154,15 @@ impl Accounts {
     pub fn started(&mut self, key: Key, now: u64) {
         self.new.remove(&key.tgid);
         self.ended.remove(&key.tgid);
-        self.processes.insert(key.tgid, Process::started(key, now));
+        let before = self.processes.insert(key.tgid, Process::started(key, now));
+        self.dropped_ended += before.map_or(0, |process| process.dropped());
     }
 
     /// A process has ended: what was last known of it stays.
     pub fn end(&mut self, pid: u32) {
         self.new.remove(&pid);
         if let Some(mut process) = self.processes.remove(&pid) {
+            self.dropped_ended += process.dropped();
             process.end();
             self.ended.insert(pid, process);
         }
@@ -166,8 +170,7 @@ impl Accounts {
 
     /// What is known of a process is not needed any more.
     pub fn forget(&mut self, pid: u32) {
-        self.new.remove(&pid);
-        self.processes.remove(&pid);
+        self.end(pid);
         self.ended.remove(&pid);
     }
 
@@ -178,6 +181,7 @@ impl Accounts {
         };
         // It may be told of before the exec itself is.
         if event.process.image > process.key().image {
+            self.dropped_ended += process.dropped();
             *process = Process::started(event.process, event.time_ns.saturating_sub(1));
         }
         if event.process.image == process.key().image {
@@ -192,8 +196,7 @@ impl Accounts {
 
     /// Mappings that were not kept for want of room.
     pub fn dropped(&self) -> u64 {
-        let all = self.processes.values().chain(self.ended.values());
-        all.map(Process::dropped).sum()
+        self.dropped_ended + self.processes.values().map(Process::dropped).sum::<u64>()
     }
 
     /// Whether it is time to look.

@@ -73,6 +73,13 @@ pub const UNWIND_MAPPINGS_LEFT_OUT: Line = Line {
            whole. Trace fewer processes at a time.",
     is_loss: true,
 };
+/// Stretches without room.
+pub const MAPPINGS_FULL: Line = Line {
+    name: "mappings_full",
+    help: "Mappings of the targets that were not kept for want of room: what is there of them is in the process line, who \
+           has made them is not known.",
+    is_loss: true,
+};
 /// Not listed any more.
 pub const PROCESSES_FORGOTTEN: Line = Line {
     name: "processes_forgotten",
@@ -88,7 +95,7 @@ pub const TORN: Line = Line {
 };
 
 /// The lines that user space counts.
-const OF_USER_SPACE: [Line; 11] = [
+const OF_USER_SPACE: [Line; 12] = [
     OBJECTS_LATE,
     FORKS_FOLLOWED_LATE,
     FORKS_NOT_FOLLOWED,
@@ -98,6 +105,7 @@ const OF_USER_SPACE: [Line; 11] = [
     STACKS_CUT,
     UNWIND_TABLES_FULL,
     UNWIND_MAPPINGS_LEFT_OUT,
+    MAPPINGS_FULL,
     PROCESSES_FORGOTTEN,
     TORN,
 ];

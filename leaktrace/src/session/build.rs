@@ -6,6 +6,7 @@ use super::{
     accounts,
     collect::Collector,
     gpu::{GpuMemory, files},
+    ledger::ledger,
     python::{Interpreters as _, NativeStack, PythonStack, merged, of_targets},
 };
 use crate::{
@@ -19,7 +20,6 @@ use crate::{
     report::{
         account::Account,
         gpu::{Gpu, NotTracked, NotTrackedFunction, Unsure},
-        ledger::{self, Line},
         model::{
             Block, Filters, Frame, Held, Members, ProbeSite, Process, Report, SCHEMA, Sampling, SkippedSite,
             State, Survivor, Target, Tracing,
@@ -64,6 +64,8 @@ pub(super) struct Sources<'a> {
     pub overhead: Overhead,
     /// Largest mean gap between samples so far; 0 while every allocation was recorded.
     pub largest_mean_bytes: u64,
+    /// Mappings that were not kept for want of room.
+    pub mappings_full: u64,
 }
 
 /// The stacks of a report that are to be given names, in its order.
@@ -560,40 +562,4 @@ fn unsure(overhead: &Overhead) -> Vec<String> {
         ));
     }
     warnings
-}
-
-/// The ledger, and a sentence for each number in it that means a loss.
-fn ledger(from: &Sources<'_>, snapshot: &Snapshot) -> (BTreeMap<&'static str, u64>, Vec<String>) {
-    let mut warnings = from.traced.warnings.list();
-    let unseen = from.traced.unseen;
-    let missed = from.traced.missed();
-    let mut ledger = BTreeMap::from([
-        (ledger::OBJECTS_LATE.name, unseen.objects_late),
-        (ledger::FORKS_FOLLOWED_LATE.name, unseen.forks_followed_late),
-        (ledger::FORKS_NOT_FOLLOWED.name, unseen.forks_not_followed),
-        (ledger::PROCESSES_UNNAMED.name, from.traced.members().unnamed),
-        (ledger::PROCESSES_UNPROBED.name, from.traced.members().unprobed),
-        (ledger::SIDEBAND_LOST.name, from.sideband.lost()),
-        (ledger::STACKS_CUT.name, from.collector.stacks_cut),
-        (ledger::UNWIND_TABLES_FULL.name, missed.tables_full),
-        (ledger::UNWIND_MAPPINGS_LEFT_OUT.name, missed.mappings_left_out),
-        (ledger::PROCESSES_FORGOTTEN.name, from.collector.ended.forgotten),
-        (ledger::TORN.name, snapshot.torn),
-    ]);
-    for &counter in Counter::ALL {
-        match from.counters.read(counter) {
-            Ok(count) => {
-                ledger.insert(counter.name(), count);
-            }
-            Err(error) => warnings.push(format!("cannot read the counter {}: {error}", counter.name())),
-        }
-    }
-    *ledger.entry(Counter::RawStacksLost.name()).or_default() += from.collector.stacks_dropped();
-    let worth_saying = |line: &Line| line.is_loss || *line == ledger::FORKS_NOT_FOLLOWED;
-    for line in ledger::lines().filter(worth_saying) {
-        if let Some(count) = ledger.get(line.name).filter(|count| **count > 0) {
-            warnings.push(format!("{}: {count}. {}", line.name, line.help));
-        }
-    }
-    (ledger, warnings)
 }

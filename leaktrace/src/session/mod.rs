@@ -13,6 +13,7 @@ mod gate;
 mod gpu;
 mod history;
 mod keep;
+mod ledger;
 mod mapped;
 mod members;
 mod pace;

@@ -84,6 +84,7 @@ impl Session<'_> {
             counters,
             sideband,
             overhead: costs::overhead(meter, &traced.catalog, keeper.as_ref(), budget),
+            mappings_full: self.accounts.dropped(),
             largest_mean_bytes: keeper
                 .as_ref()
                 .map_or(self.config.sample_bytes, |keeper| keeper.largest_mean_bytes),
