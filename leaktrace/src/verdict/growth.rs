@@ -7,8 +7,8 @@ use statrs::distribution::{Binomial, DiscreteCDF as _};
 use super::{
     Finding, GRID, OBSERVED_MIN_S, READINGS_MIN, SURE, SUREST, Why,
     evidence::{Evidence, Level},
-    slope_since,
-    survival::{Mature, mature},
+    floor_since, slope_since,
+    survival::{FIRST_PART, Mature, mature},
     trend::{self, Slope},
     unit_bytes,
 };
@@ -16,7 +16,7 @@ use crate::report::verdict::Class;
 
 /// How much more probable than not it is that what stays evenly is a leak, where the level says neither: of a part that
 /// stays out of much that goes, and of most.
-const ODDS_OF_PART: f64 = 50.0;
+const ODDS_OF_PART: f64 = 20.0;
 const ODDS_OF_MOST: f64 = 4.0;
 
 /// Less of what is handed out stays: a part.
@@ -28,7 +28,7 @@ const RESIZES: f64 = 1.69;
 const STEP: f64 = 1.1;
 
 /// A change of a level by less is no step.
-const LEAST_STEP: f64 = 1.02;
+const LEAST_STEP: f64 = 1.002;
 
 /// The next step is overdue after so many of the longest pauses.
 const OVERDUE: f64 = 3.0;
@@ -102,9 +102,13 @@ fn rising(evidence: &Evidence, from_s: f64, recent: &Slope) -> (f64, Slope, Why)
         return by_level(evidence, from_s, recent);
     };
     let by_blocks = {
-        let consistent = consistent(&mature, recent);
+        let settled_s = from_s + FIRST_PART * window_s;
+        // The level has to rise by as much both of late and ever since the start-up.
+        let fits =
+            |from_s: f64| level_since(evidence, from_s).map_or(1.0, |level| consistent(&mature, &level));
+        let consistent = fits(from_s + window_s / 2.0).min(fits(settled_s));
         // That the old are let go of shows in a level that rises less and less: both would have to be misread.
-        let (evenly, ..) = by_level(evidence, from_s, recent);
+        let (evenly, ..) = by_level(evidence, settled_s, recent);
         let kept = 1.0 - (1.0 - mature.kept) * (1.0 - evenly);
         let confidence = mature.old.min(mature.young) * kept * consistent;
         let slope = mature.stays.slope;
@@ -138,6 +142,18 @@ fn piling_up(evidence: &Evidence, from_s: f64, recent: &Slope) -> Option<(f64, S
         return None;
     }
     Some(by_level(evidence, from_s, recent))
+}
+
+/// How the level goes since a time: all of it, or the least that it is from time to time where that says more.
+fn level_since(evidence: &Evidence, from_s: f64) -> Option<Slope> {
+    let level = slope_since(evidence, from_s, GRID / 2)?;
+    let floor = floor_since(evidence, from_s);
+    // Known of six values only: it has to say clearly more.
+    Some(
+        floor
+            .filter(|floor| floor.error < level.error / 3.0)
+            .unwrap_or(level),
+    )
 }
 
 /// How well what stays agrees with the level, against that staying flat: a full cache that throws out at random keeps a
@@ -262,7 +278,10 @@ fn by_level(evidence: &Evidence, from_s: f64, recent: &Slope) -> (f64, Slope, Wh
 fn doubt(evidence: &Evidence, from_s: f64, slope: &Slope, why: Why) -> Option<(Why, f64)> {
     let span_s = evidence.span_s();
     let window_s = span_s - from_s;
-    if let Some(ago_s) = stopped(evidence, from_s) {
+    // A block that is larger than the one before it took the place of none that is unknown, and its steps have a pace of
+    // their own.
+    let by_size = matches!(why, Why::Resizes { .. });
+    if !by_size && let Some(ago_s) = stopped(evidence, from_s) {
         // What is flat for as long as it has risen is flat.
         return Some((Why::Stopped { ago_s }, (span_s - 3.0 * ago_s).max(ago_s)));
     }
@@ -277,8 +296,6 @@ fn doubt(evidence: &Evidence, from_s: f64, slope: &Slope, why: Why) -> Option<(W
     let (then, now) = (evidence.run_at(from_s)?, evidence.run_at(span_s)?);
     let gained = evidence.now().live_blocks - evidence.at(from_s).live_blocks;
     let frees = now.frees_unknown - then.frees_unknown;
-    // A block that is larger than the one before it took the place of none that is unknown.
-    let by_size = matches!(why, Why::Resizes { .. });
     if evidence.sample_bytes.is_none() && !by_size && frees > REPLACES * gained {
         return Some((Why::Replaces { frees, gained }, span_s));
     }

@@ -32,6 +32,15 @@ const SUREST: f64 = 0.999;
 /// Points that a trend is taken from.
 const GRID: usize = 24;
 
+/// What scatters by no more than so many times what its samples do is not moved by anything else.
+const OF_SAMPLES: f64 = 1.25;
+
+/// Degrees of freedom of an error that follows from a count.
+const FREEDOM_OF_COUNTS: f64 = 30.0;
+
+/// Stretches whose least is looked at.
+const FLOORS: usize = 6;
+
 /// Ages that the survival of cohorts is told for, as parts of the time seen, and in seconds.
 const AGES_S: [f64; 4] = [10.0, 60.0, 300.0, 1800.0];
 
@@ -194,15 +203,76 @@ fn slope_since(evidence: &Evidence, from_s: f64, points: usize) -> Option<Slope>
     let values = evidence.grid(from_s, points.max(2));
     let over_s = evidence.span_s() - from_s;
     let slope = trend::slope(&values, over_s / (values.len() as f64 - 1.0))?;
-    // A level that changes by few blocks could have changed by some more or fewer.
+    let slope = of_samples(evidence, slope, &values, over_s);
+    let change = evidence.now().live_bytes - evidence.at(from_s).live_bytes;
+    Some(counted(evidence, slope, change, over_s))
+}
+
+/// How many samples there were scatters by a known amount: a slope is not known better than by that at each point, and where
+/// they scatter no more nothing wanders by itself, so that it is known at least as well as by its ends.
+fn of_samples(evidence: &Evidence, slope: Slope, values: &[f64], over_s: f64) -> Slope {
+    let points = values.len() as f64;
+    let most = values.iter().copied().fold(0.0, f64::max);
+    let chance = chance_of_samples(evidence, most);
+    let scatter = trend::scatter(values, slope.per_s * over_s / (points - 1.0));
+    let least = chance * (12.0 / points).sqrt() / over_s;
+    let by_ends = chance * std::f64::consts::SQRT_2 / over_s;
+    let error = if chance > 0.0 && scatter <= OF_SAMPLES * chance {
+        slope.error.min(by_ends).max(least)
+    } else {
+        slope.error.max(least)
+    };
+    if error == slope.error {
+        return slope;
+    }
+    Slope {
+        error,
+        freedom: FREEDOM_OF_COUNTS,
+        ..slope
+    }
+}
+
+/// The slope of the least that was outstanding in each of [`FLOORS`] stretches from a time until now: what comes and goes as a
+/// whole, as a batch job's memory, leaves that as it is.
+fn floor_since(evidence: &Evidence, from_s: f64) -> Option<Slope> {
+    let over_s = evidence.span_s() - from_s;
+    let step_s = over_s / FLOORS as f64;
+    let floors: Vec<f64> = (0..FLOORS)
+        .map(|index| from_s + step_s * index as f64)
+        .map(|begin_s| evidence.range(begin_s, begin_s + step_s).0)
+        .collect();
+    let slope = trend::slope(&floors, step_s)?;
+    let slope = Slope {
+        // Six values may by chance lie in a line.
+        error: slope
+            .error
+            .max(chance_of_samples(evidence, floors[FLOORS - 1]) * std::f64::consts::SQRT_2 / over_s),
+        ..slope
+    };
+    Some(counted(evidence, slope, floors[FLOORS - 1] - floors[0], over_s))
+}
+
+/// By how much a level scatters because its blocks are samples, bytes; 0 where all are recorded.
+fn chance_of_samples(evidence: &Evidence, bytes: f64) -> f64 {
+    let cohorts = || evidence.cohorts.iter().flatten();
+    let samples: f64 = cohorts().map(|cohort| cohort.samples).sum();
+    let blocks: f64 = cohorts().map(|cohort| cohort.live_blocks).sum();
+    // Blocks as large as that are recorded each.
+    if evidence.sample_bytes.is_none() || (blocks > 0.0 && samples >= 0.99 * blocks) {
+        return 0.0;
+    }
+    (bytes * unit_bytes(evidence)).sqrt()
+}
+
+/// A level that changes by few blocks could have changed by some more or fewer.
+fn counted(evidence: &Evidence, slope: Slope, change: f64, over_s: f64) -> Slope {
     let unit = unit_bytes(evidence);
-    let change = (evidence.now().live_bytes - evidence.at(from_s).live_bytes).abs();
-    let blocks = if unit > 0.0 { change / unit } else { 0.0 };
+    let blocks = if unit > 0.0 { change.abs() / unit } else { 0.0 };
     let of_count = (blocks + 1.0).sqrt();
-    Some(Slope {
+    Slope {
         error: slope.error.max(of_count * unit / over_s),
         ..slope
-    })
+    }
 }
 
 /// What one more block changes: the mean of those that live, and of what has none at least what a sample stands for.

@@ -6,6 +6,7 @@
 use statrs::distribution::{ContinuousCDF as _, Gamma};
 
 use super::{
+    FREEDOM_OF_COUNTS,
     evidence::{Births, Evidence},
     trend::{Slope, cdf, normal},
     unit_bytes,
@@ -18,10 +19,7 @@ const STRETCHES: usize = 8;
 const YOUNG_PART: f64 = 0.25;
 
 /// What was handed out right after the attach is start-up as often as not: a part of the time looked at.
-const FIRST_PART: f64 = 0.125;
-
-/// Degrees of freedom of an error that follows from a count.
-const FREEDOM_OF_COUNTS: f64 = 30.0;
+pub(super) const FIRST_PART: f64 = 0.125;
 
 /// The old may have lost so much against the young and still count as kept.
 const KEPT: f64 = 0.6;

@@ -79,6 +79,12 @@ pub(super) fn slope(values: &[f64], step_s: f64) -> Option<Slope> {
     })
 }
 
+/// How far values lie from a line of this slope: the standard deviation.
+pub(super) fn scatter(values: &[f64], per_step: f64) -> f64 {
+    let squares: f64 = residuals(values, per_step).iter().map(|left| left * left).sum();
+    (squares / (values.len() as f64 - 2.0).max(1.0)).sqrt()
+}
+
 /// Probability that there is no upward trend, by the test of Mann and Kendall, whose variance is as much larger as noise of
 /// this memory makes that of a slope (as K. H. Hamed and A. R. Rao do by other means, Journal of Hydrology 204, 1998).
 pub(super) fn no_rise(values: &[f64]) -> f64 {
