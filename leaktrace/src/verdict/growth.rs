@@ -30,8 +30,8 @@ const STEP: f64 = 1.1;
 /// A change of a level by less is no step.
 const LEAST_STEP: f64 = 1.002;
 
-/// The next step is overdue after so many of the longest pauses.
-const OVERDUE: f64 = 3.0;
+/// The next step is overdue after so many times as long as it may take.
+const OVERDUE: f64 = 1.5;
 
 /// What piles up has grown by so much in the later half.
 const PILES: f64 = 1.3;
@@ -203,7 +203,7 @@ fn resizing(evidence: &Evidence, from_s: f64) -> Option<(f64, Slope, Why)> {
         return None;
     }
     let steps = steps(evidence, from_s);
-    if span_s - steps.ups_s.last()? > OVERDUE * longest_pause(&steps.ups_s)? {
+    if span_s - steps.ups_s.last()? > OVERDUE * next_pause(&steps.ups_s)? {
         return None;
     }
     let values = evidence.grid(from_s, GRID);
@@ -250,10 +250,13 @@ fn steps(evidence: &Evidence, from_s: f64) -> Steps {
     steps
 }
 
-/// The longest time between two steps. A vector that doubles waits twice as long for each step as for the one before.
-fn longest_pause(ups_s: &[f64]) -> Option<f64> {
-    let pauses = ups_s.windows(2).map(|pair| pair[1] - pair[0]);
-    pauses.max_by(f64::total_cmp).filter(|_| ups_s.len() > 2)
+/// How long the next step may take: of the later pauses, the longest, and as much longer again as it was than the one before
+/// it, at most twice. A vector that doubles waits twice as long each time.
+fn next_pause(ups_s: &[f64]) -> Option<f64> {
+    let pauses: Vec<f64> = ups_s.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    let longer = |pair: &[f64]| pair[1] * (pair[1] / pair[0].max(f64::MIN_POSITIVE)).clamp(1.0, 2.0);
+    let later = pauses.windows(2).skip(pauses.len().saturating_sub(1) / 2);
+    later.map(longer).max_by(f64::total_cmp)
 }
 
 /// By the level alone: nothing is known of what it is made of, and it takes more.
@@ -294,7 +297,11 @@ fn doubt(evidence: &Evidence, from_s: f64, slope: &Slope, why: Why) -> Option<(W
         ));
     }
     let (then, now) = (evidence.run_at(from_s)?, evidence.run_at(span_s)?);
-    let gained = evidence.now().live_blocks - evidence.at(from_s).live_blocks;
+    // What comes and goes may be less by now: what has come and stayed is what takes another's place.
+    let stayed = evidence
+        .births(from_s, span_s)
+        .map_or(0.0, |births| births.live.live_blocks);
+    let gained = (evidence.now().live_blocks - evidence.at(from_s).live_blocks).max(stayed);
     let frees = now.frees_unknown - then.frees_unknown;
     if evidence.sample_bytes.is_none() && !by_size && frees > REPLACES * gained {
         return Some((Why::Replaces { frees, gained }, span_s));

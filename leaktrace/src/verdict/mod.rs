@@ -222,7 +222,7 @@ fn of_samples(evidence: &Evidence, slope: Slope, values: &[f64], over_s: f64) ->
     } else {
         slope.error.max(least)
     };
-    if error == slope.error {
+    if error.total_cmp(&slope.error).is_eq() {
         return slope;
     }
     Slope {

@@ -345,3 +345,124 @@ fn a_vector_grows_whatever_else_is_freed() {
     }
     assert_eq!(judge(&evidence).class, Class::Growing);
 }
+
+#[test]
+fn forty_vectors_grow_and_so_does_one_that_grows_by_a_constant() {
+    // Each is doubled when it is full; they fill at paces of their own.
+    let vectors = |rng: &mut Rng| {
+        let mut blocks = Vec::new();
+        for _ in 0..40 {
+            let (first_s, mut bytes) = (0.05 + rng.f64() * 0.4, 64.0);
+            let mut born_s = first_s * rng.f64();
+            while born_s < SPAN_S {
+                let dies_s = born_s.max(first_s) * 2.0;
+                blocks.push(Block {
+                    born_s,
+                    dies_s,
+                    bytes,
+                });
+                (born_s, bytes) = (dies_s, 2.0 * bytes);
+            }
+        }
+        blocks
+    };
+    assert_mostly("vectors", &verdicts(50, vectors, None), &[Class::Growing], 90, 0);
+    let appended = |_: &mut Rng| {
+        let steps = (0..3001).map(f64::from);
+        steps
+            .map(|step| Block {
+                born_s: step / 100.0,
+                dies_s: (step + 1.0) / 100.0,
+                bytes: 4000.0 * (step + 1.0),
+            })
+            .collect()
+    };
+    assert_mostly(
+        "appended",
+        &verdicts(1, appended, None),
+        &[Class::Growing],
+        100,
+        0,
+    );
+}
+
+#[test]
+fn a_vector_that_is_done_is_not_called_growing_once_its_next_step_is_overdue() {
+    for done_at in 3..7 {
+        let ends = |index: i32| 0.25 * 2_f64.powi(index + 1);
+        let blocks = |_: &mut Rng| -> Vec<Block> {
+            (0..=done_at)
+                .map(|index| Block {
+                    born_s: if index == 0 { 0.0 } else { ends(index - 1) },
+                    dies_s: if index == done_at {
+                        f64::INFINITY
+                    } else {
+                        ends(index)
+                    },
+                    bytes: 1000.0 * 2_f64.powi(index),
+                })
+                .collect()
+        };
+        let last_step_s = ends(done_at - 1);
+        let verdict = verdicts(1, blocks, None).remove(0);
+        let is_overdue = SPAN_S > 2.6 * last_step_s;
+        assert!(
+            verdict.class != Class::Growing || !is_overdue,
+            "{last_step_s}: {verdict:?}"
+        );
+    }
+}
+
+#[test]
+fn a_batch_that_forgets_a_part_each_time_grows_and_one_that_does_not_comes_and_goes() {
+    let batches = |kept: usize| {
+        move |rng: &mut Rng| {
+            let period_s = 3.0 + 1.5 * rng.f64();
+            let starts = (0..)
+                .map(|index| f64::from(index) * period_s)
+                .take_while(|at_s| *at_s < SPAN_S);
+            let of_batch = |born_s: f64| {
+                (0..200).map(move |index| Block {
+                    born_s,
+                    dies_s: if index < kept {
+                        f64::INFINITY
+                    } else {
+                        born_s + 0.25 * period_s
+                    },
+                    bytes: 1e5,
+                })
+            };
+            starts.flat_map(of_batch).collect::<Vec<_>>()
+        }
+    };
+    // Seven to ten batches are few: at least every second is told in this time, and none taken for something else.
+    assert_mostly(
+        "batch",
+        &verdicts(100, batches(20), None),
+        &[Class::Growing],
+        50,
+        0,
+    );
+    let fair = [Class::Churn, Class::Plateau, Class::OneOff];
+    assert_mostly("batch", &verdicts(100, batches(0), None), &fair, 80, 0);
+}
+
+#[test]
+fn a_full_cache_of_which_a_part_is_never_thrown_out_is_not_growing() {
+    // Full after a sixth of the time. Most of what is new goes soon; a few of a hundred stay, at the cost of the oldest.
+    let least_used = |rng: &mut Rng| {
+        let mut blocks = arrivals(rng, (0.0, SPAN_S), 200.0, 2000.0, Life::Exponential(4.0));
+        let full_at = blocks.partition_point(|block| block.born_s < SPAN_S / 6.0);
+        let number = blocks.len() - full_at;
+        // What stays of the later ones takes the place of what was there first.
+        for (index, block) in blocks[..full_at].iter_mut().rev().enumerate() {
+            block.dies_s = SPAN_S / 6.0 + index as f64 / full_at as f64 * SPAN_S;
+        }
+        for _ in 0..number * 6 / 100 {
+            blocks[full_at + rng.usize(..number)].dies_s = f64::INFINITY;
+        }
+        blocks
+    };
+    let all = verdicts(200, least_used, Some(16e3));
+    assert!(count(&all, Class::Growing) <= 10, "{:?}", tally(&all));
+}
