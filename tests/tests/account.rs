@@ -1,12 +1,16 @@
 //! Where the memory of a process is: parts that add up to the change of its resident memory, against programs that know
 //! what they have touched.
 
+use std::path::Path;
+
 use leaktrace_tests::{
+    fixtures::{self, Fixture},
     leaktrace::Leaktrace,
     report::{Report, Truth},
+    skip::unless_missing,
     target::Target,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const MIB: i64 = 1 << 20;
 
@@ -32,7 +36,11 @@ fn resident_bytes(pid: u32) -> i64 {
 }
 
 fn run(what: &str) -> Run {
-    let mut target = Target::c("resident", &[what]);
+    run_program(&fixtures::c("resident"), what)
+}
+
+fn run_program(program: &Path, what: &str) -> Run {
+    let mut target = Target::program(program, &[what]);
     target.ready();
     let leaktrace = Leaktrace::attach(&[target.pid()]).start();
     let before = resident_bytes(target.pid());
@@ -194,6 +202,26 @@ fn what_is_cut_and_what_grows_stays_whose_it_was() {
     assert_about(run.changed(&["mappings"]), 36 * MIB, &run);
 }
 
+/// What no function of a library has mapped, in a program that has no library either.
+#[test]
+fn system_calls_of_the_program_itself_are_followed() {
+    // musl's functions have no unwind information: a walk that begins in the midst of one misses its caller.
+    let static_musl = unless_missing(Fixture::musl("resident").build()).map(|program| (program, "main"));
+    let programs = static_musl
+        .into_iter()
+        .chain([(fixtures::c("resident"), "map_directly")]);
+    for (program, function) in programs {
+        let run = run_program(&program, "direct");
+        let site = run.mapping_site(function);
+        assert_eq!(
+            (&site["bytes"], &site["blocks"]),
+            (&json!(5 * MIB), &json!(1)),
+            "{site}"
+        );
+        assert_about(run.changed(&["mappings"]), 5 * MIB, &run);
+    }
+}
+
 #[test]
 fn the_stacks_of_threads_are_not_the_heap() {
     let run = run("stacks");
@@ -229,7 +257,7 @@ fn shared_memory_is_told_from_the_process_s_own() {
 
 #[test]
 fn a_command_s_memory_is_all_of_it_since_its_start() {
-    let program = leaktrace_tests::fixtures::c("resident");
+    let program = fixtures::c("resident");
     let mut run = Leaktrace::command(&program, &["half"])
         .args(&["-i", "100ms"])
         .with_stdin()

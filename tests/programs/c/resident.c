@@ -1,10 +1,11 @@
 #define _GNU_SOURCE
 /* Memory of every kind, touched and not. Pages are small: what is there is what was touched.
- * usage: resident half | reserved | parts | stacks | reused | given_back | shared */
+ * usage: resident half | reserved | parts | direct | stacks | reused | given_back | shared */
 #include "truth.h"
 #include <pthread.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 
 #define MIB ((size_t)1 << 20)
 #define SMALL 1000
@@ -47,6 +48,14 @@ ALONE static void map_and_grow(void) {
     memset(memory, 1, 24 * MIB);
 }
 
+/* By no function of any library. */
+ALONE static void map_directly(void) {
+    char *memory = (char *)syscall(SYS_mmap, NULL, 6 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) truth_fail("mmap");
+    memset(memory, 1, 6 * MIB);
+    if (syscall(SYS_munmap, memory, MIB) != 0) truth_fail("munmap");
+}
+
 static pthread_barrier_t used;
 
 static void *use_stack(void *argument) {
@@ -87,6 +96,8 @@ int main(int argc, char **argv) {
     } else if (strcmp(what, "parts") == 0) {
         map_and_cut();
         map_and_grow();
+    } else if (strcmp(what, "direct") == 0) {
+        map_directly();
     } else if (strcmp(what, "stacks") == 0) {
         start_threads(8);
     } else if (strcmp(what, "reused") == 0) {
@@ -97,7 +108,7 @@ int main(int argc, char **argv) {
         void *memory = mmap(NULL, 32 * MIB, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
         memset(memory, 1, 32 * MIB);
     } else {
-        truth_fail("usage: resident half|reserved|parts|stacks|reused|given_back|shared");
+        truth_fail("usage: resident half|reserved|parts|direct|stacks|reused|given_back|shared");
     }
     tell_truth();
     return 0;

@@ -39,9 +39,9 @@ pub(crate) struct Args {
     /// How long each program runs; its phases are parts of that
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(5..=600))]
     seconds: u32,
-    /// Run so many programs at a time
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
-    jobs: u32,
+    /// Run so many programs at a time [default: four for each CPU]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    jobs: Option<u32>,
     /// Run only cases whose name contains this; may be given several times
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
@@ -157,14 +157,15 @@ impl Args {
                 fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
             }
         }
-        let minutes = runs.len() as f64 * f64::from(self.seconds + 2) / f64::from(self.jobs) / 60.0;
+        let jobs = self.jobs.unwrap_or_else(jobs);
+        let minutes = runs.len() as f64 * f64::from(self.seconds + 2) / f64::from(jobs) / 60.0;
         eprintln!("{} runs, some {minutes:.0} min", runs.len());
         let (left, failed) = (
             Mutex::new(runs.into_iter().rev().collect::<Vec<_>>()),
             Mutex::new(Vec::new()),
         );
         thread::scope(|scope| {
-            for _ in 0..self.jobs {
+            for _ in 0..jobs {
                 scope.spawn(|| {
                     while let Some(run) = next(&left) {
                         if let Err(error) = run.execute(&programs, &leaktrace, folder) {
@@ -180,6 +181,11 @@ impl Args {
         });
         Ok(failed.into_inner().unwrap_or_default())
     }
+}
+
+/// So many at a time leave half of each CPU free: programs sleep most of their time.
+fn jobs() -> u32 {
+    thread::available_parallelism().map_or(2, |cpus| 4 * cpus.get() as u32)
 }
 
 /// The next run, and no lock while it lasts.
