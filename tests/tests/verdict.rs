@@ -9,12 +9,17 @@ use leaktrace_tests::{
 };
 use serde_json::Value;
 
-/// The verdict of the site that this function is on the way to.
-fn verdict<'a>(report: &'a Report, function: &str) -> Option<&'a Value> {
+/// The site that this function is on the way to.
+fn site<'a>(report: &'a Report, function: &str) -> Option<&'a Value> {
     let mut sites = report.survivors().into_iter();
     let of = |survivor: &Survivor<'_>| survivor.symbols().iter().any(|symbol| symbol.contains(function));
-    let site = sites.find(of)?;
-    site.0.get("verdict").filter(|verdict| !verdict.is_null())
+    sites.find(of).map(|site| site.0)
+}
+
+/// Its verdict.
+fn verdict<'a>(report: &'a Report, function: &str) -> Option<&'a Value> {
+    let verdict = site(report, function)?.get("verdict");
+    verdict.filter(|verdict| !verdict.is_null())
 }
 
 fn class<'a>(report: &'a Report, function: &str) -> &'a str {
@@ -70,6 +75,15 @@ fn the_sites_of_the_demo_are_what_they_are() {
     assert!(
         number(cache, "confidence") >= 0.95 && number(cache, "loss_bytes_per_h").abs() < 1e-9,
         "{cache}"
+    );
+    // What is thrown out is the oldest: it has lived as long as half of those that are there, and longer.
+    let entry = site(&report, "fill_a_bounded_cache").expect("the cache is there");
+    let lived_ms = number(&entry["lifetime_ms"], "p50");
+    assert!(lived_ms >= number(&entry["age_ms"], "p50"), "{entry}");
+    let leaked = site(&report, "leak_a_session").expect("the leak is there");
+    assert!(
+        leaked["lifetime_ms"].is_null(),
+        "nothing of it was freed: {leaked}"
     );
 }
 

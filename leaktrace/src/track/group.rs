@@ -186,10 +186,10 @@ impl<'a> Group<'a> {
             bytes: self.held.bytes,
             blocks: self.held.blocks,
             unsure,
-            // Calls of a GPU are all recorded.
+            // Calls of a GPU are all recorded, and so are mappings.
             sampled: settings
                 .estimates_from()
-                .filter(|_| !space.is_gpus())
+                .filter(|_| !space.is_gpus() && space != Space::Mapping)
                 .map(|mean_bytes| self.held.sampled(mean_bytes, Unseen::LikeSeen)),
             bytes_per_s: per_second(self.growth as f64, interval_ns),
             allocs: sums.allocs,
