@@ -102,11 +102,23 @@ fn levels(account: &Account, name: impl Fn(usize) -> Name) -> String {
     format!("; of it {list}")
 }
 
+/// Those of one name are one: a line of Python by several ways through its interpreter.
+fn merged(items: Vec<Item>) -> Vec<Item> {
+    let mut merged: Vec<Item> = Vec::with_capacity(items.len());
+    for item in items {
+        match merged.iter_mut().find(|other| other.name == item.name) {
+            Some(other) => other.bytes += item.bytes,
+            None => merged.push(item),
+        }
+    }
+    merged
+}
+
 /// Parts in a row, the largest first; what is small in one, and what is not known last.
 fn listed(items: Vec<Item>, all: f64, said: impl Fn(i64) -> String) -> String {
     let size_of = |item: &Item| item.bytes.unsigned_abs();
     let is_large = |item: &Item| item.bytes != 0 && size_of(item) as f64 >= LEAST_SHARE * all;
-    let (mut large, mut small): (Vec<Item>, Vec<Item>) = items.into_iter().partition(is_large);
+    let (mut large, mut small): (Vec<Item>, Vec<Item>) = merged(items).into_iter().partition(is_large);
     // The order of the report is kept where two are alike.
     large.sort_by_key(|item| std::cmp::Reverse(size_of(item)));
     small.extend(large.drain(PARTS_MAX.min(large.len())..));
@@ -218,6 +230,19 @@ mod tests {
         assert_eq!(
             said(1000, 0, &parts),
             "RSS +1000.0 MiB in 10m 00s: 90 % load_rows, growing; 3 % mapped by the process itself; 7 % other"
+        );
+    }
+
+    #[test]
+    fn sites_of_one_name_are_one() {
+        let parts = [
+            (Kind::Site, Some(0), 300),
+            (Kind::HeapFree, None, 350),
+            (Kind::Site, Some(0), 200),
+        ];
+        assert_eq!(
+            said(850, 0, &parts),
+            "RSS +850.0 MiB in 10m 00s: 59 % load_rows, growing; 41 % heap held but free"
         );
     }
 
