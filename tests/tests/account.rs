@@ -230,6 +230,7 @@ fn the_stacks_of_threads_are_not_the_heap() {
     // Who has started them is a site like any other, with what is there of the stacks.
     let site = run.mapping_site("start_threads");
     assert_about(site["bytes"].as_i64().expect("a number"), 8 * MIB, &run);
+    assert_eq!(site["blocks"], 8, "the guard pages are nothing: {site}");
 }
 
 #[test]

@@ -230,6 +230,7 @@ mod tests {
             held_bytes,
             length_bytes,
             stretches: 1,
+            touched: 1,
             made: 1,
         };
         let mut split = Split::default();

@@ -24,6 +24,8 @@ pub struct MappedBytes {
     pub length_bytes: u64,
     /// In how many stretches.
     pub stretches: u64,
+    /// Of those, where something is.
+    pub touched: u64,
     /// How many mappings were made in all, those that are gone included.
     pub made: u64,
 }
@@ -33,6 +35,7 @@ impl MappedBytes {
         self.held_bytes += piece.held_bytes;
         self.length_bytes += piece.length_bytes();
         self.stretches += 1;
+        self.touched += (piece.held_bytes > 0) as u64;
     }
 }
 
@@ -65,7 +68,7 @@ pub struct Split {
     pub mappings: HashMap<Mapper, MappedBytes>,
     /// Stacks of threads that were started since the attach, by who has mapped them.
     pub stacks: HashMap<Mapper, MappedBytes>,
-    /// Of both, that of which it is known who has mapped it, one by one.
+    /// Of both, that of which it is known who has mapped it and where something is, one by one.
     pub stretches: Vec<Stretch>,
 }
 
@@ -167,13 +170,14 @@ pub fn split<P: Pages>(
             if kind == Kind::Stacks {
                 split.stacks.entry(mapper).or_default().add(piece);
             }
-            split.stretches.push(Stretch {
+            // Nothing of a guard page is there, nor of what is only reserved.
+            split.stretches.extend((piece.held_bytes > 0).then_some(Stretch {
                 call: origin.call,
                 stack_id: origin.stack_id,
                 start: piece.start,
                 held_bytes: piece.held_bytes,
                 time_ns: origin.time_ns,
-            });
+            }));
         }
     }
     let of_heap = pieces.iter().zip(&heap).filter(|(_, is_heap)| **is_heap);

@@ -127,6 +127,7 @@ fn who_has_mapped_it_is_known_by_the_call() {
         held_bytes: 10 * MIB,
         length_bytes: 10 * MIB,
         stretches: 1,
+        touched: 1,
         made: 0,
     };
     assert_eq!(mapped, expected);

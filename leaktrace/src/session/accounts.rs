@@ -92,7 +92,7 @@ pub(super) fn mapping_sites(accounts: &Accounts) -> impl Iterator<Item = (SiteKe
         };
         let level = Level {
             live_bytes: bytes.held_bytes,
-            live_blocks: bytes.stretches,
+            live_blocks: bytes.touched,
             allocs: bytes.made,
         };
         (key, level)

@@ -133,7 +133,7 @@ pub struct LiveBlock {
 pub struct MappingLevel {
     /// Bytes that are there, resident or in swap.
     pub live_bytes: u64,
-    /// In how many stretches.
+    /// In how many stretches of which something is there.
     pub live_blocks: u64,
     /// How many mappings were made in all, those that are gone included.
     pub allocs: u64,
