@@ -83,8 +83,9 @@ pub fn run(config: &Config, fate: ChildFate) -> Result<ExitCode, Error> {
         let running = start::start(&mut config)?;
         let mut session = Session::new(&config, running, output, gate)?;
         session.begin_history()?;
-        session.begin_accounts();
+        // What looking at a process for the first time makes resident of its files is none of its own doing.
         session.first_census().await;
+        session.begin_accounts();
         session.announce();
         let outcome = session.trace(&mut signals, &mut killswitch).await;
         // The probes go first, whatever happened: no target pays for an error of ours.
