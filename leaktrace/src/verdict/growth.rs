@@ -2,7 +2,7 @@
 //!
 //! Must not know what a bound looks like: that is `bounded`.
 
-use statrs::distribution::{Binomial, DiscreteCDF as _};
+use statrs::distribution::{Binomial, Discrete as _, DiscreteCDF as _};
 
 use super::{
     Finding, GRID, OBSERVED_MIN_S, READINGS_MIN, SURE, SUREST, Why,
@@ -235,10 +235,14 @@ struct Steps {
 }
 
 impl Steps {
-    /// That it does not go up as often as down: so many ups among so few downs are no chance.
+    /// That it does not go up as often as down: so many ups among so few downs are no chance. The number seen counts half, as
+    /// whole numbers would else make the test surer of chance than it is (H. O. Lancaster, "Significance tests in discrete
+    /// distributions", Journal of the American Statistical Association 56, 1961).
     fn confidence(&self) -> f64 {
         let all = self.ups_s.len() as u64 + self.downs;
-        Binomial::new(0.5, all).map_or(0.0, |of_chance| 1.0 - of_chance.cdf(self.downs) / 2.0)
+        Binomial::new(0.5, all).map_or(0.0, |of_chance| {
+            1.0 - of_chance.cdf(self.downs) + of_chance.pmf(self.downs) / 2.0
+        })
     }
 }
 

@@ -95,7 +95,7 @@ fn the_cost_is_a_sentence_and_a_budget_says_what_it_took() {
 fn a_python_site_is_its_line() {
     let text = rendered(&sample::python(), false, None);
     let site = "       python3.13/json/decoder.py:362 in raw_decode, called from /srv/app/cache.py:42 in Cache.load\n\
-                \x20      malloc in server (4242), 3,766 of 5,000 blocks freed, half within 524 us\n\
+                \x20      malloc in server (4242), 3,766 of 5,000 blocks freed, half within 524 µs\n\
                 \x20      list_append  libpython3.13.so.1.0\n\
                 \x20      raw_decode   python3.13/json/decoder.py:362\n\
                 \x20    > Cache.load   /srv/app/cache.py:42\n\
@@ -215,7 +215,7 @@ fn survivors_are_in_three_tables_and_say_where_their_memory_is() {
         "\n       cuMemAllocHost_v2 (pinned memory for cuda:1) in server (4242), 1.0 MiB in 1 block of it: context \
          destroyed, unsure\n",
         "\n       reportMemoryUsageToProfiler (tensor memory on cuda:0) in server (4242)\n",
-        "\n       malloc in server (4242), 3,766 of 5,000 blocks freed, half within 524 us\n",
+        "\n       malloc in server (4242), 3,766 of 5,000 blocks freed, half within 524 µs\n",
         "\nnot shown: 1 site of device memory with 24.0 MiB in 2 blocks (--top 2)\n",
         "\nnot shown: 12 sites with 40.7 KiB in 66 blocks (--top 2)\n",
     ] {
@@ -320,7 +320,7 @@ fn a_process_in_a_namespace_says_its_own_pid_and_its_container() {
         let text = rendered(report, false, None);
         let mut lines = text.lines().filter(|line| line.starts_with("       malloc in "));
         let line = lines.next().unwrap().trim_start();
-        line.strip_suffix(", 3,766 of 5,000 blocks freed, half within 524 us")
+        line.strip_suffix(", 3,766 of 5,000 blocks freed, half within 524 µs")
             .unwrap()
             .to_owned()
     };
@@ -349,7 +349,7 @@ fn a_site_of_many_processes_says_in_how_many() {
     assert!(
         text.contains(
             "\n       malloc in 1,012 processes, most in server (4242) in web\
-         , 3,766 of 5,000 blocks freed, half within 524 us\n"
+         , 3,766 of 5,000 blocks freed, half within 524 µs\n"
         ),
         "{text}"
     );

@@ -48,7 +48,7 @@ pub(super) fn in_all(bytes: u64, seen_share: f64) -> Option<String> {
 pub(super) fn lived(survivor: &Survivor) -> Option<String> {
     let lifetime = survivor.lifetime_ms.as_ref()?;
     let within = if lifetime.p50 < 1.0 {
-        format!("{:.0} us", lifetime.p50 * 1e3)
+        format!("{:.0} µs", lifetime.p50 * 1e3)
     } else {
         duration_ms(lifetime.p50.ceil() as u64)
     };
